@@ -1,0 +1,25 @@
+//! VILA-U (arXiv 2409.04429): a unified foundation model that understands and generates images and
+//! videos as discrete tokens inside one autoregressive language model.
+//!
+//! How a sample flows: file -> [`media`] -> pixels -> [`tower`] -> codes and features ->
+//! [`projector`] -> [`sequence`] (spliced with text tokens from [`text`]) -> [`language`] -> hidden
+//! states -> text head or [`depth`] -> codes -> [`tower`] decoder -> pixels -> [`media`] -> file.
+
+pub mod attention;
+pub mod checkpoint;
+pub mod data;
+pub mod depth;
+pub mod device;
+pub mod error;
+pub mod evaluation;
+pub mod generation;
+pub mod language;
+pub mod media;
+pub mod model;
+pub mod projector;
+pub mod sequence;
+pub mod text;
+pub mod tower;
+pub mod training;
+
+pub use error::{Error, Result};

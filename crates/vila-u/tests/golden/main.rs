@@ -1,0 +1,5 @@
+//! Golden tests: our numbers against tensors recorded from the authors' implementation
+//! (`tiny-d4/README.json` explains each of them).
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod fixture;
