@@ -1,1 +1,258 @@
+//! The language model: a LLaMA decoder (arXiv 2302.13971) that reads embeddings of text and visual
+//! tokens alike.
+//!
+//! Each layer: `x += attention(rms_norm(x))`, then `x += down(silu(gate(n)) * up(n))` with
+//! `n = rms_norm(x)`. No biases; rotary positions; key heads may be shared by groups of query heads.
+//!
+//! Module fields carry the names of the checkpoint keys.
 
+mod cache;
+mod config;
+mod rope;
+
+use burn::{
+    module::Module,
+    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig},
+    tensor::{Bool, DType, Device, Int, Tensor, activation::silu},
+};
+
+pub use cache::KvCache;
+pub use config::{LlamaConfig, RopeScaling};
+use rope::Rotation;
+
+use crate::attention::attention;
+
+/// The decoder and its text head.
+#[derive(Module, Debug)]
+pub struct Llama {
+    pub model: Decoder,
+    /// None where the text head is the embedding table itself (`tie_word_embeddings`).
+    pub lm_head: Option<Linear>,
+}
+
+#[derive(Module, Debug)]
+pub struct Decoder {
+    pub embed_tokens: Embedding,
+    pub layers: Vec<DecoderLayer>,
+    pub norm: RmsNorm,
+    rope_theta: f64,
+    rope_factor: f64,
+}
+
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    pub input_layernorm: RmsNorm,
+    pub self_attn: SelfAttention,
+    pub post_attention_layernorm: RmsNorm,
+    pub mlp: GatedMlp,
+}
+
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
+    head_dim: usize,
+}
+
+#[derive(Module, Debug)]
+pub struct GatedMlp {
+    pub gate_proj: Linear,
+    pub up_proj: Linear,
+    pub down_proj: Linear,
+}
+
+impl LlamaConfig {
+    /// A model with random weights, N(0, 0.02) as LLaMA is trained from.
+    ///
+    /// # Panics
+    /// When [`LlamaConfig::check`] fails.
+    pub fn init(&self, device: &Device) -> Llama {
+        let normal = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
+        let linear = |input, output| {
+            LinearConfig::new(input, output)
+                .with_bias(false)
+                .with_initializer(normal.clone())
+                .init(device)
+        };
+        let hidden = self.hidden_size;
+        let norm = || {
+            RmsNormConfig::new(hidden)
+                .with_epsilon(self.rms_norm_eps)
+                .init(device)
+        };
+        let kv = self.kv_heads() * self.head_dim();
+        let layer = || DecoderLayer {
+            input_layernorm: norm(),
+            self_attn: SelfAttention {
+                q_proj: linear(hidden, hidden),
+                k_proj: linear(hidden, kv),
+                v_proj: linear(hidden, kv),
+                o_proj: linear(hidden, hidden),
+                head_dim: self.head_dim(),
+            },
+            post_attention_layernorm: norm(),
+            mlp: GatedMlp {
+                gate_proj: linear(hidden, self.intermediate_size),
+                up_proj: linear(hidden, self.intermediate_size),
+                down_proj: linear(self.intermediate_size, hidden),
+            },
+        };
+        Llama {
+            model: Decoder {
+                embed_tokens: EmbeddingConfig::new(self.vocab_size, hidden)
+                    .with_initializer(normal.clone())
+                    .init(device),
+                layers: (0..self.num_hidden_layers).map(|_| layer()).collect(),
+                norm: norm(),
+                rope_theta: self.rope_theta,
+                rope_factor: self.rope_factor(),
+            },
+            lm_head: (!self.tie_word_embeddings).then(|| linear(hidden, self.vocab_size)),
+        }
+    }
+}
+
+impl Llama {
+    /// The embeddings `[batch, positions, hidden]` of token ids `[batch, positions]`.
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed_tokens.forward(ids)
+    }
+
+    /// Hidden states `[batch, positions, hidden]` after the final norm.
+    ///
+    /// - `embeds`: `[batch, positions, hidden]`
+    /// - `positions`: `[batch, positions]`, counted from 0 in every sample
+    /// - `mask`: `[batch, positions, keys]`, `true` where a position may *not* look. `keys` counts
+    ///   the positions in the cache, then the new ones. None is plain causal attention; packed
+    ///   samples and padding need a mask (see [`causal_mask`]).
+    /// - `cache`: holds earlier positions and takes in these
+    pub fn forward(
+        &self,
+        embeds: Tensor<3>,
+        positions: Tensor<2, Int>,
+        mask: Option<Tensor<3, Bool>>,
+        mut cache: Option<&mut KvCache>,
+    ) -> Tensor<3> {
+        let decoder = &self.model;
+        let [_, count, _] = embeds.dims();
+        let past = cache.as_ref().map_or(0, |c| c.filled());
+        let mask = match mask {
+            Some(mask) => Some(mask.unsqueeze_dim(1)),
+            None if count == 1 => None,
+            None => Some(causal_mask(count, past + count, &embeds.device()).unsqueeze()),
+        };
+        let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
+        let rotation = Rotation::new(
+            positions,
+            head_dim,
+            decoder.rope_theta,
+            decoder.rope_factor,
+            embeds.dtype(),
+        );
+        let mut x = embeds;
+        for (index, layer) in decoder.layers.iter().enumerate() {
+            let cache = cache.as_deref_mut().map(|cache| (cache, index));
+            x = layer.forward(x, &rotation, mask.clone(), cache);
+        }
+        if let Some(cache) = cache {
+            cache.advance(count);
+        }
+        rms_norm(&decoder.norm, x)
+    }
+
+    /// Logits `[batch, positions, vocabulary]` of the next text token.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => {
+                let table = self.model.embed_tokens.weight.val();
+                burn::tensor::module::linear(hidden, table.transpose(), None)
+            }
+        }
+    }
+
+    /// An empty cache for `batch` rows of up to `capacity` positions.
+    pub fn cache(&self, batch: usize, capacity: usize) -> KvCache {
+        let layers = &self.model.layers;
+        let (kv_heads, head_dim) = layers
+            .first()
+            .map_or((0, 0), |l| (l.self_attn.kv_heads(), l.self_attn.head_dim));
+        let table = self.model.embed_tokens.weight.val();
+        let shape = [batch, kv_heads, capacity, head_dim];
+        KvCache::new(layers.len(), shape, table.dtype(), &table.device())
+    }
+}
+
+/// The causal mask `[count, keys]` for the last `count` of `keys` positions: `true` on what comes
+/// later.
+pub fn causal_mask(count: usize, keys: usize, device: &Device) -> Tensor<2, Bool> {
+    Tensor::tril_mask([count, keys], (keys - count) as i64, device)
+}
+
+impl DecoderLayer {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotation: &Rotation,
+        mask: Option<Tensor<4, Bool>>,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor<3> {
+        let normed = rms_norm(&self.input_layernorm, x.clone());
+        let x = x + self.self_attn.forward(normed, rotation, mask, cache);
+        let normed = rms_norm(&self.post_attention_layernorm, x.clone());
+        x + self.mlp.forward(normed)
+    }
+}
+
+impl SelfAttention {
+    fn kv_heads(&self) -> usize {
+        self.k_proj.weight.dims()[1] / self.head_dim
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotation: &Rotation,
+        mask: Option<Tensor<4, Bool>>,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor<3> {
+        let [batch, count, hidden] = x.dims();
+        let heads = |linear: &Linear| {
+            let y = linear.forward(x.clone());
+            let heads = y.dims()[2] / self.head_dim;
+            let y = y.reshape([batch, count, heads, self.head_dim]);
+            y.swap_dims(1, 2) // [batch, heads, positions, head_dim]
+        };
+        let query = rotation.apply(heads(&self.q_proj));
+        let new = [rotation.apply(heads(&self.k_proj)), heads(&self.v_proj)];
+        let [key, value] = match cache {
+            Some((cache, layer)) => cache.append(layer, new),
+            None => new,
+        };
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        let out = attention(query, key, value, mask, scale);
+        let out = out.swap_dims(1, 2).reshape([batch, count, hidden]);
+        self.o_proj.forward(out)
+    }
+}
+
+impl GatedMlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`, normalised in float32 whatever the weights are.
+fn rms_norm(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let mean = x.clone().square().mean_dim(2);
+    let x = x / (mean + norm.epsilon).sqrt();
+    x.cast(dtype) * norm.gamma.val().unsqueeze()
+}

@@ -1,0 +1,73 @@
+//! The keys and values of every layer, kept so that a new token only computes its own.
+
+use burn::tensor::{DType, Device, Int, Tensor};
+
+/// Room for `capacity` positions, allocated once; new positions are written in place.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<[Tensor<4>; 2]>, // keys and values, [batch, kv_heads, capacity, head_dim]
+    length: usize,
+}
+
+impl KvCache {
+    /// Empty buffers for `layers` layers, each of `[batch, kv_heads, capacity, head_dim]`.
+    pub fn new(layers: usize, shape: [usize; 4], dtype: DType, device: &Device) -> Self {
+        let empty = || Tensor::zeros(shape, (device, dtype));
+        Self {
+            layers: (0..layers).map(|_| [empty(), empty()]).collect(),
+            length: 0,
+        }
+    }
+
+    /// Positions filled so far.
+    pub fn filled(&self) -> usize {
+        self.length
+    }
+
+    /// Forgets every position; the buffers stay.
+    pub fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Writes the new positions' keys and values `[batch, kv_heads, new, head_dim]` of one layer,
+    /// and returns that layer's keys and values of all positions up to the new ones.
+    ///
+    /// # Panics
+    /// When the new positions do not fit in the capacity.
+    pub fn append(&mut self, layer: usize, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+        let [_, _, count, _] = new[0].dims();
+        let end = self.length + count;
+        let mut new = new.into_iter();
+        self.layers[layer].each_mut().map(|buffer| {
+            if let Some(new) = new.next() {
+                let [batch, heads, _, head_dim] = new.dims();
+                let place = [0..batch, 0..heads, self.length..end, 0..head_dim];
+                // The buffer is owned here alone, so this writes without copying it.
+                buffer.inplace(|buffer| buffer.slice_assign(place, new));
+            }
+            buffer.clone().narrow(2, 0, end)
+        })
+    }
+
+    /// Counts positions as filled, after every layer has appended them.
+    pub fn advance(&mut self, count: usize) {
+        self.length += count;
+    }
+
+    /// A cache with room for `capacity` positions whose row `i` continues this one's row `rows[i]`.
+    pub fn fork(&self, rows: &Tensor<1, Int>, capacity: usize) -> Self {
+        let copy = |old: &Tensor<4>| {
+            let [_, heads, _, head_dim] = old.dims();
+            let filled = old.clone().narrow(2, 0, self.length);
+            let filled = filled.select(0, rows.clone());
+            let [batch, ..] = filled.dims();
+            let shape = [batch, heads, capacity, head_dim];
+            let place = [0..batch, 0..heads, 0..self.length, 0..head_dim];
+            Tensor::zeros(shape, (&old.device(), old.dtype())).slice_assign(place, filled)
+        };
+        Self {
+            layers: self.layers.iter().map(|l| l.each_ref().map(copy)).collect(),
+            length: self.length,
+        }
+    }
+}
