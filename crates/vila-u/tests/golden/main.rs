@@ -2,4 +2,5 @@
 //! (`tiny-d4/README.json` explains each of them).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod checkpoint;
 mod fixture;

@@ -1,0 +1,144 @@
+//! Parameter paths of our modules <-> tensor names in released checkpoints.
+//!
+//! Module fields carry the released names, so most paths already are keys. This file holds the
+//! whole of the difference: norms (`gamma`, `beta`), the gaps that activations leave in an
+//! `nn.Sequential`, tensors stored under a second name, and buffers that are no parameters.
+
+/// A part of a checkpoint, or a piece of one: which folder holds it, and which of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `llm/`: the language model.
+    Llm,
+    /// `mm_projector/` of type `mlpNx_gelu` (or `identity`, which has no tensors).
+    Projector,
+    /// `mm_projector/` of type `linear`: a module with one layer in `layers`.
+    LinearProjector,
+    /// `vision_tower/`: `rqvaesiglip` and `rqtransformer`.
+    VisionTower,
+    /// `vision_tower/`, only `rqvaesiglip`: the module holds that part without the prefix.
+    RqVaeSiglip,
+    /// `vision_tower/`, only `rqtransformer`: the module holds that part without the prefix.
+    DepthTransformer,
+}
+
+impl Part {
+    /// The folder of the checkpoint that holds this part.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Llm => "llm",
+            Self::Projector | Self::LinearProjector => "mm_projector",
+            Self::VisionTower | Self::RqVaeSiglip | Self::DepthTransformer => "vision_tower",
+        }
+    }
+
+    /// The keys of this part start with this; others in the same file belong to another part.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::RqVaeSiglip => "rqvaesiglip.",
+            Self::DepthTransformer => "rqtransformer.",
+            _ => "",
+        }
+    }
+
+    /// The key of the parameter at `path` in the module of this part (norm parameters already
+    /// named `weight` and `bias`).
+    pub fn key(self, path: &str) -> String {
+        let path = format!("{}{path}", self.prefix());
+        match self {
+            Self::Llm => path,
+            Self::Projector => sequential_gaps(&path, "layers"),
+            Self::LinearProjector => path.replacen("layers.0.", "layers.", 1),
+            Self::VisionTower | Self::RqVaeSiglip | Self::DepthTransformer => {
+                if path.starts_with("rqtransformer.head_transformer.") {
+                    return sequential_gaps(&path, "mlp");
+                }
+                // torch registers these two a second time, one level up, and keeps that name.
+                path.replace("rqvaesiglip.siglip_model.logit_", "rqvaesiglip.logit_")
+            }
+        }
+    }
+
+    /// Another name under which files hold the tensor `key`: a torch `.bin` keeps every name of a
+    /// shared tensor, safetensors only one.
+    pub fn alias(self, key: &str) -> Option<String> {
+        let name = key.strip_prefix("rqvaesiglip.logit_")?;
+        Some(format!("rqvaesiglip.siglip_model.logit_{name}"))
+    }
+
+    /// The tensor that `key` repeats when the module has no such parameter: a shared codebook
+    /// appears once for every depth.
+    pub fn repeats(self, key: &str) -> Option<String> {
+        let rest = key.strip_prefix("rqvaesiglip.quantizer.codebooks.")?;
+        let (depth, name) = rest.split_once('.')?;
+        let depth: usize = depth.parse().ok()?;
+        (depth > 0).then(|| format!("rqvaesiglip.quantizer.codebooks.0.{name}"))
+    }
+
+    /// Buffers that older versions of the authors' libraries stored: derived, not parameters.
+    pub fn is_buffer(key: &str) -> bool {
+        key.ends_with(".rotary_emb.inv_freq") || key.ends_with(".embeddings.position_ids")
+    }
+}
+
+/// An activation sits between the layers of an `nn.Sequential` called `name`, so that our n-th layer
+/// is its 2n-th.
+fn sequential_gaps(path: &str, name: &str) -> String {
+    let mut parts: Vec<String> = path.split('.').map(String::from).collect();
+    for i in 1..parts.len() {
+        if parts[i - 1] == name
+            && let Ok(index) = parts[i].parse::<usize>()
+        {
+            parts[i] = (2 * index).to_string();
+        }
+    }
+    parts.join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        for (part, path, key) in [
+            (
+                Part::Llm,
+                "model.layers.1.mlp.up_proj.weight",
+                "model.layers.1.mlp.up_proj.weight",
+            ),
+            (Part::Projector, "layers.1.bias", "layers.2.bias"),
+            (Part::LinearProjector, "layers.0.bias", "layers.bias"),
+            (
+                Part::DepthTransformer,
+                "head_transformer.blocks.1.mlp.1.weight",
+                "rqtransformer.head_transformer.blocks.1.mlp.2.weight",
+            ),
+            (
+                Part::VisionTower,
+                "rqvaesiglip.siglip_model.vision_model.encoder.layers.1.mlp.fc1.weight",
+                "rqvaesiglip.siglip_model.vision_model.encoder.layers.1.mlp.fc1.weight",
+            ),
+            (
+                Part::RqVaeSiglip,
+                "siglip_model.logit_scale",
+                "rqvaesiglip.logit_scale",
+            ),
+        ] {
+            assert_eq!(part.key(path), key);
+        }
+        assert_eq!(
+            Part::VisionTower.alias("rqvaesiglip.logit_bias").as_deref(),
+            Some("rqvaesiglip.siglip_model.logit_bias")
+        );
+        assert_eq!(
+            Part::VisionTower
+                .repeats("rqvaesiglip.quantizer.codebooks.3.weight")
+                .as_deref(),
+            Some("rqvaesiglip.quantizer.codebooks.0.weight")
+        );
+        assert_eq!(
+            Part::VisionTower.repeats("rqvaesiglip.quantizer.codebooks.0.weight"),
+            None
+        );
+    }
+}

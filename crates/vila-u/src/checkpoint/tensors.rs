@@ -1,0 +1,306 @@
+//! The tensors of one folder: one file or several with an index, safetensors or PyTorch.
+//!
+//! Opening reads names, dtypes and shapes only; values are read tensor by tensor. Nothing a file
+//! claims is believed: every length is checked against the file itself before it is used, and a
+//! pickle is parsed as data, never run.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    store::pytorch_reader::{self, PytorchReader},
+    tensor::{DType, Shape, TensorData},
+};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, SafeTensorError, SafeTensors},
+};
+
+use super::files::{Bytes, Files, plain};
+use crate::{Error, Result};
+
+/// File names in the order they are looked for; each may also be an index of shards.
+const NAMES: [&str; 5] = [
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pt",
+    "model.pt",
+    "model.pth",
+];
+
+/// Every tensor of a folder, by key.
+#[derive(Debug)]
+pub struct Tensors {
+    /// The file to name when a tensor is missing.
+    pub path: PathBuf,
+    pub by_key: BTreeMap<String, Stored>,
+}
+
+/// A tensor in a file, its values not read yet.
+#[derive(Debug)]
+pub struct Stored {
+    pub file: PathBuf,
+    /// The dtype as the format spells it ("F32", "BF16", ...).
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    /// Bytes in the file.
+    pub bytes: usize,
+    /// The dtype if it is floating point, which is what parameters are made of.
+    float: Option<DType>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Mapped { file: Bytes, range: Range<usize> },
+    Pytorch(pytorch_reader::Tensor),
+}
+
+impl Tensors {
+    /// Opens the weights of a folder.
+    ///
+    /// # Errors
+    /// When there are none, or a file is damaged, or an index and its shards disagree.
+    pub fn open(files: &Files) -> Result<Self> {
+        for name in NAMES {
+            if files.contains(name) {
+                let mut tensors = Self::empty(files.path(name));
+                tensors.add_file(files, name)?;
+                return Ok(tensors);
+            }
+            let index = format!("{name}.index.json");
+            if files.contains(&index) {
+                return Self::open_shards(files, &index);
+            }
+        }
+        Err(Error::invalid(
+            files.path(""),
+            "no weights here (looked for model.safetensors and pytorch_model.bin, whole or with an \
+             index of shards)",
+        ))
+    }
+
+    fn empty(path: PathBuf) -> Self {
+        Self {
+            path,
+            by_key: BTreeMap::new(),
+        }
+    }
+
+    fn open_shards(files: &Files, index: &str) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let path = files.path(index);
+        let Index { weight_map } = serde_json::from_slice(&files.read(index)?)
+            .map_err(|error| Error::invalid(&path, format!("not an index of shards: {error}")))?;
+        let mut shards: Vec<&String> = weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        let mut tensors = Self::empty(path.clone());
+        for shard in shards {
+            let inside = plain(shard).filter(|name| !name.contains('/'));
+            let name = inside.ok_or_else(|| {
+                Error::invalid(
+                    &path,
+                    format!("shard `{shard}` is not a file of this folder"),
+                )
+            })?;
+            tensors.add_file(files, name)?;
+        }
+        for (key, shard) in &weight_map {
+            if tensors.by_key.get(key).map(|found| &found.file) != Some(&files.path(shard)) {
+                return Err(Error::invalid(
+                    files.path(shard),
+                    format!("tensor `{key}` is missing, though the index promises it here"),
+                ));
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn add_file(&mut self, files: &Files, name: &str) -> Result<()> {
+        let tensors = if name.ends_with(".safetensors") {
+            safetensors_file(&files.path(name), files.bytes(name)?)?
+        } else {
+            pytorch_file(files, name)?
+        };
+        for (key, tensor) in tensors {
+            if let Some(other) = self.by_key.get(&key) {
+                let reason = format!("tensor `{key}` is also in {}", other.file.display());
+                return Err(Error::invalid(&tensor.file, reason));
+            }
+            self.by_key.insert(key, tensor);
+        }
+        Ok(())
+    }
+}
+
+impl Stored {
+    /// The values as `dtype` (f32, f16 or bf16), in the file's row-major order.
+    ///
+    /// # Errors
+    /// When the tensor is not floating point, or its values cannot be read.
+    pub fn read(&self, key: &str, dtype: DType) -> Result<TensorData> {
+        let fail = |reason: String| Error::invalid(&self.file, format!("tensor `{key}`: {reason}"));
+        let stored = self
+            .float
+            .ok_or_else(|| fail(format!("dtype {} is not floating point", self.dtype)))?;
+        let shape = Shape::from(self.shape.clone());
+        let raw;
+        let bytes: &[u8] = match &self.values {
+            Values::Mapped { file, range } => file
+                .get(range.clone())
+                .ok_or_else(|| fail("truncated".into()))?,
+            Values::Pytorch(tensor) => {
+                raw = tensor.read().map_err(|error| fail(error.to_string()))?;
+                &raw
+            }
+        };
+        let data = if stored == dtype {
+            TensorData::try_from_bytes_vec(bytes.to_vec(), shape, dtype)
+        } else {
+            let data = TensorData::new(to_f32(bytes, stored), shape);
+            Ok(if dtype == DType::F32 {
+                data
+            } else {
+                data.convert_dtype(dtype)
+            })
+        };
+        data.map_err(|error| fail(error.to_string()))
+    }
+}
+
+/// Little-endian floats of any width as f32, on all cores.
+fn to_f32(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    const CHUNK: usize = 1 << 14;
+    let width = dtype.size();
+    let mut out = vec![0f32; bytes.len() / width];
+    out.par_chunks_mut(CHUNK)
+        .zip(bytes.par_chunks(CHUNK * width))
+        .for_each(|(out, bytes)| match dtype {
+            DType::F16 => {
+                let halves: Vec<f16> = bytes
+                    .chunks_exact(2)
+                    .map(|b| f16::from_le_bytes([b[0], b[1]]))
+                    .collect();
+                halves.convert_to_f32_slice(out);
+            }
+            DType::BF16 => {
+                for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *out = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            DType::F64 => {
+                for (out, b) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *out = f64::from_le_bytes(*b) as f32;
+                }
+            }
+            _ => {
+                for (out, b) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *out = f32::from_le_bytes(*b);
+                }
+            }
+        });
+    out
+}
+
+/// The header of a safetensors file, checked against the file's length.
+fn safetensors_file(path: &Path, file: Bytes) -> Result<Vec<(String, Stored)>> {
+    let (start, metadata) = match SafeTensors::read_metadata(&file) {
+        Ok((header, metadata)) => (8 + header, metadata),
+        Err(SafeTensorError::MetadataIncompleteBuffer) => {
+            return Err(Error::invalid(path, wrong_length(&file)));
+        }
+        Err(error) => {
+            return Err(Error::invalid(
+                path,
+                format!("not a safetensors file: {error}"),
+            ));
+        }
+    };
+    let tensors = metadata.tensors();
+    Ok(tensors
+        .into_iter()
+        .map(|(key, info)| {
+            let (from, to) = info.data_offsets;
+            let stored = Stored {
+                file: path.to_path_buf(),
+                dtype: format!("{:?}", info.dtype),
+                shape: info.shape.clone(),
+                bytes: to - from,
+                float: match info.dtype {
+                    Dtype::F64 => Some(DType::F64),
+                    Dtype::F32 => Some(DType::F32),
+                    Dtype::F16 => Some(DType::F16),
+                    Dtype::BF16 => Some(DType::BF16),
+                    _ => None,
+                },
+                values: Values::Mapped {
+                    file: file.clone(),
+                    range: start + from..start + to,
+                },
+            };
+            (key, stored)
+        })
+        .collect())
+}
+
+/// What is wrong with a safetensors file whose header is fine and whose length does not fit it.
+fn wrong_length(file: &[u8]) -> String {
+    let reason = || {
+        let (length, rest) = file.split_first_chunk::<8>()?;
+        let (header, data) =
+            rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        let metadata: Metadata = serde_json::from_slice(header).ok()?;
+        let cut = metadata.offset_keys().into_iter().find_map(|key| {
+            let (_, end) = metadata.info(&key)?.data_offsets;
+            (end > data.len()).then(|| {
+                format!("tensor `{key}` is truncated: it ends at byte {end} of the data, the file at {}", data.len())
+            })
+        });
+        Some(cut.unwrap_or_else(|| {
+            format!(
+                "{} bytes after the last tensor",
+                data.len() - metadata.data_len()
+            )
+        }))
+    };
+    reason().unwrap_or_else(|| "the header does not fit the file".into())
+}
+
+fn pytorch_file(files: &Files, name: &str) -> Result<Vec<(String, Stored)>> {
+    let path = files.path(name);
+    let on_disk = files
+        .on_disk(name)
+        .ok_or_else(|| Error::invalid(&path, "PyTorch files are read from disk only"))?;
+    let reader = PytorchReader::new(&on_disk)
+        .map_err(|error| Error::invalid(&path, format!("not a PyTorch weights file: {error}")))?;
+    Ok(reader
+        .into_tensors()
+        .into_iter()
+        .map(|(key, tensor)| {
+            let stored = Stored {
+                file: path.clone(),
+                dtype: format!("{:?}", tensor.dtype()),
+                shape: tensor.shape().to_vec(),
+                bytes: tensor.byte_len(),
+                float: match tensor.dtype() {
+                    pytorch_reader::DType::F64 => Some(DType::F64),
+                    pytorch_reader::DType::F32 => Some(DType::F32),
+                    pytorch_reader::DType::F16 => Some(DType::F16),
+                    pytorch_reader::DType::BF16 => Some(DType::BF16),
+                    _ => None,
+                },
+                values: Values::Pytorch(tensor),
+            };
+            (key, stored)
+        })
+        .collect())
+}

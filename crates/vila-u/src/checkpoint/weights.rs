@@ -1,0 +1,299 @@
+//! Weights between modules and files: which tensor is which parameter, and the strict checks.
+//!
+//! Modules are built lazily, so a load allocates nothing before everything has been checked, and
+//! then one tensor at a time: peak memory is the model plus one tensor.
+
+use std::{collections::BTreeMap, path::Path};
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{DType, Shape, Tensor, TensorData},
+};
+use rayon::prelude::*;
+
+use super::{files::Files, keys::Part, tensors::Tensors};
+use crate::{Error, Result};
+
+/// Loads `part` from the weights in `folder` (for example `checkpoint/llm`) as f32.
+///
+/// # Errors
+/// One error naming key and file when a tensor is missing, extra, misshapen, truncated or not
+/// floating point. The module is unchanged then.
+pub fn load_into<M: Module>(module: &mut M, folder: &Path, part: Part) -> Result<()> {
+    let tensors = Tensors::open(&Files::folder(folder))?;
+    load(module, &tensors, part, DType::F32)
+}
+
+/// Loads `part` from opened weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as.
+///
+/// # Errors
+/// As [`load_into`].
+pub fn load<M: Module>(module: &mut M, tensors: &Tensors, part: Part, dtype: DType) -> Result<()> {
+    let parameters = parameters(module, part);
+    check(&parameters, tensors, part)?;
+    let mut loader = Loader {
+        position: Position::default(),
+        tensors,
+        part,
+        dtype,
+        error: None,
+    };
+    // The clone shares the parameters: nothing is copied, and a failed load leaves the module be.
+    let loaded = module.clone().map(&mut loader);
+    match loader.error {
+        Some(error) => Err(error),
+        None => {
+            *module = loaded;
+            Ok(())
+        }
+    }
+}
+
+/// Key and shape (as stored) of every parameter of the module, without initialising any.
+pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Vec<usize>> {
+    struct Shapes {
+        position: Position,
+        part: Part,
+        found: BTreeMap<String, Vec<usize>>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.position.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.position.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let mut shape = param.lazy_shape().to_vec();
+            if self.position.is_transposed() {
+                shape.reverse();
+            }
+            self.found.insert(self.position.key(self.part), shape);
+        }
+    }
+    let mut shapes = Shapes {
+        position: Position::default(),
+        part,
+        found: BTreeMap::new(),
+    };
+    module.visit(&mut shapes);
+    shapes.found
+}
+
+/// The stored name of `key`: itself, or the alias that the file has instead.
+fn stored_name(tensors: &Tensors, part: Part, key: &str) -> Option<String> {
+    if tensors.by_key.contains_key(key) {
+        return Some(key.to_string());
+    }
+    part.alias(key)
+        .filter(|alias| tensors.by_key.contains_key(alias))
+}
+
+/// Every parameter has a tensor of its shape, and every tensor a parameter.
+fn check(parameters: &BTreeMap<String, Vec<usize>>, tensors: &Tensors, part: Part) -> Result<()> {
+    let missing: Vec<&String> = parameters
+        .keys()
+        .filter(|key| stored_name(tensors, part, key).is_none())
+        .collect();
+    if let Some(key) = missing.first() {
+        let reason = format!("tensor `{key}` is missing{}", and_more(missing.len()));
+        return Err(Error::invalid(&tensors.path, reason));
+    }
+    for (key, shape) in parameters {
+        let stored = stored_name(tensors, part, key).and_then(|name| tensors.by_key.get(&name));
+        if let Some(stored) = stored.filter(|stored| stored.shape != *shape) {
+            let reason = format!(
+                "tensor `{key}` has shape {:?}, but the configuration asks for {shape:?}",
+                stored.shape
+            );
+            return Err(Error::invalid(&stored.file, reason));
+        }
+    }
+    let aliases: Vec<String> = parameters
+        .keys()
+        .filter_map(|key| part.alias(key))
+        .collect();
+    let extra: Vec<&String> = tensors
+        .by_key
+        .keys()
+        .filter(|key| key.starts_with(part.prefix()))
+        .filter(|key| !parameters.contains_key(*key) && !aliases.contains(key))
+        .filter(|key| !Part::is_buffer(key))
+        .filter(|key| {
+            part.repeats(key)
+                .is_none_or(|first| !parameters.contains_key(&first))
+        })
+        .collect();
+    if let Some(key) = extra.first() {
+        let reason = format!(
+            "tensor `{key}`{} is not part of the configured model",
+            and_more(extra.len())
+        );
+        return Err(Error::invalid(&tensors.by_key[*key].file, reason));
+    }
+    check_repeats(parameters, tensors, part)
+}
+
+fn and_more(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    }
+}
+
+/// A tensor stored a second time must be the same: a shared codebook is refused where the file's
+/// codebooks differ, since the configuration would then be wrong about it.
+fn check_repeats(
+    parameters: &BTreeMap<String, Vec<usize>>,
+    tensors: &Tensors,
+    part: Part,
+) -> Result<()> {
+    for (key, stored) in &tensors.by_key {
+        let Some(first) = part.repeats(key) else {
+            continue;
+        };
+        if parameters.contains_key(key) || !parameters.contains_key(&first) {
+            continue;
+        }
+        let original = tensors.by_key[&first].read(&first, DType::F32)?;
+        if stored.read(key, DType::F32)? != original {
+            let reason = format!(
+                "tensor `{key}` differs from `{first}`, but the configuration shares one codebook \
+                 (shared_codebook)"
+            );
+            return Err(Error::invalid(&stored.file, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Where a traversal of a module is.
+#[derive(Default)]
+struct Position {
+    names: Vec<String>,
+    containers: Vec<String>,
+}
+
+impl Position {
+    fn enter(&mut self, name: &str, container: &str) {
+        self.names.push(name.to_string());
+        self.containers.push(container.to_string());
+    }
+
+    fn exit(&mut self) {
+        self.names.pop();
+        self.containers.pop();
+    }
+
+    /// The module type that declares the parameter.
+    fn module(&self) -> &str {
+        self.containers.last().map_or("", String::as_str)
+    }
+
+    /// The checkpoint key of the parameter.
+    fn key(&self, part: Part) -> String {
+        let mut names = self.names.clone();
+        let norm = ["Struct:LayerNorm", "Struct:GroupNorm", "Struct:RmsNorm"];
+        if norm.contains(&self.module())
+            && let Some(name) = names.last_mut()
+        {
+            match name.as_str() {
+                "gamma" => *name = "weight".into(),
+                "beta" => *name = "bias".into(),
+                _ => {}
+            }
+        }
+        part.key(&names.join("."))
+    }
+
+    /// torch stores a linear weight as `[out, in]`, Burn as `[in, out]`.
+    fn is_transposed(&self) -> bool {
+        self.module() == "Struct:Linear" && self.names.last().is_some_and(|name| name == "weight")
+    }
+}
+
+struct Loader<'a> {
+    position: Position,
+    tensors: &'a Tensors,
+    part: Part,
+    dtype: DType,
+    error: Option<Error>,
+}
+
+impl Loader<'_> {
+    fn read(&self) -> Result<TensorData> {
+        let key = self.position.key(self.part);
+        let stored = stored_name(self.tensors, self.part, &key)
+            .and_then(|name| self.tensors.by_key.get(&name))
+            .ok_or_else(|| {
+                Error::invalid(&self.tensors.path, format!("tensor `{key}` is missing"))
+            })?;
+        let data = stored.read(&key, self.dtype)?;
+        Ok(if self.position.is_transposed() {
+            transpose(&data)
+        } else {
+            data
+        })
+    }
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
+        }
+        match self.read() {
+            Ok(data) => {
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// A matrix of f32, f16 or bf16 transposed.
+pub(super) fn transpose(data: &TensorData) -> TensorData {
+    let (rows, columns) = (data.shape()[0], data.shape()[1]);
+    let out = match data.dtype().size() {
+        2 => transpose_elements::<2>(data.as_bytes(), rows, columns),
+        _ => transpose_elements::<4>(data.as_bytes(), rows, columns),
+    };
+    TensorData::from_bytes_vec(out, Shape::from([columns, rows]), data.dtype())
+}
+
+/// Blocks of columns become blocks of rows, one per core at a time, so that what is read and what is
+/// written both stay in the cache.
+fn transpose_elements<const WIDTH: usize>(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+    const BLOCK: usize = 32;
+    let mut out = vec![0u8; bytes.len()];
+    if out.is_empty() {
+        return out;
+    }
+    let elements = bytes.as_chunks::<WIDTH>().0;
+    out.par_chunks_mut(BLOCK * rows * WIDTH)
+        .enumerate()
+        .for_each(|(block, out)| {
+            let out = out.as_chunks_mut::<WIDTH>().0;
+            let first = block * BLOCK;
+            let last = (first + BLOCK).min(columns);
+            for (row, elements) in elements.chunks_exact(columns).enumerate() {
+                for (column, element) in elements[first..last].iter().enumerate() {
+                    out[column * rows + row] = *element;
+                }
+            }
+        });
+    out
+}
