@@ -1,1 +1,33 @@
+//! Text in and out of the language model: token ids and prompts.
+//!
+//! [`Tokenizer`] turns text into LLaMA's token ids and back, [`conversation`] lays out what the
+//! model was trained to read, [`SiglipTokenizer`] feeds the vision tower's text encoder.
 
+pub mod conversation;
+mod sentence_piece;
+mod siglip;
+mod stream;
+mod tokenizer;
+mod vocabulary;
+
+pub use sentence_piece::{Algorithm, Kind, Piece, SentencePiece};
+pub use siglip::SiglipTokenizer;
+pub use stream::TextStream;
+pub use tokenizer::{IMAGE_ID, Tokenizer, VisualMarkers};
+
+/// Where an image or a video frame goes in a text.
+pub const IMAGE_PLACEHOLDER: &str = "<image>";
+
+/// What parsing the content of a file gives, or the reason it is no such file (its path is added
+/// where it is known).
+type Parsed<T> = std::result::Result<T, String>;
+
+/// What the authors' code strips: Unicode white space, and four ASCII separators.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// `text` without spaces at both ends.
+fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}

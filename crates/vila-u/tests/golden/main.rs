@@ -4,3 +4,4 @@
 
 mod checkpoint;
 mod fixture;
+mod prompts;

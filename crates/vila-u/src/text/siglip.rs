@@ -1,0 +1,80 @@
+//! The tokenizer of the vision tower's text encoder (`SiglipTokenizer`): captions without case and
+//! punctuation -> a fixed number of token ids.
+
+use std::path::Path;
+
+use super::{
+    Parsed, is_space,
+    sentence_piece::{SPACE, SentencePiece},
+    strip, vocabulary,
+};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub struct SiglipTokenizer {
+    model: SentencePiece,
+    end: i64,
+    /// Length of every encoded text.
+    length: usize,
+}
+
+impl SiglipTokenizer {
+    /// From a folder with a `spiece.model`; `length`: the text encoder's number of positions.
+    pub fn from_dir(folder: &Path, length: usize) -> Result<Self> {
+        let path = folder.join("spiece.model");
+        let bytes = vocabulary::read_optional(&path)?
+            .ok_or_else(|| Error::invalid(folder, "no spiece.model in this folder"))?;
+        Self::from_bytes(&bytes, length).map_err(|reason| Error::invalid(path, reason))
+    }
+
+    /// From the content of `spiece.model`; the error is the reason it cannot be one.
+    pub fn from_bytes(model: &[u8], length: usize) -> Parsed<Self> {
+        let model = SentencePiece::from_bytes(model)?;
+        let end = (model.pieces().iter())
+            .position(|piece| piece.text == "</s>")
+            .ok_or("no piece </s> in the vocabulary")?;
+        Ok(Self {
+            model,
+            end: end as i64,
+            length,
+        })
+    }
+
+    /// Token ids of a caption, ended by `</s>`, cut or filled up with `</s>` to the length the text
+    /// encoder was trained with.
+    pub fn encode(&self, text: &str) -> Vec<i64> {
+        let text = format!("{SPACE}{}", text.replace(SPACE, " "));
+        let tokens = self.model.encode(&canonical(&text), true);
+        let mut ids: Vec<i64> = tokens.iter().map(|token| token.id as i64).collect();
+        ids.truncate(self.length.saturating_sub(1));
+        ids.resize(self.length, self.end);
+        ids
+    }
+}
+
+/// Lower case (one character at a time, so without a final sigma), no ASCII punctuation, single
+/// spaces.
+fn canonical(text: &str) -> String {
+    let text: String = (text.chars().flat_map(char::to_lowercase))
+        .filter(|c| !c.is_ascii_punctuation())
+        .collect();
+    let mut spaced = String::with_capacity(text.len());
+    for c in strip(&text).chars() {
+        match (is_space(c), spaced.ends_with(' ')) {
+            (false, _) => spaced.push(c),
+            (true, false) => spaced.push(' '),
+            (true, true) => {}
+        }
+    }
+    spaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical;
+
+    #[test]
+    fn captions_lose_case_punctuation_and_extra_spaces() {
+        assert_eq!(canonical(" A photo,  of a\tDOG!\n"), "a photo of a dog");
+    }
+}

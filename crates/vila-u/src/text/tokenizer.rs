@@ -1,0 +1,294 @@
+//! LLaMA's tokenizer with the added image and video markers: text -> token ids and back.
+//!
+//! The rules are those of the released checkpoints' tokenizer (`LlamaTokenizer`, `legacy = false`):
+//! every text gets one leading space `▁`, special tokens are recognised anywhere in a text, no space
+//! is added after them, and a lone `▁` before a leading one is dropped.
+
+use std::path::Path;
+
+use super::{
+    IMAGE_PLACEHOLDER, Parsed, TextStream,
+    sentence_piece::{Kind, SPACE, SentencePiece},
+    vocabulary::{self, AddedToken},
+};
+use crate::{Error, Result};
+
+/// Stands for an image (or a frame) among token ids; it is not in the vocabulary.
+pub const IMAGE_ID: i64 = -200;
+
+#[derive(Debug)]
+pub struct Tokenizer {
+    model: SentencePiece,
+    /// Recognised as a whole in any text, and not the model's to produce.
+    added: Vec<AddedToken>,
+    begin: i64,
+    end: i64,
+}
+
+/// Ids of the tokens around visual content: the last ones of the vocabulary, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VisualMarkers {
+    pub image_start: i64,
+    pub image_end: i64,
+    /// Start and end; absent in a model without video.
+    pub video: Option<(i64, i64)>,
+}
+
+impl VisualMarkers {
+    /// `vocabulary`: the language model's size with the added tokens.
+    pub fn new(vocabulary: usize, video: bool) -> Self {
+        let last = vocabulary as i64;
+        if video {
+            Self {
+                image_start: last - 4,
+                image_end: last - 3,
+                video: Some((last - 2, last - 1)),
+            }
+        } else {
+            Self {
+                image_start: last - 2,
+                image_end: last - 1,
+                video: None,
+            }
+        }
+    }
+}
+
+/// An id and where in the text it begins, in bytes.
+type Placed = (i64, usize);
+
+impl Tokenizer {
+    /// From a checkpoint's `llm` folder: `tokenizer.model` with `added_tokens.json` and
+    /// `tokenizer_config.json` where there are, otherwise `tokenizer.json`.
+    pub fn from_dir(folder: &Path) -> Result<Self> {
+        let model = folder.join("tokenizer.model");
+        let json = folder.join("tokenizer.json");
+        let optional = |name| vocabulary::read_optional(&folder.join(name));
+        if let Some(bytes) = vocabulary::read_optional(&model)? {
+            let added = optional("added_tokens.json")?;
+            let config = optional("tokenizer_config.json")?;
+            Self::from_bytes(&bytes, added.as_deref(), config.as_deref())
+                .map_err(|reason| Error::invalid(model, reason))
+        } else if let Some(bytes) = vocabulary::read_optional(&json)? {
+            Self::from_json(&bytes).map_err(|reason| Error::invalid(json, reason))
+        } else {
+            Err(Error::invalid(
+                folder,
+                "no tokenizer.model and no tokenizer.json in this folder",
+            ))
+        }
+    }
+
+    /// From the contents of `tokenizer.model`, `added_tokens.json` and `tokenizer_config.json`; the
+    /// error is the reason they cannot be those.
+    pub fn from_bytes(
+        model: &[u8],
+        added_tokens: Option<&[u8]>,
+        config: Option<&[u8]>,
+    ) -> Parsed<Self> {
+        let mut added = vocabulary::added_tokens(added_tokens)?;
+        vocabulary::override_added(&mut added, config)?;
+        Self::new(SentencePiece::from_bytes(model)?, added)
+    }
+
+    /// From the content of a `tokenizer.json` that holds a SentencePiece-style BPE vocabulary; the
+    /// rules are the same as with `tokenizer.model`.
+    pub fn from_json(json: &[u8]) -> Parsed<Self> {
+        let (model, added) = vocabulary::from_json(json)?;
+        Self::new(model, added)
+    }
+
+    fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Parsed<Self> {
+        for (id, piece) in model.pieces().iter().enumerate() {
+            if matches!(piece.kind, Kind::Control | Kind::Unknown)
+                && !added.iter().any(|token| token.text == piece.text)
+            {
+                added.push(AddedToken {
+                    text: piece.text.clone(),
+                    id: id as i64,
+                    special: true,
+                });
+            }
+        }
+        added.retain(|token| !token.text.is_empty());
+        // The longest match wins.
+        added.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
+        let id = |text: &str| {
+            added
+                .iter()
+                .find(|token| token.text == text)
+                .map(|token| token.id)
+                .ok_or_else(|| format!("no token {text} in the vocabulary"))
+        };
+        Ok(Self {
+            begin: id("<s>")?,
+            end: id("</s>")?,
+            model,
+            added,
+        })
+    }
+
+    /// Size of the vocabulary with the added tokens.
+    pub fn vocabulary(&self) -> usize {
+        let last = self.added.iter().map(|token| token.id as usize + 1).max();
+        last.unwrap_or(0).max(self.model.pieces().len())
+    }
+
+    /// Id of `<s>`, which every sequence begins with.
+    pub fn begin(&self) -> i64 {
+        self.begin
+    }
+
+    /// Id of `</s>`, which ends every answer.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// Token ids of a plain text, `<s>` first. An image placeholder in it is ordinary text.
+    pub fn encode(&self, text: &str) -> Vec<i64> {
+        let mut placed = vec![(self.begin, 0)];
+        self.encode_chunk(&unify_spaces(text), 0, &mut placed);
+        placed.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Token ids of a prompt, `<s>` first and [`IMAGE_ID`] for each `<image>`.
+    pub fn encode_prompt(&self, prompt: &str) -> Vec<i64> {
+        self.encode_segments(&[prompt]).concat()
+    }
+
+    /// Token ids of each segment; joined they are those of the joined text as
+    /// [`Self::encode_prompt`] gives them. A token belongs to the segment that it begins in.
+    pub fn encode_segments(&self, segments: &[impl AsRef<str>]) -> Vec<Vec<i64>> {
+        let segments: Vec<String> = segments.iter().map(|s| unify_spaces(s.as_ref())).collect();
+        let mut ids = vec![Vec::new(); segments.len()];
+        let mut ends = segments.iter().scan(0, |end, segment| {
+            *end += segment.len();
+            Some(*end)
+        });
+        let mut current = 0;
+        let mut current_end = ends.next().unwrap_or(0);
+        for (id, start) in self.place(&segments.concat()) {
+            while start >= current_end && current + 1 < segments.len() {
+                current += 1;
+                current_end = ends.next().unwrap_or(usize::MAX);
+            }
+            ids[current].push(id);
+        }
+        ids
+    }
+
+    fn place(&self, prompt: &str) -> Vec<Placed> {
+        let mut placed = vec![(self.begin, 0)];
+        let mut start = 0;
+        for (index, chunk) in prompt.split(IMAGE_PLACEHOLDER).enumerate() {
+            if index > 0 {
+                placed.push((IMAGE_ID, start - IMAGE_PLACEHOLDER.len()));
+            }
+            self.encode_chunk(chunk, start, &mut placed);
+            start += chunk.len() + IMAGE_PLACEHOLDER.len();
+        }
+        placed
+    }
+
+    /// Appends the ids of a text without image placeholders that begins at `offset`.
+    fn encode_chunk(&self, chunk: &str, offset: usize, placed: &mut Vec<Placed>) {
+        if chunk.is_empty() {
+            return;
+        }
+        let text = format!("{SPACE}{chunk}");
+        let place = |start: usize| offset + start.saturating_sub(SPACE.len_utf8());
+        let first = placed.len();
+        let mut start = 0;
+        while start < text.len() {
+            let (plain, special) = self.until_added(&text[start..]);
+            let keep_leading = plain.starts_with([SPACE, ' ']);
+            placed.extend(
+                (self.model.encode(plain, keep_leading).into_iter())
+                    .map(|token| (token.id as i64, place(start + token.start))),
+            );
+            start += plain.len();
+            if let Some(token) = special {
+                placed.push((token.id, place(start)));
+                start += token.text.len();
+            }
+        }
+        if let [(space, _), (next, _), ..] = placed[first..]
+            && self.is_lone_space(space)
+            && self.is_special(next)
+        {
+            placed.remove(first);
+        }
+    }
+
+    /// The start of `text` up to the first added token, and that token.
+    fn until_added<'a>(&self, text: &'a str) -> (&'a str, Option<&AddedToken>) {
+        text.char_indices()
+            .find_map(|(at, _)| {
+                let rest = &text[at..];
+                let token = self
+                    .added
+                    .iter()
+                    .find(|token| rest.starts_with(&token.text))?;
+                Some((&text[..at], Some(token)))
+            })
+            .unwrap_or((text, None))
+    }
+
+    fn is_lone_space(&self, id: i64) -> bool {
+        (self.model.pieces().get(id as usize)).is_some_and(|piece| piece.text.chars().eq([SPACE]))
+    }
+
+    fn is_special(&self, id: i64) -> bool {
+        (self.added.iter()).any(|token| token.id == id && token.special)
+    }
+
+    /// The text of token ids without special tokens and images. Ids outside the vocabulary are
+    /// nothing.
+    pub fn decode(&self, ids: &[i64]) -> String {
+        let mut stream = self.stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// Decodes ids one after another, as they are generated.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    /// What `id` adds to a text.
+    pub(super) fn spelling(&self, id: i64) -> Spelling<'_> {
+        if let Some(token) = self.added.iter().find(|token| token.id == id) {
+            return match token.special {
+                true => Spelling::Nothing,
+                false => Spelling::Whole(&token.text),
+            };
+        }
+        match usize::try_from(id)
+            .ok()
+            .and_then(|id| self.model.pieces().get(id))
+        {
+            Some(piece) => match piece.kind {
+                Kind::Byte(byte) => Spelling::Byte(byte),
+                _ => Spelling::Piece(&piece.text),
+            },
+            None => Spelling::Nothing,
+        }
+    }
+}
+
+pub(super) enum Spelling<'a> {
+    /// A special token, or no token at all.
+    Nothing,
+    /// An added token that is ordinary text.
+    Whole(&'a str),
+    /// A piece, with `▁` for spaces.
+    Piece(&'a str),
+    /// One byte of a character.
+    Byte(u8),
+}
+
+/// `▁` written by a user is a space.
+fn unify_spaces(text: &str) -> String {
+    text.replace(SPACE, " ")
+}

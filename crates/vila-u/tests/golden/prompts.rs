@@ -1,0 +1,156 @@
+//! Prompts and token ids, all exact.
+
+use std::fs;
+
+use serde::Deserialize;
+use vila_u::text::{
+    Tokenizer,
+    conversation::{self, Reply, Turn},
+};
+
+use crate::fixture;
+
+#[derive(Deserialize)]
+struct Recorded {
+    vocab_size_with_added: usize,
+    conversations: Vec<Conversation>,
+    tokenizer_image_token: Vec<Prompt>,
+    tokenizer_plain: Vec<Plain>,
+    training: Vec<Training>,
+}
+
+#[derive(Deserialize)]
+struct Conversation {
+    name: String,
+    messages: Vec<Turn>,
+    args: Arguments,
+    prompt: String,
+    input_ids: Vec<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Arguments {
+    add_generation_prompt: bool,
+    image_generation: bool,
+    video_generation: bool,
+    no_system_prompt: bool,
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    text: String,
+    input_ids: Vec<i64>,
+}
+
+#[derive(Deserialize)]
+struct Plain {
+    text: String,
+    tokenizer_input_ids: Vec<i64>,
+    decoded_skip_special: String,
+}
+
+#[derive(Deserialize)]
+struct Training {
+    name: String,
+    messages: Vec<Turn>,
+    preprocess_multimodal: bool,
+    no_system_prompt: bool,
+    messages_after_preprocess_multimodal: Vec<Turn>,
+    input_ids: Vec<i64>,
+    labels: Vec<i64>,
+}
+
+fn recorded() -> Recorded {
+    let json = fs::read(fixture::folder().join("prompts.json")).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_dir(&fixture::folder().join("checkpoint/llm")).unwrap()
+}
+
+#[test]
+fn conversations() {
+    let (recorded, tokenizer) = (recorded(), tokenizer());
+    assert_eq!(recorded.conversations.len(), 20);
+    for case in recorded.conversations {
+        let args = case.args;
+        let reply = match (args.image_generation, args.video_generation) {
+            (true, _) => Reply::Image,
+            (_, true) => Reply::Video,
+            _ => Reply::Text,
+        };
+        let system = !args.no_system_prompt;
+        let prompt = match args.add_generation_prompt {
+            true => conversation::generation_prompt(&case.messages, reply, system),
+            false => conversation::prompt(&case.messages, system),
+        }
+        .unwrap();
+        assert_eq!(prompt, case.prompt, "{}", case.name);
+        assert_eq!(
+            tokenizer.encode_prompt(&prompt),
+            case.input_ids,
+            "{}",
+            case.name
+        );
+        if case.name.ends_with("uncond") {
+            assert_eq!(
+                conversation::unconditional_prompt(reply, system).unwrap(),
+                prompt
+            );
+        }
+    }
+}
+
+#[test]
+fn prompts_with_images() {
+    let tokenizer = tokenizer();
+    for Prompt { text, input_ids } in recorded().tokenizer_image_token {
+        assert_eq!(tokenizer.encode_prompt(&text), input_ids, "{text:?}");
+    }
+}
+
+#[test]
+fn plain_text_there_and_back() {
+    let recorded = recorded();
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.vocabulary(), recorded.vocab_size_with_added);
+    for case in recorded.tokenizer_plain {
+        let ids = tokenizer.encode(&case.text);
+        assert_eq!(ids, case.tokenizer_input_ids, "{:?}", case.text);
+        assert_eq!(tokenizer.decode(&ids), case.decoded_skip_special);
+    }
+}
+
+/// The segments of a training conversation: joined, its ids; the answers, its unmasked labels.
+#[test]
+fn training_conversations() {
+    let tokenizer = tokenizer();
+    for case in recorded().training {
+        let turns = match case.preprocess_multimodal {
+            true => conversation::wrap_images(&case.messages),
+            false => case.messages,
+        };
+        assert_eq!(
+            turns, case.messages_after_preprocess_multimodal,
+            "{}",
+            case.name
+        );
+        let segments = conversation::segments(&turns, !case.no_system_prompt).unwrap();
+        let texts: Vec<&str> = segments
+            .iter()
+            .map(|segment| segment.text.as_str())
+            .collect();
+        let ids = tokenizer.encode_segments(&texts);
+        assert_eq!(ids.concat(), case.input_ids, "{}", case.name);
+        let labels: Vec<i64> = (segments.iter().zip(ids))
+            .flat_map(|(segment, ids)| match segment.answer {
+                true => ids,
+                false => vec![-100; ids.len()],
+            })
+            .collect();
+        assert_eq!(labels, case.labels, "{}", case.name);
+    }
+}
