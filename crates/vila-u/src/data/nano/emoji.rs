@@ -1,0 +1,146 @@
+//! The objects of the nano world and their Unicode names.
+//!
+//! The *inventory* is what scenes, captions and questions speak of. The *gallery* is several
+//! hundred further emoji that only widen the art the vision tower learns to draw; one in twelve of
+//! them is held out as a whole, to measure reconstruction of art never seen.
+
+use std::sync::OnceLock;
+
+use twemoji_assets::svg::SvgTwemojiAsset;
+
+use super::stable_hash;
+
+/// One piece of Twemoji art with its Unicode (CLDR) name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Emoji {
+    pub character: char,
+    pub name: &'static str,
+    pub(super) svg: &'static str,
+}
+
+impl Emoji {
+    fn find(character: char) -> Option<Self> {
+        let asset = SvgTwemojiAsset::from_emoji(character.encode_utf8(&mut [0; 4]))?;
+        let name = asset.label.filter(|label| !label.is_empty())?;
+        Some(Self {
+            character,
+            name,
+            svg: asset.data.0,
+        })
+    }
+
+    /// "a dog", "an eagle".
+    pub fn with_article(&self) -> String {
+        let vowel = self.name.starts_with(['a', 'e', 'i', 'o', 'u']) && self.name != "unicorn";
+        format!("{} {}", if vowel { "an" } else { "a" }, self.name)
+    }
+
+    /// "dogs", "foxes", "mice".
+    pub fn plural(&self) -> String {
+        let name = self.name;
+        for (ending, plural) in [
+            ("mouse", "mice"),
+            ("wolf", "wolves"),
+            ("fish", "fish"),
+            ("die", "dice"),
+            ("leaf", "leaves"),
+            ("snowman", "snowmen"),
+        ] {
+            if let Some(stem) = name.strip_suffix(ending) {
+                return format!("{stem}{plural}");
+            }
+        }
+        if ["s", "x", "ch", "sh", "volcano"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
+            return format!("{name}es");
+        }
+        match name.strip_suffix('y') {
+            Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
+            _ => format!("{name}s"),
+        }
+    }
+}
+
+/// The objects of scenes: familiar, distinct in shape, with short countable names.
+const INVENTORY: &str = "\
+    ❤🐕🐈🐁🐇🐻🐼🐨🐅🦁🐄🐖🐸🐒🐧🦆🦉🦊🐺🐎🦄🐘🦒🦓🐪🦘🐢🐍🐉🐋🐟🦈🐙🦀🐌🦋🐝🕷🦇🦩🦢🦜🦚🦔\
+    🍎🍌🍋🍐🍑🍓🍉🍍🍆🥕🥑🍄🍕🍔🌮🌭🥨🥐🍩🍪🎂🧁🍭🥥\
+    ⭐☀☁🌈☃❄🌵🌴🌹🌷🌻🍁💧🌙🌋\
+    🚀✈🚁🚲🚌🚕🚗🚜🚑⛵⚓🏠🏰⛺🎈👑🎩🔔🔑💡☂🎸🎺🥁📷📺💻🔨🔧🧲💣👻🤖💀💍🏆🏀🎯🎲🚪🧸⌚🎀🪁🛸";
+
+/// Words in names of art that is letters, signs, or nearly the same as other art.
+const NOT_ART: [&str; 20] = [
+    "button",
+    "flag",
+    "sign",
+    "symbol",
+    "o’clock",
+    "-thirty",
+    "skin tone",
+    "keycap",
+    "input",
+    "arrow",
+    "square",
+    "circle",
+    "mark",
+    "Japanese",
+    "letter",
+    "room",
+    "no ",
+    "cross",
+    "calendar",
+    "banknote",
+];
+
+/// Signs and gestures that their names do not give away: radioactive to wheel of dharma, the
+/// zodiac, symbols of faith, a rude finger.
+fn is_sign(character: char) -> bool {
+    matches!(
+        character,
+        '\u{2622}'..='\u{2638}'
+            | '\u{2648}'..='\u{2653}'
+            | '\u{26ce}'
+            | '\u{2721}'
+            | '\u{1f4a4}'
+            | '\u{1f4af}'
+            | '\u{1f4b1}'
+            | '\u{1f52f}'
+            | '\u{1f549}'
+            | '\u{1f595}'
+            | '\u{1f6be}'
+            | '\u{1f6d0}'
+            | '\u{1faaf}'
+    )
+}
+
+/// Every object that scenes are made of, in a fixed order.
+pub fn inventory() -> &'static [Emoji] {
+    static LIST: OnceLock<Vec<Emoji>> = OnceLock::new();
+    LIST.get_or_init(|| INVENTORY.chars().filter_map(Emoji::find).collect())
+}
+
+/// The object of that name, e.g. `"red heart"`.
+pub fn named(name: &str) -> Option<&'static Emoji> {
+    inventory().iter().find(|emoji| emoji.name == name)
+}
+
+/// Further art: seen in training, or held out from it as a whole.
+pub fn gallery(held_out: bool) -> &'static [Emoji] {
+    static LISTS: OnceLock<(Vec<Emoji>, Vec<Emoji>)> = OnceLock::new();
+    let (seen, unseen) = LISTS.get_or_init(|| {
+        [
+            '\u{2600}'..='\u{27bf}',
+            '\u{1f300}'..='\u{1f6ff}',
+            '\u{1f900}'..='\u{1faff}',
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|character| !INVENTORY.contains(*character))
+        .filter_map(Emoji::find)
+        .filter(|emoji| !NOT_ART.iter().any(|word| emoji.name.contains(word)))
+        .partition(|emoji| stable_hash(emoji.name) % 12 != 0)
+    });
+    if held_out { unseen } else { seen }
+}

@@ -1,0 +1,119 @@
+//! The nano world: scenes of Twemoji art on a coloured background, with exact ground truth.
+//!
+//! A [`Scene`] is one object, up to four copies of it, or two objects in a relation. It draws
+//! itself, and states its own captions, questions and answers, so every claim a model makes about
+//! a picture can be checked exactly. Scenes are a pure function of (split, seed, index).
+//!
+//! What is held out, by a fixed hash: one in ten combinations (object, colour and count; or both
+//! objects, relation and colour), and one in twelve of the further emoji as a whole.
+//!
+//! Art: Twemoji, copyright Twitter, Inc. and contributors, CC-BY 4.0. Names: Unicode CLDR.
+
+pub mod emoji;
+pub mod scene;
+mod sprite;
+mod words;
+
+pub use emoji::Emoji;
+pub use scene::{Colour, Layout, Place, Relation, Scene, Size, Split};
+pub use words::{Kind, Question};
+
+/// FNV-1a, then one round of mixing so that the low bits are good too. Fixed for ever: the splits
+/// depend on it.
+pub(crate) fn stable_hash(text: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in text.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_inventory_is_what_the_released_weights_know() {
+        let names: HashSet<_> = emoji::inventory().iter().map(|emoji| emoji.name).collect();
+        assert_eq!((emoji::inventory().len(), names.len()), (128, 128));
+        assert_eq!(emoji::named("red heart").unwrap().character, '\u{2764}');
+        assert_eq!(emoji::named("mouse").unwrap().plural(), "mice");
+        assert_eq!(
+            emoji::named("octopus").unwrap().with_article(),
+            "an octopus"
+        );
+    }
+
+    #[test]
+    fn every_emoji_draws() {
+        let all = [
+            emoji::inventory(),
+            emoji::gallery(false),
+            emoji::gallery(true),
+        ];
+        for emoji in all.into_iter().flatten() {
+            let art = sprite::sprite(emoji, 12);
+            assert!(
+                art.pixels.iter().any(|pixel| pixel[3] > 100),
+                "{}",
+                emoji.name
+            );
+        }
+    }
+
+    #[test]
+    fn splits_share_nothing() {
+        for index in 0..500 {
+            assert!(!Scene::sample(Split::Train, 1, index).held_out());
+            assert!(Scene::sample(Split::HeldOut, 1, index).held_out());
+            assert!(!Scene::sample_gallery(Split::Train, 1, index).held_out());
+            assert!(Scene::sample_gallery(Split::HeldOut, 1, index).held_out());
+        }
+        let seen: HashSet<_> = emoji::gallery(false)
+            .iter()
+            .map(|emoji| emoji.name)
+            .collect();
+        assert!(
+            !emoji::gallery(true)
+                .iter()
+                .any(|emoji| seen.contains(emoji.name))
+        );
+    }
+
+    /// A change here changes the data that the shipped weights were trained and measured on.
+    #[test]
+    fn scenes_never_change() {
+        let captions: Vec<_> = (0..4)
+            .map(|index| Scene::sample(Split::Train, 0, index).caption())
+            .collect();
+        let fixed = [
+            "a small airplane in the middle on a white background",
+            "a yellow background with a medium guitar at the right",
+            "a star on a pink background",
+            "a wolf on a red background",
+        ];
+        assert_eq!(captions, fixed);
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_drawn() {
+        let heart = *emoji::named("red heart").unwrap();
+        let blue = scene::COLOURS[4];
+        let scene = Scene::plain(heart, blue);
+        let picture = scene.render(64);
+        assert_eq!(picture.get_pixel(0, 0).0, blue.rgb);
+        assert_eq!(picture.get_pixel(32, 32).0, [0xdd, 0x2e, 0x44]);
+        let answers: Vec<_> = scene
+            .questions()
+            .into_iter()
+            .take(3)
+            .map(|q| q.answer)
+            .collect();
+        assert_eq!(answers, ["a red heart", "blue", "one"]);
+    }
+}

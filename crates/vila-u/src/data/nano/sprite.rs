@@ -1,0 +1,70 @@
+//! Emoji drawn once per size, kept in memory, and composited onto scenes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, RwLock},
+};
+
+use image::{Rgb, RgbImage};
+use resvg::{
+    tiny_skia::{Pixmap, Transform},
+    usvg,
+};
+
+use super::Emoji;
+
+/// A square of premultiplied RGBA, row by row.
+pub struct Sprite {
+    pub side: u32,
+    pub pixels: Vec<[u8; 4]>,
+}
+
+/// The emoji at `side` x `side` pixels.
+pub fn sprite(emoji: &Emoji, side: u32) -> Arc<Sprite> {
+    type Cache = RwLock<HashMap<(char, u32), Arc<Sprite>>>;
+    static CACHE: LazyLock<Cache> = LazyLock::new(Cache::default);
+    let key = (emoji.character, side);
+    if let Some(found) = CACHE.read().ok().and_then(|cache| cache.get(&key).cloned()) {
+        return found;
+    }
+    let drawn = Arc::new(rasterise(emoji, side));
+    if let Ok(mut cache) = CACHE.write() {
+        cache.insert(key, drawn.clone());
+    }
+    drawn
+}
+
+/// The art is built in, so drawing it cannot fail; a test draws every emoji.
+fn rasterise(emoji: &Emoji, side: u32) -> Sprite {
+    let mut pixels = vec![[0; 4]; (side * side) as usize];
+    let tree = usvg::Tree::from_str(emoji.svg, &usvg::Options::default());
+    if let (Ok(tree), Some(mut pixmap)) = (tree, Pixmap::new(side, side)) {
+        let scale = |extent: f32| side as f32 / extent;
+        let to_side =
+            Transform::from_scale(scale(tree.size().width()), scale(tree.size().height()));
+        resvg::render(&tree, to_side, &mut pixmap.as_mut());
+        for (pixel, rgba) in pixels.iter_mut().zip(pixmap.data().chunks_exact(4)) {
+            pixel.copy_from_slice(rgba);
+        }
+    }
+    Sprite { side, pixels }
+}
+
+impl Sprite {
+    /// Draws the sprite with its top left corner at (`left`, `top`); what falls outside is cut off.
+    pub fn draw_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {
+        let (width, height) = (i64::from(canvas.width()), i64::from(canvas.height()));
+        for (index, &[red, green, blue, alpha]) in self.pixels.iter().enumerate() {
+            let x = left + index as i64 % i64::from(self.side);
+            let y = top + index as i64 / i64::from(self.side);
+            if alpha == 0 || x < 0 || y < 0 || x >= width || y >= height {
+                continue;
+            }
+            let Rgb(below) = canvas.get_pixel_mut(x as u32, y as u32);
+            for (under, over) in below.iter_mut().zip([red, green, blue]) {
+                let rest = u32::from(*under) * (255 - u32::from(alpha));
+                *under = (u32::from(over) + (rest + 127) / 255).min(255) as u8;
+            }
+        }
+    }
+}
