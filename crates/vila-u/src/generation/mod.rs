@@ -1,1 +1,16 @@
+//! Generation: text, images and videos, one token at a time.
 
+pub mod rows;
+pub mod sampling;
+pub mod text;
+
+use burn::tensor::Tensor;
+
+use crate::{Error, Result};
+
+/// Brings a small tensor to the host.
+fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|error| Error::failed(format!("reading from the device: {error}")))
+}

@@ -118,6 +118,16 @@ impl LlamaConfig {
 }
 
 impl Llama {
+    /// Where the model is.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.device()
+    }
+
+    /// Words of the vocabulary, the added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        self.model.embed_tokens.weight.dims()[0]
+    }
+
     /// The embeddings `[batch, positions, hidden]` of token ids `[batch, positions]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.model.embed_tokens.forward(ids)
@@ -127,24 +137,23 @@ impl Llama {
     ///
     /// - `embeds`: `[batch, positions, hidden]`
     /// - `positions`: `[batch, positions]`, counted from 0 in every sample
-    /// - `mask`: `[batch, positions, keys]`, `true` where a position may *not* look. `keys` counts
-    ///   the positions in the cache, then the new ones. None is plain causal attention; packed
-    ///   samples and padding need a mask (see [`causal_mask`]).
+    /// - `mask`: `[batch, 1, positions, keys]` (or 1 for batch), `true` where a position may *not*
+    ///   look. `keys` counts the positions in the cache, then the new ones. None is plain causal
+    ///   attention; packed samples and padding need a mask (see [`causal_mask`]).
     /// - `cache`: holds earlier positions and takes in these
     pub fn forward(
         &self,
         embeds: Tensor<3>,
         positions: Tensor<2, Int>,
-        mask: Option<Tensor<3, Bool>>,
+        mask: Option<Tensor<4, Bool>>,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
         let decoder = &self.model;
         let [_, count, _] = embeds.dims();
         let past = cache.as_ref().map_or(0, |c| c.filled());
         let mask = match mask {
-            Some(mask) => Some(mask.unsqueeze_dim(1)),
-            None if count == 1 => None,
-            None => Some(causal_mask(count, past + count, &embeds.device()).unsqueeze()),
+            None if count > 1 => Some(causal_mask(count, past + count, &embeds.device())),
+            mask => mask,
         };
         let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
         let rotation = Rotation::new(
@@ -188,10 +197,10 @@ impl Llama {
     }
 }
 
-/// The causal mask `[count, keys]` for the last `count` of `keys` positions: `true` on what comes
-/// later.
-pub fn causal_mask(count: usize, keys: usize, device: &Device) -> Tensor<2, Bool> {
-    Tensor::tril_mask([count, keys], (keys - count) as i64, device)
+/// The causal mask `[1, 1, count, keys]` for the last `count` of `keys` positions: `true` on what
+/// comes later.
+pub fn causal_mask(count: usize, keys: usize, device: &Device) -> Tensor<4, Bool> {
+    Tensor::tril_mask([1, 1, count, keys], (keys - count) as i64, device)
 }
 
 impl DecoderLayer {

@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod checkpoint;
+mod depth;
 mod fixture;
+mod language;
 mod prompts;
+mod sampling;
