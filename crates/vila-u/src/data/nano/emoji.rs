@@ -65,10 +65,10 @@ impl Emoji {
 
 /// The objects of scenes: familiar, distinct in shape, with short countable names.
 const INVENTORY: &str = "\
-    ❤🐕🐈🐁🐇🐻🐼🐨🐅🦁🐄🐖🐸🐒🐧🦆🦉🦊🐺🐎🦄🐘🦒🦓🐪🦘🐢🐍🐉🐋🐟🦈🐙🦀🐌🦋🐝🕷🦇🦩🦢🦜🦚🦔\
-    🍎🍌🍋🍐🍑🍓🍉🍍🍆🥕🥑🍄🍕🍔🌮🌭🥨🥐🍩🍪🎂🧁🍭🥥\
-    ⭐☀☁🌈☃❄🌵🌴🌹🌷🌻🍁💧🌙🌋\
-    🚀✈🚁🚲🚌🚕🚗🚜🚑⛵⚓🏠🏰⛺🎈👑🎩🔔🔑💡☂🎸🎺🥁📷📺💻🔨🔧🧲💣👻🤖💀💍🏆🏀🎯🎲🚪🧸⌚🎀🪁🛸";
+    ❤🐕🐈🐻🐼🦁🐄🐖🐸🐧🦆🦉🦊🦄🐘🐢🐳🐙🦀🦋🐝\
+    🍎🍌🍋🍓🍉🍍🍅🥕🍄🍕🍔🍩🍪🎂\
+    ⭐☁🌈⛄🌵🌹🌻🍁🌙🌳\
+    🚀🚁🚲🚌🚗⛵⚓🏠🎈👑🎩🔔🔑💡🎸🥁📷💻🔨👻🤖💀🏆🏀🎲🚪";
 
 /// Words in names of art that is letters, signs, or nearly the same as other art.
 const NOT_ART: [&str; 20] = [

@@ -170,7 +170,7 @@ impl Scene {
     fn propose(rng: &mut ChaCha8Rng) -> Self {
         let object = *pick(rng, emoji::inventory());
         let layout = match rng.random_range(0..100) {
-            0..30 => {
+            0..40 => {
                 let (place, size) = (Place::MIDDLE, Size::Large);
                 Layout::Single {
                     object,
@@ -178,7 +178,7 @@ impl Scene {
                     size,
                 }
             }
-            30..60 => Layout::Single {
+            40..65 => Layout::Single {
                 object,
                 place: Place {
                     column: rng.random_range(0..3),
@@ -186,7 +186,7 @@ impl Scene {
                 },
                 size: *pick(rng, &[Size::Small, Size::Medium]),
             },
-            60..80 => {
+            65..85 => {
                 let (side, corners) = arrangement(rng);
                 Layout::Copies {
                     object,
@@ -331,13 +331,8 @@ fn arrangement(rng: &mut ChaCha8Rng) -> (f64, Vec<(f64, f64)>) {
     let side = Size::Medium.fraction();
     let [a, m, z] = [0, 1, 2].map(|step| along(step, side));
     let ways: &[&[(f64, f64)]] = match rng.random_range(2..=4) {
-        2 => &[
-            &[(a, m), (z, m)],
-            &[(m, a), (m, z)],
-            &[(a, a), (z, z)],
-            &[(z, a), (a, z)],
-        ],
-        3 => &[&[(m, a), (a, z), (z, z)], &[(a, a), (z, a), (m, z)]],
+        2 => &[&[(a, m), (z, m)], &[(m, a), (m, z)]],
+        3 => &[&[(m, a), (a, z), (z, z)]],
         _ => &[&[(a, a), (z, a), (a, z), (z, z)]],
     };
     (side, pick(rng, ways).to_vec())
