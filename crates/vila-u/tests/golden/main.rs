@@ -8,3 +8,5 @@ mod fixture;
 mod language;
 mod prompts;
 mod sampling;
+mod quantizer;
+mod tower;

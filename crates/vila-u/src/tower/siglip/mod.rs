@@ -1,1 +1,72 @@
+//! SigLIP (arXiv 2303.15343): an image and a text encoder that meet in one space.
 
+pub mod config;
+pub mod encoder;
+pub mod pool;
+pub mod text;
+pub mod vision;
+
+use burn::{
+    module::{Module, Param},
+    nn::Initializer,
+    tensor::{Device, Int, Tensor, activation::log_sigmoid},
+};
+
+pub use config::{Activation, SiglipConfig, SiglipTextConfig, SiglipVisionConfig};
+pub use text::TextModel;
+pub use vision::VisionModel;
+
+#[derive(Module, Debug)]
+pub struct Siglip {
+    pub text_model: TextModel,
+    pub vision_model: VisionModel,
+    /// `[1]`, the logarithm of the factor on cosines.
+    pub logit_scale: Param<Tensor<1>>,
+    /// `[1]`
+    pub logit_bias: Param<Tensor<1>>,
+}
+
+impl SiglipConfig {
+    /// Untrained; weights are drawn when first used. The config must be valid.
+    pub fn init(&self, device: &Device) -> Siglip {
+        // The paper's start: logits of 10 cos - 10, so that the many negative pairs of a batch do
+        // not dominate the first steps.
+        let constant = |value: f64| Initializer::Constant { value }.init([1], device);
+        Siglip {
+            text_model: self.text_config.init(device),
+            vision_model: self.vision_config.init(device),
+            logit_scale: constant(10f64.ln()),
+            logit_bias: constant(-10.0),
+        }
+    }
+}
+
+impl Siglip {
+    /// Token ids `[texts, tokens]` -> unit vectors `[texts, hidden]`.
+    pub fn text_embeds(&self, ids: Tensor<2, Int>) -> Tensor<2> {
+        normalise(self.text_model.pooled(ids))
+    }
+
+    /// How well each text fits each image, both given as unit vectors `[.., hidden]`:
+    /// `cos * exp(logit_scale) + logit_bias`, `[images, texts]`. A sigmoid makes it a probability.
+    pub fn logits_per_image(&self, images: Tensor<2>, texts: Tensor<2>) -> Tensor<2> {
+        images.matmul(texts.transpose()) * self.logit_scale.val().exp().unsqueeze()
+            + self.logit_bias.val().unsqueeze()
+    }
+}
+
+/// Rows of length one.
+pub fn normalise(x: Tensor<2>) -> Tensor<2> {
+    let length = x.clone().square().sum_dim(1).sqrt();
+    x / length
+}
+
+/// The pairwise sigmoid loss of matching rows (the SigLIP paper, section 3.2):
+/// `-1/n sum_ij log sigmoid(z_ij logit_ij)`, `z` 1 on the diagonal and -1 elsewhere.
+///
+/// `logits`: `[n, n]`, image i and text i belong together.
+pub fn sigmoid_loss(logits: Tensor<2>) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    let z = Tensor::eye(n, &logits.device()) * 2.0 - 1.0;
+    -log_sigmoid(logits * z).sum() / n as f64
+}

@@ -1,0 +1,409 @@
+//! Residual quantization: a vector becomes D codes, each naming the codebook row closest to what
+//! the rows before it left over (RQ-VAE, arXiv 2203.01941).
+//!
+//! ```text
+//! r_0 = x,   k_d = argmin_k |r_d-1 - e_d(k)|^2,   r_d = r_d-1 - e_d(k_d),   z = e_1(k_1) + ... + e_D(k_D)
+//! ```
+//!
+//! Gradients pass straight through (`z_q = x + (z - x)`, the bracket held constant), and the codebooks learn
+//! without gradients, as running means of the vectors they stand for.
+
+use burn::{
+    module::{Module, Param},
+    nn::Initializer,
+    tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData},
+};
+use rand::{Rng, seq::index};
+
+use crate::{Error, Result};
+
+/// Distances held at once while looking for the nearest rows (64 MiB of f32).
+const DISTANCES: usize = 1 << 24;
+/// Keeps the running size of an unused row away from zero.
+const EPSILON: f64 = 1e-5;
+
+#[derive(Module, Debug)]
+pub struct ResidualQuantizer {
+    /// One per depth, or a single one that all depths share.
+    pub codebooks: Vec<Codebook>,
+    /// Height, width and channels of the latents that go in.
+    latent_shape: [usize; 3],
+    /// Height and width of the code grid, and codes per position.
+    code_shape: [usize; 3],
+    /// Share of the old running means kept at each update.
+    decay: f64,
+    /// Whether rows that nothing falls on are moved onto vectors of the batch.
+    pub restart_unused_codes: bool,
+}
+
+/// K rows to choose from. No part of it takes a gradient.
+#[derive(Module, Debug)]
+pub struct Codebook {
+    /// `[K + 1, channels]`; the last row is zero, a padding that is never chosen.
+    pub weight: Param<Tensor<2>>,
+    /// `[K]`, running mean of how many vectors of a batch fall on each row.
+    pub cluster_size_ema: Param<Tensor<1>>,
+    /// `[K, channels]`, running mean of the sum of those vectors.
+    pub embed_ema: Param<Tensor<2>>,
+}
+
+/// What quantization makes of a grid of features.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// `[batch, rows, columns, D]`, each in `0..K`.
+    pub codes: Tensor<4, Int>,
+    /// The features rebuilt from their codes, `[batch, h, w, C]`; gradients go to the features.
+    pub z_q: Tensor<4>,
+    /// `[1]`, mean over depths of the mean squared distance between the features and the sum of
+    /// their codes up to that depth; its gradient pulls the features towards the codes.
+    pub commitment_loss: Tensor<1>,
+}
+
+/// The chance in restarting unused codes.
+pub trait Restart {
+    /// `count` different numbers below `length`, in random order.
+    fn choose(&mut self, length: usize, count: usize) -> Vec<usize>;
+    /// `count` numbers in 0..1.
+    fn noise(&mut self, count: usize) -> Vec<f32>;
+}
+
+impl<R: Rng> Restart for R {
+    fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
+        index::sample(self, length, count).into_vec()
+    }
+
+    fn noise(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.random()).collect()
+    }
+}
+
+/// The quantizer's part of a tower config.
+#[derive(Clone, Debug)]
+pub(super) struct QuantizerSizes {
+    pub latent_shape: [usize; 3],
+    pub code_shape: [usize; 3],
+    pub codes: usize,
+    pub shared: bool,
+    pub decay: f64,
+    pub restart_unused_codes: bool,
+}
+
+impl QuantizerSizes {
+    pub fn init(&self, device: &Device) -> ResidualQuantizer {
+        let [height, width, channels] = self.latent_shape;
+        let [rows, columns, depth] = self.code_shape;
+        let channels = channels * (height / rows) * (width / columns);
+        let codebook = |_| Codebook::new(self.codes, channels, device);
+        let codebooks = if self.shared { 1 } else { depth };
+        ResidualQuantizer {
+            codebooks: (0..codebooks).map(codebook).collect(),
+            latent_shape: self.latent_shape,
+            code_shape: self.code_shape,
+            decay: self.decay,
+            restart_unused_codes: self.restart_unused_codes,
+        }
+    }
+}
+
+impl ResidualQuantizer {
+    /// Codes per position, D.
+    pub fn depth(&self) -> usize {
+        self.code_shape[2]
+    }
+
+    /// Rows to choose from at each depth, K.
+    pub fn codes(&self) -> usize {
+        self.codebooks[0].codes()
+    }
+
+    /// Features `[batch, h, w, C]` to codes; the codebooks stay as they are.
+    pub fn forward(&self, features: Tensor<4>) -> Quantized {
+        let vectors = self.to_code_grid(features.clone());
+        let mut steps = Steps::new(vectors);
+        for depth in 0..self.depth() {
+            let codebook = &self.codebooks[self.slot(depth)];
+            let codes = codebook.nearest(steps.residual.clone());
+            let embeddings = codebook.embed(codes.clone());
+            steps.push(codes, embeddings);
+        }
+        self.quantized(features, steps)
+    }
+
+    /// Features `[batch, h, w, C]` to codes, moving each codebook towards the vectors it was just given.
+    ///
+    /// With one codebook for all depths it moves after each of them, so later depths see it moved.
+    /// A row needs about one vector per batch and depth to stay in use: with restarts on, give
+    /// batches clearly more positions than there are rows. The first such batch moves all idle
+    /// rows onto data, so an untrained codebook needs no other initialisation.
+    pub fn forward_train(&mut self, features: Tensor<4>, restart: &mut impl Restart) -> Quantized {
+        let vectors = self.to_code_grid(features.clone());
+        let mut steps = Steps::new(vectors);
+        for depth in 0..self.depth() {
+            let slot = self.slot(depth);
+            let codebook = &mut self.codebooks[slot];
+            let codes = codebook.nearest(steps.residual.clone());
+            let embeddings = codebook.embed(codes.clone());
+            codebook.follow(steps.residual.clone(), codes.clone(), self.decay);
+            if self.restart_unused_codes {
+                codebook.restart_unused(steps.residual.clone(), restart);
+            }
+            codebook.refresh();
+            steps.push(codes, embeddings);
+        }
+        self.quantized(features, steps)
+    }
+
+    /// Rows of depth `depth`'s codebook: codes `[n]` -> `[n, channels]`.
+    pub fn embed_code(&self, depth: usize, codes: Tensor<1, Int>) -> Tensor<2> {
+        self.codebooks[self.slot(depth)].embed(codes)
+    }
+
+    /// The row of each code: `[n, D]` -> `[n, D, channels]`.
+    pub fn embed_codes(&self, codes: Tensor<2, Int>) -> Tensor<3> {
+        let [n, _] = codes.dims();
+        let of_depth = |depth| {
+            let codes = codes.clone().narrow(1, depth, 1).reshape([n]);
+            self.embed_code(depth, codes)
+        };
+        Tensor::stack((0..self.depth()).map(of_depth).collect(), 1)
+    }
+
+    /// The sum of each code's row and those before it: `[n, D]` -> `[n, D, channels]`. The last
+    /// one is the visual feature.
+    pub fn cumulative_embeddings(&self, codes: Tensor<2, Int>) -> Tensor<3> {
+        self.embed_codes(codes).cumsum(1)
+    }
+
+    /// The features that codes stand for: `[batch, rows, columns, D]` -> `[batch, h, w, C]`.
+    pub fn features_of(&self, codes: Tensor<4, Int>) -> Tensor<4> {
+        let [batch, rows, columns, depth] = codes.dims();
+        let codes = codes.reshape([batch * rows * columns, depth]);
+        let sums = self.embed_codes(codes).sum_dim(1).squeeze_dim(1);
+        self.to_latent_grid(sums)
+    }
+
+    /// Refuses codes from outside that are not of this quantizer's shape or range.
+    pub fn check(&self, codes: &Tensor<4, Int>) -> Result<()> {
+        let [_, rows, columns, depth] = codes.dims();
+        if [rows, columns, depth] != self.code_shape {
+            let [r, c, d] = self.code_shape;
+            return Err(Error::usage(format!(
+                "codes are {rows}x{columns}x{depth}; this model's are {r}x{c}x{d}"
+            )));
+        }
+        let limit = self.codes() as i64;
+        let codes = codes.to_data().convert::<i64>();
+        let outside = codes.iter::<i64>().find(|code| !(0..limit).contains(code));
+        match outside {
+            None => Ok(()),
+            Some(code) => Err(Error::usage(format!(
+                "code {code} is not one of this model's, which are 0 to {}",
+                limit - 1
+            ))),
+        }
+    }
+
+    fn slot(&self, depth: usize) -> usize {
+        depth.min(self.codebooks.len() - 1)
+    }
+
+    fn quantized(&self, features: Tensor<4>, steps: Steps) -> Quantized {
+        let [rows, columns, depth] = self.code_shape;
+        let batch = features.dims()[0];
+        let codes = Tensor::<1, Int>::stack::<2>(steps.codes, 1);
+        let sum = self.to_latent_grid(steps.sum);
+        let offset = (sum - features.clone()).detach();
+        Quantized {
+            codes: codes.reshape([batch, rows, columns, depth]),
+            z_q: features + offset,
+            commitment_loss: steps.losses / depth as f64,
+        }
+    }
+
+    /// `[batch, h, w, C]` -> `[batch * rows * columns, channels]`: where the code grid is coarser,
+    /// the latents under one code are put side by side.
+    fn to_code_grid(&self, x: Tensor<4>) -> Tensor<2> {
+        let batch = x.dims()[0];
+        let [height, width, channels] = self.latent_shape;
+        let [rows, columns, _] = self.code_shape;
+        let (y, x_) = (height / rows, width / columns);
+        x.reshape([batch, rows, y, columns, x_, channels])
+            .swap_dims(2, 3)
+            .reshape([batch * rows * columns, y * x_ * channels])
+    }
+
+    /// The way back: `[batch * rows * columns, channels]` -> `[batch, h, w, C]`.
+    fn to_latent_grid(&self, x: Tensor<2>) -> Tensor<4> {
+        let [height, width, channels] = self.latent_shape;
+        let [rows, columns, _] = self.code_shape;
+        let batch = x.dims()[0] / (rows * columns);
+        x.reshape([
+            batch,
+            rows,
+            columns,
+            height / rows,
+            width / columns,
+            channels,
+        ])
+        .swap_dims(2, 3)
+        .reshape([batch, height, width, channels])
+    }
+}
+
+/// Quantization under way: what is left over, and what was taken.
+struct Steps {
+    vectors: Tensor<2>,
+    residual: Tensor<2>,
+    sum: Tensor<2>,
+    codes: Vec<Tensor<1, Int>>,
+    losses: Tensor<1>,
+}
+
+impl Steps {
+    fn new(vectors: Tensor<2>) -> Self {
+        let residual = vectors.clone().detach();
+        Self {
+            sum: residual.zeros_like(),
+            losses: Tensor::zeros([1], &vectors.device()),
+            codes: Vec::new(),
+            residual,
+            vectors,
+        }
+    }
+
+    fn push(&mut self, codes: Tensor<1, Int>, embeddings: Tensor<2>) {
+        self.codes.push(codes);
+        self.residual = self.residual.clone() - embeddings.clone();
+        self.sum = self.sum.clone() + embeddings;
+        let distance = self.vectors.clone() - self.sum.clone();
+        self.losses = self.losses.clone() + distance.square().mean();
+    }
+}
+
+impl Codebook {
+    fn new(codes: usize, channels: usize, device: &Device) -> Self {
+        let normal = Initializer::Normal {
+            mean: 0.0,
+            std: (channels as f64).powf(-0.5),
+        };
+        let weight: Param<Tensor<2>> = normal
+            .init([codes + 1, channels], device)
+            .set_require_grad(false)
+            .init_mapper(move |rows| {
+                let [codes, channels] = [rows.dims()[0] - 1, rows.dims()[1]];
+                rows.slice_fill([codes..codes + 1, 0..channels], 0.0)
+            });
+        // The running means start as if every row had just been given itself once.
+        let start = weight.clone();
+        let embed_ema = Initializer::Zeros
+            .init([codes, channels], device)
+            .set_require_grad(false)
+            .init_mapper(move |zeros| {
+                let rows = start.val().to_device(&zeros.device());
+                rows.narrow(0, 0, zeros.dims()[0])
+            });
+        Self {
+            weight,
+            cluster_size_ema: Initializer::Ones
+                .init([codes], device)
+                .set_require_grad(false),
+            embed_ema,
+        }
+    }
+
+    fn codes(&self) -> usize {
+        self.weight.lazy_shape().dims::<2>()[0] - 1
+    }
+
+    /// The rows to choose from, `[K, channels]`.
+    fn rows(&self) -> Tensor<2> {
+        self.weight.val().narrow(0, 0, self.codes())
+    }
+
+    fn embed(&self, codes: Tensor<1, Int>) -> Tensor<2> {
+        self.weight.val().select(0, codes)
+    }
+
+    /// The row nearest to each vector: `[n, channels]` -> `[n]`.
+    ///
+    /// `|r|^2` is the same for all rows, so `|e|^2 / 2 - r e` decides, with less to round away.
+    fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
+        let rows = self.rows();
+        let half_squares = rows.clone().square().sum_dim(1).transpose() * 0.5; // [1, K]
+        let rows = rows.transpose();
+        let at_once = (DISTANCES / self.codes()).max(1);
+        let of_chunk =
+            |chunk: Tensor<2>| (half_squares.clone() - chunk.matmul(rows.clone())).argmin(1);
+        let codes = vectors.split(at_once, 0).into_iter().map(of_chunk);
+        Tensor::cat(codes.collect(), 0).squeeze_dim(1)
+    }
+
+    /// Moves the running means towards the vectors `[n, channels]` that fell on `codes` `[n]`.
+    fn follow(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>, decay: f64) {
+        let counts = self.cluster_size_ema.val().zeros_like().select_assign(
+            0,
+            codes.clone(),
+            Tensor::ones([codes.dims()[0]], &vectors.device()),
+            IndexingUpdateOp::Add,
+        );
+        let sums = self.embed_ema.val().zeros_like().select_assign(
+            0,
+            codes,
+            vectors,
+            IndexingUpdateOp::Add,
+        );
+        replace(&mut self.cluster_size_ema, |old| {
+            old * decay + counts * (1.0 - decay)
+        });
+        replace(&mut self.embed_ema, |old| {
+            old * decay + sums * (1.0 - decay)
+        });
+    }
+
+    /// Puts rows whose running size is below one vector onto vectors of this batch.
+    fn restart_unused(&mut self, vectors: Tensor<2>, restart: &mut impl Restart) {
+        let [n, channels] = vectors.dims();
+        let codes = self.codes();
+        let device = vectors.device();
+        // As many turns through the batch as it takes to have a vector for every row.
+        let chosen = restart.choose(n * codes.div_ceil(n), codes);
+        let chosen: Vec<i64> = chosen.into_iter().map(|i| (i % n) as i64).collect();
+        let mut fresh =
+            vectors.select(0, Tensor::from_data(TensorData::from(&chosen[..]), &device));
+        if n < codes {
+            // A vector serves several rows: a little noise tells them apart.
+            let noise = TensorData::new(restart.noise(codes * channels), [codes, channels]);
+            let scale = 0.01 / (channels as f64).sqrt();
+            fresh = fresh + Tensor::from_data(noise, &device) * scale;
+        }
+        let unused = self.cluster_size_ema.val().lower_scalar(1.0);
+        replace(&mut self.cluster_size_ema, |old| {
+            old.mask_fill(unused.clone(), 1.0)
+        });
+        replace(&mut self.embed_ema, |old| {
+            let unused = unused.unsqueeze_dim::<2>(1).expand([codes, channels]);
+            old.mask_where(unused, fresh)
+        });
+    }
+
+    /// Makes the rows the means that the running sums and sizes stand for.
+    fn refresh(&mut self) {
+        let sizes = self.cluster_size_ema.val();
+        let codes = self.codes() as f64;
+        let total = sizes.clone().sum();
+        let smoothed = (sizes + EPSILON) * total.clone() / (total + codes * EPSILON);
+        let rows = self.embed_ema.val() / smoothed.unsqueeze_dim(1);
+        replace(&mut self.weight, |old| {
+            let padding = old.narrow(0, rows.dims()[0], 1);
+            Tensor::cat(vec![rows, padding], 0)
+        });
+    }
+}
+
+/// New value, same parameter.
+fn replace<const D: usize>(
+    param: &mut Param<Tensor<D>>,
+    value: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) {
+    *param = param.clone().map(value);
+}

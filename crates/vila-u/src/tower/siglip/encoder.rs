@@ -1,0 +1,156 @@
+//! The transformer that SigLIP's vision and text sides share: pre-norm layers without any mask,
+//! `x += attention(norm1(x)); x += mlp(norm2(x))`.
+
+use burn::{
+    module::Module,
+    nn::{Initializer, LayerNorm, LayerNormConfig, Linear},
+    tensor::{
+        Device, Tensor,
+        activation::{gelu, gelu_approximate},
+    },
+};
+
+use super::config::Activation;
+use crate::attention::attention;
+
+#[derive(Module, Debug)]
+pub struct Encoder {
+    pub layers: Vec<EncoderLayer>,
+}
+
+#[derive(Module, Debug)]
+pub struct EncoderLayer {
+    pub layer_norm1: LayerNorm,
+    pub self_attn: SelfAttention,
+    pub layer_norm2: LayerNorm,
+    pub mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub out_proj: Linear,
+    heads: usize,
+}
+
+#[derive(Module, Debug)]
+pub struct Mlp {
+    pub fc1: Linear,
+    pub fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// What an encoder layer needs to know.
+#[derive(Clone, Copy)]
+pub(super) struct LayerSizes {
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub heads: usize,
+    pub activation: Activation,
+    pub epsilon: f64,
+}
+
+impl LayerSizes {
+    pub fn norm(&self, device: &Device) -> LayerNorm {
+        LayerNormConfig::new(self.hidden)
+            .with_epsilon(self.epsilon)
+            .init(device)
+    }
+
+    pub fn mlp(&self, device: &Device) -> Mlp {
+        Mlp {
+            fc1: linear(self.hidden, self.intermediate, device),
+            fc2: linear(self.intermediate, self.hidden, device),
+            activation: self.activation,
+        }
+    }
+
+    pub fn encoder(&self, layers: usize, device: &Device) -> Encoder {
+        let layer = |_| EncoderLayer {
+            layer_norm1: self.norm(device),
+            self_attn: SelfAttention {
+                q_proj: linear(self.hidden, self.hidden, device),
+                k_proj: linear(self.hidden, self.hidden, device),
+                v_proj: linear(self.hidden, self.hidden, device),
+                out_proj: linear(self.hidden, self.hidden, device),
+                heads: self.heads,
+            },
+            layer_norm2: self.norm(device),
+            mlp: self.mlp(device),
+        };
+        Encoder {
+            layers: (0..layers).map(layer).collect(),
+        }
+    }
+}
+
+impl Encoder {
+    /// `[batch, positions, hidden]` through all layers.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.layers.iter().fold(x, |x, layer| layer.forward(x))
+    }
+}
+
+impl EncoderLayer {
+    /// `[batch, positions, hidden]` to the same.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.layer_norm1.forward(x));
+        x.clone() + self.mlp.forward(self.layer_norm2.forward(x))
+    }
+}
+
+impl SelfAttention {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let query = split_heads(self.q_proj.forward(x.clone()), self.heads);
+        let key = split_heads(self.k_proj.forward(x.clone()), self.heads);
+        let value = split_heads(self.v_proj.forward(x), self.heads);
+        let scale = head_scale(&query);
+        let out = attention(query, key, value, None, scale);
+        self.out_proj.forward(merge_heads(out))
+    }
+}
+
+impl Mlp {
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = self.fc1.forward(x);
+        self.fc2.forward(match self.activation {
+            Activation::GeluTanh => gelu_approximate(x),
+            Activation::Gelu => gelu(x),
+        })
+    }
+}
+
+/// `[batch, positions, hidden]` -> `[batch, heads, positions, head_dim]`
+pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, positions, hidden] = x.dims();
+    x.reshape([batch, positions, heads, hidden / heads])
+        .swap_dims(1, 2)
+}
+
+/// `[batch, heads, positions, head_dim]` -> `[batch, positions, hidden]`
+pub(super) fn merge_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, positions, head_dim] = x.dims();
+    x.swap_dims(1, 2)
+        .reshape([batch, positions, heads * head_dim])
+}
+
+/// `head_dim^-0.5` of split queries.
+pub(super) fn head_scale(query: &Tensor<4>) -> f64 {
+    (query.dims()[3] as f64).powf(-0.5)
+}
+
+/// A biased linear layer that starts as SigLIP's do: Xavier weights, no bias.
+pub(super) fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
+    Linear {
+        weight: Initializer::XavierUniform { gain: 1.0 }.init_with(
+            [inputs, outputs],
+            Some(inputs),
+            Some(outputs),
+            device,
+        ),
+        bias: Some(Initializer::Zeros.init([outputs], device)),
+    }
+}
