@@ -3,7 +3,41 @@
 use serde::{Deserialize, Serialize};
 
 use super::{pixel_decoder::PixelDecoderConfig, siglip::SiglipConfig};
-use crate::{Error, Result};
+use crate::depth::DepthConfig;
+
+/// `vision_tower/config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VisionTowerConfig {
+    pub rqvaesiglip: RqVaeSiglipConfig,
+    pub rqtransformer: DepthConfig,
+    /// Width of the visual features, equal to `embed_dim`.
+    pub hidden_size: usize,
+}
+
+impl VisionTowerConfig {
+    /// The reason why no tower can have this config with this encoder, if there is one.
+    pub fn check(&self, siglip: &SiglipConfig) -> Result<(), String> {
+        self.rqvaesiglip.check(siglip)?;
+        self.rqtransformer.check()?;
+        let (codes, depth) = (&self.rqvaesiglip, &self.rqtransformer);
+        if depth.block_size != codes.code_shape || depth.vocab_size != codes.n_embed {
+            return Err(format!(
+                "rqtransformer predicts {:?} codes of {}, rqvaesiglip has {:?} of {}",
+                depth.block_size, depth.vocab_size, codes.code_shape, codes.n_embed
+            ));
+        }
+        if depth.input_embed_dim_1 != codes.code_channels() || self.hidden_size != codes.embed_dim {
+            return Err(format!(
+                "rqtransformer.input_embed_dim_1 {} and hidden_size {} are not the widths of codes, {}, and features, {}",
+                depth.input_embed_dim_1,
+                self.hidden_size,
+                codes.code_channels(),
+                codes.embed_dim
+            ));
+        }
+        Ok(())
+    }
+}
 
 /// `rqvaesiglip` of the tower's `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,47 +79,53 @@ fn latent_loss_weight() -> f64 {
 }
 
 impl RqVaeSiglipConfig {
-    /// Refuses sizes that fit no tower.
-    pub fn validate(&self, siglip: &SiglipConfig) -> Result<()> {
-        siglip.validate()?;
-        self.ddconfig.validate()?;
-        let refuse = |reason: String| Err(Error::usage(format!("rqvaesiglip: {reason}")));
+    /// Channels of a code vector: those of all latents under one code.
+    pub fn code_channels(&self) -> usize {
+        let [height, width, channels] = self.latent_shape;
+        let [rows, columns, _] = self.code_shape;
+        channels * (height / rows) * (width / columns)
+    }
 
+    /// The reason why no tower can have this config with this encoder, if there is one.
+    pub fn check(&self, siglip: &SiglipConfig) -> Result<(), String> {
+        siglip.check()?;
+        self.ddconfig.check()?;
         let vision = &siglip.vision_config;
+        let grid = vision.grid();
         let [height, width, channels] = self.latent_shape;
         let [rows, columns, depth] = self.code_shape;
-        if [height, width] != [vision.grid(); 2] {
-            return refuse(format!(
-                "latent_shape is {height}x{width}, the vision encoder's grid {0}x{0}",
-                vision.grid()
-            ));
-        }
-        if channels != vision.hidden_size || self.embed_dim != channels {
-            return refuse(format!(
-                "latent_shape and embed_dim have {channels} and {} channels, the vision encoder {}",
-                self.embed_dim, vision.hidden_size
-            ));
-        }
-        if rows == 0
-            || columns == 0
-            || !height.is_multiple_of(rows)
-            || !width.is_multiple_of(columns)
+        if [height, width, channels] != [grid, grid, vision.hidden_size]
+            || self.embed_dim != channels
         {
-            return refuse(format!(
-                "a {height}x{width} latent grid does not divide into {rows}x{columns} codes"
+            return Err(format!(
+                "latent_shape {:?} and embed_dim {} are not those of the encoder, {:?}",
+                self.latent_shape,
+                self.embed_dim,
+                [grid, grid, vision.hidden_size]
             ));
         }
-        if !(1..=1000).contains(&depth) || self.n_embed == 0 {
-            return refuse(format!(
-                "{depth} codes of {} rows are out of range",
+        if vision.num_channels != 3 || self.ddconfig.out_ch != 3 {
+            return Err("num_channels and out_ch must be 3 (red, green, blue)".into());
+        }
+        let divides = |whole: usize, part: usize| part > 0 && whole.is_multiple_of(part);
+        if !divides(height, rows) || !divides(width, columns) {
+            return Err(format!(
+                "latents of {height}x{width} do not divide into {rows}x{columns} codes"
+            ));
+        }
+        if !(1..=1000).contains(&depth) || !(1..=1 << 24).contains(&self.n_embed) {
+            return Err(format!(
+                "{depth} codes of {} are out of range",
                 self.n_embed
             ));
         }
         if !(0.0..=1.0).contains(&self.decay) {
-            return refuse(format!("decay {} is not between 0 and 1", self.decay));
+            return Err(format!("decay {} is not between 0 and 1", self.decay));
         }
-        if self.decoder_latent_shape.is_some_and(|s| s.contains(&0)) {
-            return refuse("decoder_latent_shape has a zero".into());
+        if let Some(size) = self.decoder_latent_shape
+            && !size.iter().all(|side| (1..=4096).contains(side))
+        {
+            return Err(format!("decoder_latent_shape {size:?} is out of range"));
         }
         Ok(())
     }

@@ -21,15 +21,34 @@ use burn::{
     },
 };
 
-pub use config::RqVaeSiglipConfig;
+pub use config::{RqVaeSiglipConfig, VisionTowerConfig};
 pub use pixel_decoder::{PixelDecoder, PixelDecoderConfig};
 use pixel_decoder::{conv1x1, convolve};
-use residual_quantizer::QuantizerSizes;
 pub use residual_quantizer::{Quantized, ResidualQuantizer, Restart};
 use siglip::normalise;
 pub use siglip::{Siglip, SiglipConfig, sigmoid_loss};
 
-use crate::Result;
+use crate::{Result, depth::DepthTransformer};
+
+/// All of `vision_tower/`: the tower itself, and the depth transformer that predicts its codes.
+#[derive(Module, Debug)]
+pub struct VisionTower {
+    pub rqvaesiglip: RqVaeSiglip,
+    pub rqtransformer: DepthTransformer,
+}
+
+impl VisionTowerConfig {
+    /// Untrained; weights are drawn when first used. `siglip` is what `pretrained_model` names.
+    ///
+    /// # Panics
+    /// When [`Self::check`] fails.
+    pub fn init(&self, siglip: &SiglipConfig, device: &Device) -> VisionTower {
+        VisionTower {
+            rqvaesiglip: self.rqvaesiglip.init(siglip, device),
+            rqtransformer: self.rqtransformer.init(device),
+        }
+    }
+}
 
 /// Image and text encoders, quantizer and pixel decoder.
 #[derive(Module, Debug)]
@@ -45,25 +64,17 @@ pub struct RqVaeSiglip {
 impl RqVaeSiglipConfig {
     /// Untrained; weights are drawn when first used. `siglip` is what `pretrained_model` names.
     ///
-    /// Errors when the sizes do not fit each other.
-    pub fn init(&self, siglip: &SiglipConfig, device: &Device) -> Result<RqVaeSiglip> {
-        self.validate(siglip)?;
-        Ok(RqVaeSiglip {
+    /// # Panics
+    /// When [`Self::check`] fails.
+    pub fn init(&self, siglip: &SiglipConfig, device: &Device) -> RqVaeSiglip {
+        RqVaeSiglip {
             siglip_model: siglip.init(device),
-            quantizer: QuantizerSizes {
-                latent_shape: self.latent_shape,
-                code_shape: self.code_shape,
-                codes: self.n_embed,
-                shared: self.shared_codebook,
-                decay: self.decay,
-                restart_unused_codes: self.restart_unused_codes,
-            }
-            .init(device),
+            quantizer: ResidualQuantizer::new(self, device),
             post_quant_conv: conv1x1(self.embed_dim, self.ddconfig.z_channels, device),
             decoder: self.ddconfig.init(device),
             latent_shape: self.latent_shape,
             decoder_latent_shape: self.decoder_latent_shape,
-        })
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, attention::attention};
+use crate::attention::attention;
 
 /// Groups of every norm.
 const GROUPS: usize = 32;
@@ -102,14 +102,14 @@ pub struct Upsample {
 }
 
 impl PixelDecoderConfig {
-    /// Refuses sizes that fit no decoder.
-    pub fn validate(&self) -> Result<()> {
-        let refuse = |reason: String| Err(Error::usage(format!("ddconfig: {reason}")));
+    /// The reason why no decoder can have this config, if there is one.
+    pub fn check(&self) -> Result<(), String> {
+        let refuse = |reason: String| Err(format!("ddconfig: {reason}"));
         if !(1..=16).contains(&self.ch_mult.len()) || self.num_res_blocks > 100 {
             return refuse("ch_mult or num_res_blocks is out of range".into());
         }
         if self.z_channels == 0 || self.out_ch == 0 {
-            return refuse("z_channels and out_ch must be at least 1".into());
+            return refuse("z_channels and out_ch must not be 0".into());
         }
         for multiplier in &self.ch_mult {
             match self.ch.checked_mul(*multiplier) {
@@ -128,7 +128,10 @@ impl PixelDecoderConfig {
         Ok(())
     }
 
-    /// Untrained; weights are drawn when first used. The config must be valid.
+    /// Untrained; weights are drawn when first used.
+    ///
+    /// # Panics
+    /// When [`Self::check`] fails.
     pub fn init(&self, device: &Device) -> PixelDecoder {
         let block = |inputs, outputs| ResidualBlock::new(inputs, outputs, self.dropout, device);
         let coarsest = self.ch_mult.len() - 1;

@@ -15,6 +15,7 @@ use burn::{
 };
 use rand::{Rng, seq::index};
 
+use super::config::RqVaeSiglipConfig;
 use crate::{Error, Result};
 
 /// Distances held at once while looking for the nearest rows (64 MiB of f32).
@@ -77,35 +78,22 @@ impl<R: Rng> Restart for R {
     }
 }
 
-/// The quantizer's part of a tower config.
-#[derive(Clone, Debug)]
-pub(super) struct QuantizerSizes {
-    pub latent_shape: [usize; 3],
-    pub code_shape: [usize; 3],
-    pub codes: usize,
-    pub shared: bool,
-    pub decay: f64,
-    pub restart_unused_codes: bool,
-}
-
-impl QuantizerSizes {
-    pub fn init(&self, device: &Device) -> ResidualQuantizer {
-        let [height, width, channels] = self.latent_shape;
-        let [rows, columns, depth] = self.code_shape;
-        let channels = channels * (height / rows) * (width / columns);
-        let codebook = |_| Codebook::new(self.codes, channels, device);
-        let codebooks = if self.shared { 1 } else { depth };
-        ResidualQuantizer {
+impl ResidualQuantizer {
+    pub(super) fn new(config: &RqVaeSiglipConfig, device: &Device) -> Self {
+        let codebook = |_| Codebook::new(config.n_embed, config.code_channels(), device);
+        let codebooks = match config.shared_codebook {
+            true => 1,
+            false => config.code_shape[2],
+        };
+        Self {
             codebooks: (0..codebooks).map(codebook).collect(),
-            latent_shape: self.latent_shape,
-            code_shape: self.code_shape,
-            decay: self.decay,
-            restart_unused_codes: self.restart_unused_codes,
+            latent_shape: config.latent_shape,
+            code_shape: config.code_shape,
+            decay: config.decay,
+            restart_unused_codes: config.restart_unused_codes,
         }
     }
-}
 
-impl ResidualQuantizer {
     /// Codes per position, D.
     pub fn depth(&self) -> usize {
         self.code_shape[2]

@@ -141,10 +141,11 @@ fn commitment_gradient() {
 #[test]
 fn coarser_code_grid() {
     let device = Device::flex();
-    let (mut config, siglip) = configs();
+    let (config, siglip) = configs();
+    let mut config = config.rqvaesiglip;
     config.code_shape = [4, 4, 3];
     config.shared_codebook = false;
-    let mut model = config.init(&siglip, &device).unwrap();
+    let mut model = config.init(&siglip, &device);
     assert_eq!(model.quantizer.codebooks.len(), 3);
 
     // A row that is one latent block side by side: top left, top right, bottom left, bottom right.
@@ -182,9 +183,10 @@ fn from_scratch() {
     use rand::{SeedableRng, rngs::StdRng};
     let recorded = Recorded::open("quantizer_ema.safetensors");
     let device = Device::flex();
-    let (mut config, siglip) = configs();
+    let (config, siglip) = configs();
+    let mut config = config.rqvaesiglip;
     config.n_embed = 300;
-    let mut quantizer = config.init(&siglip, &device).unwrap().quantizer;
+    let mut quantizer = config.init(&siglip, &device).quantizer;
     let features = recorded.tensor::<4>("input");
     let mut rng = StdRng::seed_from_u64(1);
     let loss = |quantized: Quantized| quantized.commitment_loss.into_scalar::<f32>();

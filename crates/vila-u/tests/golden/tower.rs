@@ -1,36 +1,28 @@
 //! Image features, codes, decoded pixels and the text-aligned space.
 
-use burn::{
-    store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore},
-    tensor::{Device, Tensor},
+use burn::tensor::{Device, Tensor};
+use vila_u::{
+    checkpoint::{Part, weights},
+    tower::{RqVaeSiglip, SiglipConfig, VisionTowerConfig, sigmoid_loss},
 };
-use vila_u::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, sigmoid_loss};
 
 use crate::fixture::{Recorded, assert_close, folder};
 
-pub fn configs() -> (RqVaeSiglipConfig, SiglipConfig) {
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(folder().join("checkpoint").join(name)).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()
-    };
-    let tower = read("vision_tower/config.json");
-    (
-        serde_json::from_value(tower["rqvaesiglip"].clone()).unwrap(),
-        serde_json::from_value(read("siglip/config.json")).unwrap(),
-    )
+pub fn configs() -> (VisionTowerConfig, SiglipConfig) {
+    let read =
+        |name: &str| std::fs::read_to_string(folder().join("checkpoint").join(name)).unwrap();
+    let tower: VisionTowerConfig = serde_json::from_str(&read("vision_tower/config.json")).unwrap();
+    let siglip = serde_json::from_str(&read("siglip/config.json")).unwrap();
+    tower.check(&siglip).unwrap();
+    (tower, siglip)
 }
 
 pub fn model(device: &Device) -> RqVaeSiglip {
     let (tower, siglip) = configs();
-    let mut model = tower.init(&siglip, device).unwrap();
-    let mut store =
-        SafetensorsStore::from_file(folder().join("checkpoint/vision_tower/model.safetensors"))
-            .with_from_adapter(PyTorchToBurnAdapter)
-            .with_key_remapping(r"^rqvaesiglip\.(logit_\w+)$", "siglip_model.$1")
-            .with_key_remapping(r"^rqvaesiglip\.", "");
-    let result = model.load_from(&mut store).unwrap();
-    assert!(result.missing.is_empty(), "missing: {:?}", result.missing);
-    model
+    let mut model = tower.init(&siglip, device);
+    let folder = folder().join("checkpoint/vision_tower");
+    weights::load_into(&mut model, &folder, Part::VisionTower).unwrap();
+    model.rqvaesiglip
 }
 
 #[test]
@@ -170,7 +162,7 @@ fn released_sizes_fit_together() {
         ("google/siglip-so400m-patch14-384", 27, 1152),
     ] {
         let siglip = SiglipConfig::preset(name).unwrap();
-        siglip.validate().unwrap();
+        siglip.check().unwrap();
         assert_eq!(siglip.vision_config.grid(), grid);
         assert_eq!(siglip.vision_config.hidden_size, hidden);
     }

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
-
 /// `config.json` of a SigLIP model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -113,8 +111,8 @@ impl SiglipConfig {
         }
     }
 
-    /// Refuses sizes that fit no model.
-    pub fn validate(&self) -> Result<()> {
+    /// The reason why no model can have this config, if there is one.
+    pub fn check(&self) -> Result<(), String> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         encoder_sizes(
             "text_config",
@@ -135,15 +133,15 @@ impl SiglipConfig {
             ],
         )?;
         if text.vocab_size == 0 || text.max_position_embeddings == 0 || vision.num_channels == 0 {
-            return Err(Error::usage(
-                "siglip: vocab_size, max_position_embeddings and num_channels must be at least 1",
-            ));
+            return Err(
+                "vocab_size, max_position_embeddings and num_channels must not be 0".into(),
+            );
         }
         if vision.patch_size == 0 || vision.image_size < vision.patch_size {
-            return Err(Error::usage(format!(
-                "siglip: image_size {} does not hold one patch of {}",
+            return Err(format!(
+                "image_size {} does not hold one patch of {}",
                 vision.image_size, vision.patch_size
-            )));
+            ));
         }
         Ok(())
     }
@@ -156,16 +154,19 @@ impl SiglipVisionConfig {
     }
 }
 
-fn encoder_sizes(part: &str, [hidden, intermediate, layers, heads]: [usize; 4]) -> Result<()> {
+fn encoder_sizes(
+    part: &str,
+    [hidden, intermediate, layers, heads]: [usize; 4],
+) -> Result<(), String> {
     if hidden == 0 || intermediate == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
-        return Err(Error::usage(format!(
-            "siglip {part}: hidden_size {hidden} must be a multiple of num_attention_heads {heads}"
-        )));
+        return Err(format!(
+            "{part}.hidden_size {hidden} does not split into {heads} heads, or a size is 0"
+        ));
     }
     if !(1..=1000).contains(&layers) {
-        return Err(Error::usage(format!(
-            "siglip {part}: num_hidden_layers {layers} is not between 1 and 1000"
-        )));
+        return Err(format!(
+            "{part}.num_hidden_layers {layers} is not between 1 and 1000"
+        ));
     }
     Ok(())
 }

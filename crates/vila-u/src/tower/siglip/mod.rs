@@ -27,7 +27,10 @@ pub struct Siglip {
 }
 
 impl SiglipConfig {
-    /// Untrained; weights are drawn when first used. The config must be valid.
+    /// Untrained; weights are drawn when first used.
+    ///
+    /// # Panics
+    /// When [`SiglipConfig::check`] fails.
     pub fn init(&self, device: &Device) -> Siglip {
         // The paper's start: logits of 10 cos - 10, so that the many negative pairs of a batch do
         // not dominate the first steps.

@@ -28,7 +28,7 @@ pub struct TextEmbeddings {
 }
 
 impl SiglipTextConfig {
-    /// Untrained; weights are drawn when first used. The config must be valid.
+    /// Untrained; weights are drawn when first used.
     pub fn init(&self, device: &Device) -> TextModel {
         let sizes = LayerSizes {
             hidden: self.hidden_size,

@@ -33,7 +33,7 @@ pub struct VisionEmbeddings {
 }
 
 impl SiglipVisionConfig {
-    /// Untrained; weights are drawn when first used. The config must be valid.
+    /// Untrained; weights are drawn when first used.
     pub fn init(&self, device: &Device) -> VisionModel {
         let sizes = LayerSizes {
             hidden: self.hidden_size,
