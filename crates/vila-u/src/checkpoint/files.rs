@@ -1,9 +1,10 @@
-//! Where the files of a checkpoint are: a folder, or a list compiled into the program.
-//! Everything that reads a checkpoint reads through [`Files`], so there is one code path for both.
+//! Where the files of a checkpoint are: a folder, or in memory (compiled into the program, or made by
+//! it). Everything that reads a checkpoint reads through [`Files`], so there is one code path for all.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
     ops::Deref,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -13,13 +14,10 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// Files compiled into the program: path inside the checkpoint (with `/`), contents.
-pub type Embedded = &'static [(&'static str, &'static [u8])];
-
 /// No configuration or tokenizer file is larger; more is refused before it is read.
 const MAX_SMALL_FILE: u64 = 64 << 20;
 
-/// A folder of a checkpoint, on disk or embedded.
+/// A folder of a checkpoint, on disk or in memory.
 #[derive(Clone, Debug)]
 pub struct Files {
     root: Root,
@@ -30,7 +28,10 @@ pub struct Files {
 #[derive(Clone, Debug)]
 enum Root {
     Folder(PathBuf),
-    Embedded { name: &'static str, files: Embedded },
+    Memory {
+        name: &'static str,
+        files: Arc<BTreeMap<String, Bytes>>,
+    },
 }
 
 impl Files {
@@ -42,10 +43,14 @@ impl Files {
         }
     }
 
-    /// Files compiled into the program; `name` is what messages call them.
-    pub fn embedded(name: &'static str, files: Embedded) -> Self {
+    /// Files in memory: paths inside the checkpoint (with `/`) and contents. `name` is what messages
+    /// call the checkpoint.
+    pub fn memory(name: &'static str, files: impl IntoIterator<Item = (String, Bytes)>) -> Self {
         Self {
-            root: Root::Embedded { name, files },
+            root: Root::Memory {
+                name,
+                files: Arc::new(files.into_iter().collect()),
+            },
             prefix: String::new(),
         }
     }
@@ -64,11 +69,11 @@ impl Files {
         let inside = format!("{}{name}", self.prefix);
         match &self.root {
             Root::Folder(folder) => folder.join(inside),
-            Root::Embedded { name, .. } => Path::new(name).join(inside),
+            Root::Memory { name, .. } => Path::new(name).join(inside),
         }
     }
 
-    /// The same as [`Files::path`], for what only reads from disk; `None` where it is embedded.
+    /// The same as [`Files::path`], for what only reads from disk; `None` for files in memory.
     pub fn on_disk(&self, name: &str) -> Option<PathBuf> {
         matches!(self.root, Root::Folder(_)).then(|| self.path(name))
     }
@@ -76,17 +81,8 @@ impl Files {
     pub fn contains(&self, name: &str) -> bool {
         match &self.root {
             Root::Folder(_) => self.path(name).is_file(),
-            Root::Embedded { .. } => self.find(name).is_some(),
+            Root::Memory { files, .. } => files.contains_key(&format!("{}{name}", self.prefix)),
         }
-    }
-
-    fn find(&self, name: &str) -> Option<&'static [u8]> {
-        let Root::Embedded { files, .. } = &self.root else {
-            return None;
-        };
-        let inside = format!("{}{name}", self.prefix);
-        let (_, contents) = files.iter().find(|(path, _)| *path == inside)?;
-        Some(contents)
     }
 
     /// A whole configuration or tokenizer file (at most 64 MiB).
@@ -104,7 +100,16 @@ impl Files {
                 }
                 Ok(contents)
             }
-            Root::Embedded { .. } => Ok(self.bytes(name)?.to_vec()),
+            Root::Memory { .. } => Ok(self.bytes(name)?.to_vec()),
+        }
+    }
+
+    /// As [`Files::read`]; `None` if there is no such file.
+    pub fn read_optional(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if self.contains(name) {
+            self.read(name).map(Some)
+        } else {
+            Ok(None)
         }
     }
 
@@ -123,21 +128,34 @@ impl Files {
                 let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
                 Ok(Bytes::Mapped(Arc::new(map)))
             }
-            Root::Embedded { .. } => self.find(name).map(Bytes::Static).ok_or_else(|| {
-                Error::io(&path)(std::io::Error::from(std::io::ErrorKind::NotFound))
-            }),
+            Root::Memory { files, .. } => files
+                .get(&format!("{}{name}", self.prefix))
+                .cloned()
+                .ok_or_else(|| Error::io(&path)(io::ErrorKind::NotFound.into())),
         }
     }
 
-    /// Copies the file `name` to `target`.
-    pub fn copy(&self, name: &str, target: &Path) -> Result<()> {
-        match self.on_disk(name) {
-            Some(path) => {
-                fs::copy(&path, target).map_err(Error::io(&path))?;
-                Ok(())
+    /// The names of the files directly in this folder (not in folders inside it), sorted.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = match &self.root {
+            Root::Folder(_) => {
+                let folder = self.path("");
+                fs::read_dir(&folder)
+                    .map_err(Error::io(&folder))?
+                    .filter_map(|entry| entry.ok())
+                    .filter(|entry| entry.path().is_file())
+                    .filter_map(|entry| entry.file_name().into_string().ok())
+                    .collect()
             }
-            None => fs::write(target, self.bytes(name)?).map_err(Error::io(target)),
-        }
+            Root::Memory { files, .. } => files
+                .keys()
+                .filter_map(|path| path.strip_prefix(&self.prefix))
+                .filter(|name| !name.contains('/'))
+                .map(String::from)
+                .collect(),
+        };
+        names.sort();
+        Ok(names)
     }
 }
 
@@ -157,6 +175,7 @@ pub fn plain(path: &str) -> Option<&str> {
 pub enum Bytes {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Deref for Bytes {
@@ -166,12 +185,13 @@ impl Deref for Bytes {
         match self {
             Self::Mapped(map) => map,
             Self::Static(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }
 
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        self
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Owned(Arc::new(bytes))
     }
 }

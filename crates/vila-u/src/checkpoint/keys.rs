@@ -66,8 +66,11 @@ impl Part {
     }
 
     /// The tensor that `key` repeats when the module has no such parameter: a shared codebook
-    /// appears once for every depth.
+    /// appears once for every depth, a text head tied to the embedding table a second time.
     pub fn repeats(self, key: &str) -> Option<String> {
+        if key == "lm_head.weight" {
+            return Some("model.embed_tokens.weight".into());
+        }
         let rest = key.strip_prefix("rqvaesiglip.quantizer.codebooks.")?;
         let (depth, name) = rest.split_once('.')?;
         let depth: usize = depth.parse().ok()?;

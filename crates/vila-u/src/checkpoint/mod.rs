@@ -9,7 +9,11 @@
 
 pub mod files;
 pub mod keys;
+mod nano;
+pub mod source;
 pub mod tensors;
 pub mod weights;
 
+pub use files::Files;
 pub use keys::Part;
+pub use source::Source;

@@ -5,7 +5,7 @@
 //! pickle is parsed as data, never run.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -20,6 +20,7 @@ use safetensors::{
     Dtype,
     tensor::{Metadata, SafeTensorError, SafeTensors},
 };
+use serde::Deserialize;
 
 use super::files::{Bytes, Files, plain};
 use crate::{Error, Result};
@@ -61,21 +62,26 @@ enum Values {
     Pytorch(pytorch_reader::Tensor),
 }
 
-impl Tensors {
-    /// Opens the weights of a folder.
-    ///
-    /// # Errors
-    /// When there are none, or a file is damaged, or an index and its shards disagree.
-    pub fn open(files: &Files) -> Result<Self> {
+/// Which files hold the weights of a folder.
+struct Layout {
+    /// The file, or the index of the files.
+    name: String,
+    /// The shard of every tensor, where there is an index.
+    weight_map: Option<BTreeMap<String, String>>,
+}
+
+impl Layout {
+    fn find(files: &Files) -> Result<Self> {
         for name in NAMES {
             if files.contains(name) {
-                let mut tensors = Self::empty(files.path(name));
-                tensors.add_file(files, name)?;
-                return Ok(tensors);
+                return Ok(Self {
+                    name: name.into(),
+                    weight_map: None,
+                });
             }
             let index = format!("{name}.index.json");
             if files.contains(&index) {
-                return Self::open_shards(files, &index);
+                return Self::read_index(files, index);
             }
         }
         Err(Error::invalid(
@@ -85,39 +91,59 @@ impl Tensors {
         ))
     }
 
-    fn empty(path: PathBuf) -> Self {
-        Self {
-            path,
-            by_key: BTreeMap::new(),
-        }
-    }
-
-    fn open_shards(files: &Files, index: &str) -> Result<Self> {
-        #[derive(serde::Deserialize)]
+    fn read_index(files: &Files, name: String) -> Result<Self> {
+        #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let path = files.path(index);
-        let Index { weight_map } = serde_json::from_slice(&files.read(index)?)
+        let path = files.path(&name);
+        let Index { weight_map } = serde_json::from_slice(&files.read(&name)?)
             .map_err(|error| Error::invalid(&path, format!("not an index of shards: {error}")))?;
-        let mut shards: Vec<&String> = weight_map.values().collect();
-        shards.sort();
-        shards.dedup();
-        let mut tensors = Self::empty(path.clone());
-        for shard in shards {
-            let inside = plain(shard).filter(|name| !name.contains('/'));
-            let name = inside.ok_or_else(|| {
-                Error::invalid(
-                    &path,
-                    format!("shard `{shard}` is not a file of this folder"),
-                )
-            })?;
-            tensors.add_file(files, name)?;
+        for shard in weight_map.values() {
+            if plain(shard).is_none_or(|shard| shard.contains('/')) {
+                let reason = format!("shard `{shard}` is not a file of this folder");
+                return Err(Error::invalid(&path, reason));
+            }
         }
-        for (key, shard) in &weight_map {
-            if tensors.by_key.get(key).map(|found| &found.file) != Some(&files.path(shard)) {
+        Ok(Self {
+            name,
+            weight_map: Some(weight_map),
+        })
+    }
+
+    fn shards(&self) -> BTreeSet<&String> {
+        match &self.weight_map {
+            Some(weight_map) => weight_map.values().collect(),
+            None => [&self.name].into(),
+        }
+    }
+}
+
+/// Whether a folder has all the weights files that it names.
+pub fn is_complete(files: &Files) -> bool {
+    Layout::find(files)
+        .is_ok_and(|layout| layout.shards().iter().all(|shard| files.contains(shard)))
+}
+
+impl Tensors {
+    /// Opens the weights of a folder.
+    ///
+    /// # Errors
+    /// When there are none, or a file is damaged, or an index and its shards disagree.
+    pub fn open(files: &Files) -> Result<Self> {
+        let layout = Layout::find(files)?;
+        let mut tensors = Self {
+            path: files.path(&layout.name),
+            by_key: BTreeMap::new(),
+        };
+        for shard in layout.shards() {
+            tensors.add_file(files, shard)?;
+        }
+        for (key, shard) in layout.weight_map.iter().flatten() {
+            let path = files.path(shard);
+            if tensors.by_key.get(key).map(|found| &found.file) != Some(&path) {
                 return Err(Error::invalid(
-                    files.path(shard),
+                    path,
                     format!("tensor `{key}` is missing, though the index promises it here"),
                 ));
             }

@@ -141,8 +141,8 @@ fn and_more(count: usize) -> String {
     }
 }
 
-/// A tensor stored a second time must be the same: a shared codebook is refused where the file's
-/// codebooks differ, since the configuration would then be wrong about it.
+/// A tensor stored a second time must be the same: where it differs, the configuration is wrong about
+/// the sharing.
 fn check_repeats(
     parameters: &BTreeMap<String, Vec<usize>>,
     tensors: &Tensors,
@@ -158,8 +158,8 @@ fn check_repeats(
         let original = tensors.by_key[&first].read(&first, DType::F32)?;
         if stored.read(key, DType::F32)? != original {
             let reason = format!(
-                "tensor `{key}` differs from `{first}`, but the configuration shares one codebook \
-                 (shared_codebook)"
+                "tensor `{key}` differs from `{first}`, but the configuration shares the two \
+                 (shared_codebook, tie_word_embeddings)"
             );
             return Err(Error::invalid(&stored.file, reason));
         }

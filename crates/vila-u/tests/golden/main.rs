@@ -7,6 +7,6 @@ mod depth;
 mod fixture;
 mod language;
 mod prompts;
-mod sampling;
 mod quantizer;
+mod sampling;
 mod tower;

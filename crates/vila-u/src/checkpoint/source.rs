@@ -1,0 +1,272 @@
+//! Which checkpoint: what `--model` takes, and how it becomes files.
+
+use std::{
+    collections::HashMap,
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Mutex,
+};
+
+use hf_hub::{
+    HFClient, HFResult,
+    progress::{DownloadEvent, ProgressEvent, ProgressHandler},
+};
+
+use super::{files::Files, keys::Part, nano, tensors};
+use crate::{Error, Result};
+
+/// A checkpoint by name: `nano`, a folder, or `hf:ORG/NAME[@REV]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The model compiled into the program.
+    Nano,
+    Folder(PathBuf),
+    /// A repository of the Hugging Face Hub, from the local cache (`HF_HUB_CACHE`, `HF_HOME/hub`,
+    /// `~/.cache/huggingface/hub`) when it is there, else downloaded into it.
+    Hub {
+        repository: Repository,
+    },
+}
+
+/// `ORG/NAME` at a branch, tag or commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    organisation: String,
+    name: String,
+    revision: String,
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "nano" {
+            return Ok(Self::Nano);
+        }
+        match text.strip_prefix("hf:") {
+            Some(repository) => Ok(Self::Hub {
+                repository: repository.parse()?,
+            }),
+            None if text.is_empty() => Err(Error::usage(
+                "the model is empty: give `nano`, a folder, or hf:ORG/NAME[@REV]",
+            )),
+            None => Ok(Self::Folder(text.into())),
+        }
+    }
+}
+
+impl FromStr for Repository {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
+        // These become parts of paths.
+        let word = |word: &str| {
+            !word.is_empty()
+                && !word.starts_with('.')
+                && !word.contains("..")
+                && word
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        match id.split_once('/') {
+            Some((organisation, name))
+                if word(organisation) && word(name) && revision.split('/').all(word) =>
+            {
+                Ok(Self {
+                    organisation: organisation.into(),
+                    name: name.into(),
+                    revision: revision.into(),
+                })
+            }
+            _ => Err(Error::usage(format!(
+                "`hf:{text}` is not hf:ORG/NAME or hf:ORG/NAME@REVISION"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.organisation, self.name)?;
+        if self.revision != "main" {
+            write!(f, "@{}", self.revision)?;
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    /// The files of the checkpoint, downloaded first if need be; `progress` is then told the bytes
+    /// done and the bytes in all.
+    ///
+    /// # Errors
+    /// When there is no such folder, or the Hub cannot be reached and the cache does not have it.
+    pub fn files(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<Files> {
+        match self {
+            Self::Nano => nano::files().ok_or_else(|| {
+                Error::usage("this build has no embedded model: give a folder or hf:ORG/NAME")
+            }),
+            Self::Folder(folder) if folder.is_dir() => Ok(Files::folder(folder)),
+            Self::Folder(folder) => Err(Error::usage(format!(
+                "{}: no such folder (a model is `nano`, a folder, or hf:ORG/NAME[@REV])",
+                folder.display()
+            ))),
+            Self::Hub { repository } => repository.snapshot(progress),
+        }
+    }
+}
+
+impl Repository {
+    /// All files, from the cache if they are all there.
+    fn snapshot(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<Files> {
+        if let Some(files) = self.cached()
+            && is_complete(&files)
+        {
+            return Ok(files);
+        }
+        let folder = self.online(|client| {
+            client
+                .model(&self.organisation, &self.name)
+                .snapshot_download()
+                .revision(self.revision.clone())
+                .progress(Meter::new(progress))
+                .send()
+        })?;
+        Ok(Files::folder(folder))
+    }
+
+    /// One file, from the cache if it is there.
+    pub fn file(&self, name: &str) -> Result<Files> {
+        if let Some(files) = self.cached()
+            && files.contains(name)
+        {
+            return Ok(files);
+        }
+        let path = self.online(|client| {
+            client
+                .model(&self.organisation, &self.name)
+                .download_file()
+                .filename(name)
+                .revision(self.revision.clone())
+                .send()
+        })?;
+        Ok(Files::folder(path.parent().unwrap_or(Path::new("."))))
+    }
+
+    /// The folder of this revision in the cache, complete or not.
+    fn cached(&self) -> Option<Files> {
+        let Self {
+            organisation, name, ..
+        } = self;
+        let folder = hf_hub::resolve_cache_dir().join(format!("models--{organisation}--{name}"));
+        // A revision is a commit, or a name whose commit the cache has noted.
+        let commit = fs::read_to_string(folder.join("refs").join(&self.revision));
+        let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
+        let snapshot = folder.join("snapshots").join(super::files::plain(commit)?);
+        snapshot.is_dir().then(|| Files::folder(snapshot))
+    }
+
+    fn online<T>(&self, work: impl FnOnce(hf_hub::HFClientSync) -> HFResult<T>) -> Result<T> {
+        let offline = env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0");
+        let outcome = if offline {
+            Err("HF_HUB_OFFLINE is set".to_string())
+        } else {
+            HFClient::builder()
+                .build_sync()
+                .and_then(work)
+                .map_err(|error| error.to_string())
+        };
+        outcome.map_err(|reason| {
+            Error::failed(format!(
+                "{self} is not in the Hugging Face cache, and getting it failed: {reason}. Check the \
+                 name and the network, or download it elsewhere and give the folder"
+            ))
+        })
+    }
+}
+
+/// Whether nothing is missing that a download would bring.
+fn is_complete(files: &Files) -> bool {
+    files.contains("config.json")
+        && [Part::Llm, Part::Projector, Part::VisionTower]
+            .map(|part| files.join(part.folder()))
+            .iter()
+            .all(|part| part.contains("config.json") && tensors::is_complete(part))
+}
+
+/// Adds up the bytes of the files on their way.
+struct Meter<F> {
+    progress: F,
+    state: Mutex<(u64, HashMap<String, u64>)>,
+}
+
+impl<F> Meter<F> {
+    fn new(progress: F) -> Self {
+        Self {
+            progress,
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Meter<F> {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let (ProgressEvent::Download(event), Ok(mut state)) = (event, self.state.lock()) else {
+            return;
+        };
+        let (total, done) = &mut *state;
+        match event {
+            DownloadEvent::Start { total_bytes, .. } => *total = *total_bytes,
+            DownloadEvent::Progress { files } => {
+                for file in files {
+                    done.insert(file.filename.clone(), file.bytes_completed);
+                }
+            }
+            _ => return,
+        }
+        (self.progress)(done.values().sum::<u64>().min(*total), *total);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!("nano".parse::<Source>().unwrap(), Source::Nano);
+        assert_eq!(
+            "./nano".parse::<Source>().unwrap(),
+            Source::Folder("./nano".into())
+        );
+        let repository = |organisation: &str, name: &str, revision: &str| Source::Hub {
+            repository: Repository {
+                organisation: organisation.into(),
+                name: name.into(),
+                revision: revision.into(),
+            },
+        };
+        assert_eq!(
+            "hf:mit-han-lab/vila-u-7b-256".parse::<Source>().unwrap(),
+            repository("mit-han-lab", "vila-u-7b-256", "main")
+        );
+        assert_eq!(
+            "hf:a/b.c@refs/pr/1".parse::<Source>().unwrap(),
+            repository("a", "b.c", "refs/pr/1")
+        );
+        for bad in [
+            "",
+            "hf:",
+            "hf:name",
+            "hf:../x",
+            "hf:a/b/c",
+            "hf:a/b@../../etc",
+            "hf:a/..",
+            "hf:a/b@",
+        ] {
+            assert!(bad.parse::<Source>().is_err(), "{bad}");
+        }
+    }
+}
