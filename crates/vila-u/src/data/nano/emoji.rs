@@ -137,7 +137,7 @@ pub fn gallery(held_out: bool) -> &'static [Emoji] {
         ]
         .into_iter()
         .flatten()
-        .filter(|character| !INVENTORY.contains(*character))
+        .filter(|&character| !INVENTORY.contains(character) && !is_sign(character))
         .filter_map(Emoji::find)
         .filter(|emoji| !NOT_ART.iter().any(|word| emoji.name.contains(word)))
         .partition(|emoji| stable_hash(emoji.name) % 12 != 0)

@@ -12,10 +12,12 @@
 pub mod emoji;
 pub mod scene;
 mod sprite;
+mod tokenizer;
 mod words;
 
 pub use emoji::Emoji;
 pub use scene::{Colour, Layout, Place, Relation, Scene, Size, Split};
+pub use tokenizer::write_tokenizers;
 pub use words::{Kind, Question};
 
 /// FNV-1a, then one round of mixing so that the low bits are good too. Fixed for ever: the splits
@@ -41,6 +43,8 @@ mod tests {
     fn the_inventory_is_what_the_released_weights_know() {
         let names: HashSet<_> = emoji::inventory().iter().map(|emoji| emoji.name).collect();
         assert_eq!((emoji::inventory().len(), names.len()), (128, 128));
+        let gallery = [false, true].map(|held_out| emoji::gallery(held_out).len());
+        assert_eq!(gallery, [931, 78]);
         assert_eq!(emoji::named("red heart").unwrap().character, '\u{2764}');
         assert_eq!(emoji::named("mouse").unwrap().plural(), "mice");
         assert_eq!(
