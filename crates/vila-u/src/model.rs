@@ -1,1 +1,150 @@
+//! VILA-U: the vision tower, the projector and the language model put together.
 
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    language::{Llama, LlamaConfig},
+    projector::{Projector, ProjectorConfig},
+    tower::{SiglipConfig, VisionTower, VisionTowerConfig},
+};
+
+/// The sizes of every part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VilaUConfig {
+    /// `config.json`
+    pub root: RootConfig,
+    /// `llm/config.json`
+    pub llm: LlamaConfig,
+    /// `mm_projector/config.json`
+    pub mm_projector: ProjectorConfig,
+    /// `vision_tower/config.json`
+    pub vision_tower: VisionTowerConfig,
+    /// What `vision_tower.rqvaesiglip.pretrained_model` names.
+    pub siglip: SiglipConfig,
+}
+
+/// The fields of the root `config.json` that are not copies of the parts' configs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootConfig {
+    /// Width of the language model.
+    pub hidden_size: usize,
+    /// Width of the visual features.
+    pub mm_hidden_size: usize,
+    /// The vocabulary has `<im_start>` and `<im_end>`.
+    #[serde(default = "yes")]
+    pub mm_use_im_start_end: bool,
+    /// The vocabulary has `<vi_start>` and `<vi_end>`.
+    #[serde(default = "yes")]
+    pub mm_use_vi_start_end: bool,
+    #[serde(default)]
+    pub mm_use_im_patch_token: bool,
+    /// How an image to understand becomes square: `resize` or `pad`.
+    #[serde(default = "resize")]
+    pub image_aspect_ratio: String,
+    /// Frames taken from a video to understand.
+    #[serde(default = "eight")]
+    pub num_video_frames: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+fn resize() -> String {
+    "resize".into()
+}
+fn eight() -> usize {
+    8
+}
+
+/// The whole model. Module fields carry the names of the checkpoint's folders.
+#[derive(Module, Debug)]
+pub struct VilaU {
+    pub llm: Llama,
+    pub mm_projector: Projector,
+    pub vision_tower: VisionTower,
+    grid: [usize; 2],
+}
+
+impl VilaUConfig {
+    /// The reason why no model can have this config, if there is one.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let (tower, depth) = (
+            &self.vision_tower.rqvaesiglip,
+            &self.vision_tower.rqtransformer,
+        );
+        self.llm.check()?;
+        self.vision_tower.check(&self.siglip)?;
+        self.mm_projector
+            .check(tower.embed_dim, self.llm.hidden_size)?;
+        if depth.input_embed_dim_2 != self.llm.hidden_size {
+            return Err(format!(
+                "rqtransformer.input_embed_dim_2 is {}, but the language model's hidden_size is {}",
+                depth.input_embed_dim_2, self.llm.hidden_size
+            ));
+        }
+        if tower.latent_shape[..2] != tower.code_shape[..2] {
+            return Err(format!(
+                "a language model needs one visual token for each feature, but latent_shape is {:?} and code_shape {:?}",
+                tower.latent_shape, tower.code_shape
+            ));
+        }
+        if self.root.hidden_size != self.llm.hidden_size
+            || self.root.mm_hidden_size != tower.embed_dim
+        {
+            return Err(format!(
+                "hidden_size {} and mm_hidden_size {} are not the language model's {} and the tower's {}",
+                self.root.hidden_size,
+                self.root.mm_hidden_size,
+                self.llm.hidden_size,
+                tower.embed_dim
+            ));
+        }
+        if !["resize", "pad"].contains(&self.root.image_aspect_ratio.as_str()) {
+            return Err(format!(
+                "image_aspect_ratio {} is not supported: it is resize or pad",
+                self.root.image_aspect_ratio
+            ));
+        }
+        Ok(())
+    }
+
+    /// An untrained model; weights are drawn when first used.
+    ///
+    /// # Panics
+    /// When [`VilaUConfig::check`] fails.
+    pub fn init(&self, device: &Device) -> VilaU {
+        let [rows, columns, _] = self.vision_tower.rqtransformer.block_size;
+        let visual = self.vision_tower.rqvaesiglip.embed_dim;
+        VilaU {
+            llm: self.llm.init(device),
+            mm_projector: self.mm_projector.init(visual, self.llm.hidden_size, device),
+            vision_tower: self.vision_tower.init(&self.siglip, device),
+            grid: [rows, columns],
+        }
+    }
+}
+
+impl VilaU {
+    /// Rows and columns of the visual tokens of an image.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
+    /// Visual tokens of an image.
+    pub fn image_tokens(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+
+    /// The pixels `[images, 3, H, W]`, about -1..1 but not bounded, of images whose visual features
+    /// are `[images, image_tokens, C]`.
+    pub fn pixels(&self, features: Tensor<3>) -> Tensor<4> {
+        let [images, _, channels] = features.dims();
+        let [rows, columns] = self.grid;
+        let features = features.reshape([images, rows, columns, channels]);
+        self.vision_tower.rqvaesiglip.decode(features)
+    }
+}

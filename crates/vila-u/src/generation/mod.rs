@@ -3,6 +3,7 @@
 pub mod rows;
 pub mod sampling;
 pub mod text;
+pub mod visual;
 
 use burn::tensor::Tensor;
 

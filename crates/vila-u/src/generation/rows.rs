@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::{
     Error, Result,
-    language::{KvCache, Llama, causal_mask},
+    language::{KvCache, Llama},
 };
 
 /// Spliced embeddings to start from, padded on the left to one length.
@@ -62,10 +62,8 @@ impl Prompt {
 pub struct Rows<'m> {
     llm: &'m Llama,
     cache: KvCache,
-    /// Positions of each row, padding not counted: where its next token goes.
-    lengths: Vec<usize>,
-    /// `[rows, positions]`, `true` on padding; None if no row has any.
-    padding: Option<Tensor<2, Bool>>,
+    /// Of each row, the positions that are padding; all of them come first.
+    padding: Vec<usize>,
 }
 
 impl<'m> Rows<'m> {
@@ -74,54 +72,24 @@ impl<'m> Rows<'m> {
     pub fn start(llm: &'m Llama, prompt: Prompt, room: usize) -> (Self, Tensor<2>) {
         let Prompt { embeds, lengths } = prompt;
         let [rows, longest, _] = embeds.dims();
-        let device = embeds.device();
-        let mut positions = Vec::with_capacity(rows * longest);
-        let mut padding = Vec::with_capacity(rows * longest);
-        for length in &lengths {
-            let pads = longest - length;
-            positions.extend((0..longest).map(|at| at.saturating_sub(pads) as i64));
-            padding.extend((0..longest).map(|at| at < pads));
-        }
-        let positions = TensorData::new(positions, [rows, longest]);
-        let positions = Tensor::<2, Int>::from_data(positions, &device);
-        let padding = padding
-            .contains(&true)
-            .then(|| Tensor::from_data(TensorData::new(padding, [rows, longest]), &device));
-
         let mut read = Self {
             llm,
             cache: llm.cache(rows, longest + room),
-            lengths,
-            padding,
+            padding: lengths.iter().map(|length| longest - length).collect(),
         };
-        let mut hidden = None;
-        for start in (0..longest).step_by(PIECE) {
+        let first = PIECE.min(longest);
+        let mut hidden = read.forward(embeds.clone().narrow(1, 0, first));
+        for start in (first..longest).step_by(PIECE) {
             let count = PIECE.min(longest - start);
-            let embeds = embeds.clone().narrow(1, start, count);
-            let positions = positions.clone().narrow(1, start, count);
-            let out = read.forward(embeds, positions);
-            hidden = Some(out.narrow(1, count - 1, 1).squeeze_dim(1));
+            hidden = read.forward(embeds.clone().narrow(1, start, count));
         }
-        let hidden = hidden.unwrap_or_else(|| embeds.narrow(1, 0, 1).squeeze_dim(1));
         (read, hidden)
     }
 
     /// Reads one more position of every row, `[rows, hidden]`; returns its hidden state
     /// `[rows, hidden]`.
     pub fn extend(&mut self, embeds: Tensor<2>) -> Tensor<2> {
-        let rows = self.lengths.len();
-        let positions: Vec<i64> = self.lengths.iter().map(|l| *l as i64).collect();
-        let positions = TensorData::new(positions, [rows, 1]);
-        let positions = Tensor::from_data(positions, &embeds.device());
-        if let Some(padding) = &mut self.padding {
-            let real = Tensor::full([rows, 1], false, &embeds.device());
-            padding.inplace(|padding| Tensor::cat(vec![padding, real], 1));
-        }
-        for length in &mut self.lengths {
-            *length += 1;
-        }
-        self.forward(embeds.unsqueeze_dim(1), positions)
-            .squeeze_dim(1)
+        self.forward(embeds.unsqueeze_dim(1))
     }
 
     /// New rows with room for `room` more positions, the `i`-th continuing row `origins[i]`.
@@ -130,8 +98,7 @@ impl<'m> Rows<'m> {
         Self {
             llm: self.llm,
             cache: self.cache.fork(&indices, self.cache.filled() + room),
-            lengths: origins.iter().map(|row| self.lengths[*row]).collect(),
-            padding: self.padding.clone().map(|p| p.select(0, indices)),
+            padding: origins.iter().map(|row| self.padding[*row]).collect(),
         }
     }
 
@@ -141,18 +108,30 @@ impl<'m> Rows<'m> {
         Tensor::from_data(TensorData::from(rows.as_slice()), &self.llm.device())
     }
 
-    fn forward(&mut self, embeds: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<3> {
-        let [rows, count, _] = embeds.dims();
-        let keys = self.cache.filled() + count;
-        let mask = self.padding.clone().map(|padding| {
-            let padding = padding
-                .narrow(1, 0, keys)
-                .unsqueeze_dims::<4>(&[1, 2])
-                .expand([rows, 1, count, keys]);
-            let later = causal_mask(count, keys, &embeds.device());
-            padding.bool_or(later.expand([rows, 1, count, keys]))
+    /// Reads `[rows, count, hidden]`; returns the last position's hidden state.
+    fn forward(&mut self, embeds: Tensor<3>) -> Tensor<2> {
+        let ([rows, count, _], device) = (embeds.dims(), embeds.device());
+        let past = self.cache.filled();
+        let end = past + count;
+        // A row's own positions count from 0 where its padding ends.
+        let positions = self
+            .padding
+            .iter()
+            .flat_map(|padding| (past..end).map(|at| at.saturating_sub(*padding) as i64));
+        let positions = TensorData::new(positions.collect::<Vec<i64>>(), [rows, count]);
+        let mask = self.padding.iter().any(|padding| *padding > 0).then(|| {
+            let mut hidden = Vec::with_capacity(rows * count * end);
+            for padding in &self.padding {
+                for query in past..end {
+                    hidden.extend((0..end).map(|key| key < *padding || key > query));
+                }
+            }
+            let hidden = TensorData::new(hidden, [rows, 1, count, end]);
+            Tensor::<4, Bool>::from_data(hidden, &device)
         });
-        self.llm
-            .forward(embeds, positions, mask, Some(&mut self.cache))
+        let positions = Tensor::from_data(positions, &device);
+        let cache = Some(&mut self.cache);
+        let hidden = self.llm.forward(embeds, positions, mask, cache);
+        hidden.narrow(1, count - 1, 1).squeeze_dim(1)
     }
 }

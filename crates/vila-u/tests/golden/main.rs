@@ -5,6 +5,7 @@
 mod checkpoint;
 mod depth;
 mod fixture;
+mod generate;
 mod language;
 mod prompts;
 mod quantizer;

@@ -1,0 +1,232 @@
+//! Drawing images and videos, visual token by visual token (paper, section 3.3).
+//!
+//! Each token: the language model's hidden state goes to the depth transformer, which chooses D
+//! codes one after the other. The sum of their vectors is the token's feature. It goes through the
+//! projector back into the language model, and in the end to the pixel decoder.
+//!
+//! Classifier-free guidance runs every image twice, with its caption and without, and samples from
+//! `without + guidance * (with - without)`. Both rows read the same codes on.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+
+use super::{
+    read_floats,
+    rows::{Prompt, Rows},
+    sampling::{Sampler, Sampling},
+};
+use crate::{Error, Result, language::KvCache, model::VilaU};
+
+/// How images and videos are drawn.
+#[derive(Debug, Clone)]
+pub struct VisualOptions {
+    /// Strength of classifier-free guidance. 1 is none, and takes half the time.
+    pub guidance: f64,
+    pub sampling: Sampling,
+    pub seed: u64,
+}
+
+/// What was drawn.
+pub struct Drawing {
+    /// `[n, frames, rows, columns, depth]`
+    pub codes: Tensor<5, Int>,
+    /// `[n, frames, 3, H, W]`, about -1..1 but not bounded.
+    pub pixels: Tensor<5>,
+}
+
+/// A drawing under way.
+pub struct Progress<'a> {
+    /// Visual tokens of each image or video drawn so far, of `total`.
+    pub done: usize,
+    pub total: usize,
+    model: &'a VilaU,
+    features: &'a [Tensor<2>],
+}
+
+impl Progress<'_> {
+    /// The pixels `[n, frames, 3, H, W]` so far; what is not drawn yet is nothing in particular.
+    /// Takes the time of decoding every image once.
+    pub fn preview(&self) -> Tensor<5> {
+        let mut features = self.features.to_vec();
+        if let Some(first) = features.first() {
+            let blank = first.zeros_like();
+            features.resize(self.total, blank);
+        }
+        decode(self.model, &features)
+    }
+}
+
+/// Draws one image (or video of `frames` frames) for each of `prompts`.
+///
+/// - `prompts`: token ids, each ending in the token that starts an image or a video
+/// - `unconditional`: the same without a caption
+/// - `on_progress`: called after every visual token; [`ControlFlow::Break`] ends the drawing with
+///   [`Error::Interrupted`]
+///
+/// Image `i` depends on its prompt, the seed and `i`, not on how many are drawn together.
+pub fn draw(
+    model: &VilaU,
+    prompts: &[Vec<i64>],
+    unconditional: &[i64],
+    frames: usize,
+    options: &VisualOptions,
+    on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Drawing> {
+    options.sampling.check()?;
+    if !options.guidance.is_finite() {
+        return Err(Error::usage("the guidance must be a number"));
+    }
+    if prompts.is_empty() || frames == 0 {
+        return Err(Error::usage(
+            "there is nothing to draw: ask for at least one",
+        ));
+    }
+    let total = frames * model.image_tokens();
+    let guided = options.guidance != 1.0;
+    let mut wanted: Vec<&[i64]> = prompts.iter().map(Vec::as_slice).collect();
+    if guided {
+        wanted.extend(prompts.iter().map(|_| unconditional));
+    }
+    let (mut rows, mut hidden) = read(model, &wanted, total - 1)?;
+
+    let depth = &model.vision_tower.rqtransformer;
+    let mut drawer = Drawer {
+        model,
+        guidance: guided.then_some(options.guidance),
+        samplers: Sampler::rows(options.sampling, options.seed, prompts.len()),
+        cache: depth.cache(wanted.len()),
+        codes: Vec::with_capacity(total),
+    };
+    let mut features = Vec::with_capacity(total);
+    while features.len() < total {
+        let feature = drawer.visual_token(hidden)?;
+        features.push(feature.clone());
+        let progress = Progress {
+            done: features.len(),
+            total,
+            model,
+            features: &features,
+        };
+        if on_progress(&progress).is_break() {
+            return Err(Error::Interrupted);
+        }
+        if features.len() == total {
+            break;
+        }
+        let embeds = model.mm_projector.forward(feature);
+        hidden = rows.extend(drawer.both(embeds));
+    }
+    Ok(Drawing {
+        codes: drawer.codes(frames),
+        pixels: decode(model, &features),
+    })
+}
+
+/// Reads the prompts, each distinct one once, and gives every row its own continuation.
+fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'m>, Tensor<2>)> {
+    let mut distinct: Vec<Vec<i64>> = Vec::new();
+    let mut origins = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let origin = distinct.iter().position(|known| known == prompt);
+        origins.push(origin.unwrap_or(distinct.len()));
+        if origin.is_none() {
+            distinct.push(prompt.to_vec());
+        }
+    }
+    let prompt = Prompt::from_ids(&model.llm, &distinct)?;
+    let (rows, hidden) = Rows::start(&model.llm, prompt, 0);
+    let hidden = hidden.select(0, rows.indices(&origins));
+    Ok((rows.fork(&origins, room), hidden))
+}
+
+/// Chooses the codes of one visual position after the other, for `n` images at once.
+struct Drawer<'m> {
+    model: &'m VilaU,
+    /// None without guidance; otherwise rows `n..2n` are those without a caption.
+    guidance: Option<f64>,
+    samplers: Vec<Sampler>,
+    cache: KvCache,
+    codes: Vec<Vec<i64>>, // [positions][n * depth]
+}
+
+impl Drawer<'_> {
+    /// The feature `[n, C]` of the next visual token, given the hidden states `[rows, hidden]`.
+    fn visual_token(&mut self, hidden: Tensor<2>) -> Result<Tensor<2>> {
+        let tower = &self.model.vision_tower;
+        let transformer = &tower.rqtransformer;
+        let (n, device) = (self.samplers.len(), hidden.device());
+        let mut codes = vec![0; n * transformer.depth()];
+        let mut sum: Option<Tensor<2>> = None;
+        for depth in 0..transformer.depth() {
+            let logits = match sum.clone().map(|sum| self.both(sum)) {
+                None => transformer.first(hidden.clone(), &mut self.cache),
+                Some(sum) => transformer.next(sum, &mut self.cache),
+            };
+            let chosen = self.choose(logits)?;
+            for (image, code) in chosen.iter().enumerate() {
+                codes[image * transformer.depth() + depth] = *code;
+            }
+            let chosen = Tensor::from_data(TensorData::new(chosen, [n]), &device);
+            let vectors = tower.rqvaesiglip.quantizer.embed_code(depth, chosen);
+            sum = Some(match sum {
+                None => vectors,
+                Some(sum) => sum + vectors,
+            });
+        }
+        self.codes.push(codes);
+        sum.ok_or_else(|| Error::failed("the model has no codes to choose"))
+    }
+
+    /// One code for each image, from the logits `[rows, codes]`.
+    fn choose(&mut self, logits: Tensor<2>) -> Result<Vec<i64>> {
+        let logits = logits.cast(DType::F32);
+        let [_, width] = logits.dims();
+        let n = self.samplers.len();
+        let logits = match self.guidance {
+            Some(guidance) => {
+                let with = logits.clone().narrow(0, 0, n);
+                let without = logits.narrow(0, n, n);
+                without.clone() + (with - without) * guidance
+            }
+            None => logits,
+        };
+        let logits = read_floats(logits)?;
+        let rows = logits.chunks_exact(width).zip(&mut self.samplers);
+        rows.map(|(logits, sampler)| Ok(sampler.draw(logits)? as i64))
+            .collect()
+    }
+
+    /// What all rows read, given what each image does: `[n, width]` -> `[rows, width]`.
+    fn both(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.guidance {
+            Some(_) => x.repeat_dim(0, 2),
+            None => x,
+        }
+    }
+
+    /// All codes, `[n, frames, rows, columns, depth]`.
+    fn codes(&self, frames: usize) -> Tensor<5, Int> {
+        let n = self.samplers.len();
+        let [rows, columns] = self.model.grid();
+        let depth = self.model.vision_tower.rqtransformer.depth();
+        let shape = [self.codes.len(), n, depth];
+        let codes = TensorData::new(self.codes.concat(), shape);
+        Tensor::<3, Int>::from_data(codes, &self.model.llm.device())
+            .swap_dims(0, 1)
+            .reshape([n, frames, rows, columns, depth])
+    }
+}
+
+/// Pixels `[n, frames, 3, H, W]` of the features of every position, each `[n, C]`.
+fn decode(model: &VilaU, features: &[Tensor<2>]) -> Tensor<5> {
+    let features = Tensor::stack::<3>(features.to_vec(), 1);
+    let [n, positions, channels] = features.dims();
+    let image = model.image_tokens();
+    let features = features.reshape([n * positions / image, image, channels]);
+    // One at a time: the decoder's activations are many times the size of an image.
+    let images = features.split(1, 0).into_iter();
+    let pixels = Tensor::cat(images.map(|image| model.pixels(image)).collect(), 0);
+    let [images, colors, height, width] = pixels.dims();
+    pixels.reshape([n, images / n, colors, height, width])
+}

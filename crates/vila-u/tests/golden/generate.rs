@@ -1,0 +1,229 @@
+//! Drawing images and videos with guidance, always taking the most likely code.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use burn::tensor::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use vila_u::{
+    Error,
+    checkpoint::{Part, weights},
+    generation::{
+        sampling::Sampling,
+        visual::{Drawing, VisualOptions, draw},
+    },
+    model::{VilaU, VilaUConfig},
+};
+
+use crate::fixture::{Recorded, folder};
+
+fn read<T: DeserializeOwned>(file: &str) -> T {
+    let text = std::fs::read_to_string(folder().join("checkpoint").join(file)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn load() -> VilaU {
+    let config = VilaUConfig {
+        root: read("config.json"),
+        llm: read("llm/config.json"),
+        mm_projector: read("mm_projector/config.json"),
+        vision_tower: read("vision_tower/config.json"),
+        siglip: read("siglip/config.json"),
+    };
+    config.check().unwrap();
+    let mut model = config.init(&Device::flex());
+    let path = |name: &str| folder().join("checkpoint").join(name);
+    weights::load_into(&mut model.llm, &path("llm"), Part::Llm).unwrap();
+    weights::load_into(
+        &mut model.mm_projector,
+        &path("mm_projector"),
+        Part::Projector,
+    )
+    .unwrap();
+    weights::load_into(
+        &mut model.vision_tower,
+        &path("vision_tower"),
+        Part::VisionTower,
+    )
+    .unwrap();
+    model
+}
+
+fn greedy(guidance: f64) -> VisualOptions {
+    VisualOptions {
+        guidance,
+        sampling: Sampling::GREEDY,
+        seed: 0,
+    }
+}
+
+fn drawn(
+    model: &VilaU,
+    prompts: &[Vec<i64>],
+    unconditional: &[i64],
+    frames: usize,
+    options: &VisualOptions,
+) -> Drawing {
+    let begin = Instant::now();
+    let mut seen = 0;
+    let drawing = draw(
+        model,
+        prompts,
+        unconditional,
+        frames,
+        options,
+        &mut |progress| {
+            seen += 1;
+            assert_eq!((progress.done, progress.total), (seen, 64 * frames));
+            ControlFlow::Continue(())
+        },
+    )
+    .unwrap();
+    println!("{seen} visual tokens in {:?}", begin.elapsed());
+    assert_eq!(seen, 64 * frames);
+    drawing
+}
+
+/// Codes of all rows and frames in one list.
+fn codes(drawing: &Drawing) -> Vec<i64> {
+    let codes = drawing.codes.to_data().convert::<i64>();
+    codes.iter::<i64>().collect()
+}
+
+/// Pixels as they are recorded, 0..255.
+fn pixels(drawing: Drawing) -> Tensor<5> {
+    ((drawing.pixels + 1.0) * 127.5).clamp(0.0, 255.0)
+}
+
+fn assert_pixels(actual: Tensor<5>, expected: &[f32]) {
+    let actual: Vec<f32> = actual.into_data().iter::<f32>().collect();
+    assert_eq!(actual.len(), expected.len());
+    let difference = actual.iter().zip(expected).map(|(a, e)| (a - e).abs());
+    let worst = difference.fold(0.0, f32::max);
+    assert!(worst < 0.05, "a pixel is {worst} off");
+}
+
+#[test]
+fn image() {
+    let recorded = Recorded::open("generate.safetensors");
+    let model = load();
+    let prompt = [recorded.ints("single.cond_ids")];
+    let unconditional = recorded.ints("single.uncond_ids");
+    for (case, guidance) in [("cfg3", 3.0), ("cfg1", 1.0)] {
+        let drawing = drawn(&model, &prompt, &unconditional, 1, &greedy(guidance));
+        assert_eq!(drawing.codes.dims(), [1, 1, 8, 8, 4]);
+        let expected = recorded.ints(&format!("single.{case}.codes"));
+        assert_eq!(codes(&drawing), expected, "{case}");
+        let expected = recorded.floats(&format!("single.{case}.image"));
+        assert_pixels(pixels(drawing), &expected);
+    }
+}
+
+/// Two prompts of different lengths at once.
+#[test]
+fn pair() {
+    let recorded = Recorded::open("generate.safetensors");
+    let model = load();
+    let (ids, mask) = (
+        recorded.ints("pair.input_ids"),
+        recorded.ints("pair.attention_mask"),
+    );
+    let rows: Vec<Vec<i64>> = ids
+        .chunks(85)
+        .zip(mask.chunks(85))
+        .map(|(ids, mask)| {
+            let real = ids.iter().zip(mask).filter(|(_, mask)| **mask == 1);
+            real.map(|(id, _)| *id).collect()
+        })
+        .collect();
+    for (case, guidance) in [("cfg3", 3.0), ("cfg1", 1.0)] {
+        let drawing = drawn(&model, &rows[..2], &rows[2], 1, &greedy(guidance));
+        let expected = recorded.ints(&format!("pair.{case}.codes"));
+        assert_eq!(codes(&drawing), expected, "{case}");
+        if case == "cfg3" {
+            assert_pixels(pixels(drawing), &recorded.floats("pair.cfg3.images"));
+        }
+    }
+}
+
+#[test]
+fn video() {
+    let recorded = Recorded::open("generate.safetensors");
+    let model = load();
+    let prompt = [recorded.ints("video.cond_ids")];
+    let unconditional = recorded.ints("video.uncond_ids");
+    let drawing = drawn(&model, &prompt, &unconditional, 8, &greedy(3.0));
+    assert_eq!(drawing.codes.dims(), [1, 8, 8, 8, 4]);
+    assert_eq!(codes(&drawing), recorded.ints("video.cfg3.codes"));
+    let frames = pixels(drawing);
+    let ends = Tensor::cat(
+        vec![frames.clone().narrow(1, 0, 1), frames.narrow(1, 7, 1)],
+        1,
+    );
+    assert_pixels(ends, &recorded.floats("video.cfg3.frames_0_7"));
+}
+
+/// A seed gives the same images again, however many are drawn together.
+#[test]
+fn sampled_images_follow_the_seed() {
+    let recorded = Recorded::open("generate.safetensors");
+    let model = load();
+    let prompt = recorded.ints("single.cond_ids");
+    let unconditional = recorded.ints("single.uncond_ids");
+    let sample = |n: usize, seed| {
+        let options = VisualOptions {
+            guidance: 3.0,
+            sampling: Sampling::VISUAL,
+            seed,
+        };
+        let prompts = vec![prompt.clone(); n];
+        codes(&drawn(&model, &prompts, &unconditional, 1, &options))
+    };
+    let three = sample(3, 1);
+    assert_eq!(sample(1, 1), three[..256]);
+    assert_eq!(sample(3, 1), three);
+    assert_ne!(three[..256], three[256..512]);
+    assert_ne!(sample(1, 2), three[..256]);
+}
+
+#[test]
+fn preview_and_interruption() {
+    let recorded = Recorded::open("generate.safetensors");
+    let model = load();
+    let prompt = [recorded.ints("single.cond_ids")];
+    let unconditional = recorded.ints("single.uncond_ids");
+    let mut previews = Vec::new();
+    let stopped = draw(
+        &model,
+        &prompt,
+        &unconditional,
+        1,
+        &greedy(3.0),
+        &mut |progress| {
+            previews.push(progress.preview());
+            match progress.done {
+                2 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        },
+    );
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    assert_eq!(previews.len(), 2);
+    assert_eq!(previews[0].dims(), [1, 1, 3, 64, 64]);
+    assert_ne!(previews[0].to_data(), previews[1].to_data());
+}
+
+#[test]
+fn impossible_requests() {
+    let model = load();
+    let draw = |prompts: &[Vec<i64>], options: &VisualOptions| {
+        let result = draw(&model, prompts, &[1, 600], 1, options, &mut |_| {
+            ControlFlow::Break(())
+        });
+        result.err().unwrap().to_string()
+    };
+    assert!(draw(&[], &greedy(3.0)).contains("nothing to draw"));
+    assert!(draw(&[vec![]], &greedy(3.0)).contains("at least one token"));
+    assert!(draw(&[vec![1, 604]], &greedy(3.0)).contains("604"));
+    assert!(draw(&[vec![1, -200]], &greedy(3.0)).contains("-200"));
+    assert!(draw(&[vec![1]], &greedy(f64::NAN)).contains("guidance"));
+}
