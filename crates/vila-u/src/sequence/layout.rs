@@ -222,17 +222,17 @@ impl Layout {
     }
 
     /// `true` where a token may *not* look: at later tokens, other samples and padding. Padding sees
-    /// the padding before it. `[rows, 1, length, length]`.
-    pub fn mask(&self, device: &Device) -> Tensor<4, Bool> {
+    /// the padding before it. `[rows, length, length]`.
+    pub fn mask(&self, device: &Device) -> Tensor<3, Bool> {
         let (rows, length) = (self.rows, self.length);
-        let samples: Tensor<4, Int> = ints(self.samples.clone(), [rows, 1, length, 1], device);
-        let square = [rows, 1, length, length];
+        let samples: Tensor<3, Int> = ints(self.samples.clone(), [rows, length, 1], device);
+        let square = [rows, length, length];
         let query = samples.clone().expand(square);
-        let key = samples.reshape([rows, 1, 1, length]).expand(square);
+        let key = samples.swap_dims(1, 2).expand(square);
         let later = Tensor::<2, Bool>::tril_mask([length, length], 0, device);
         query
             .not_equal(key)
-            .bool_or(later.reshape([1, 1, length, length]).expand(square))
+            .bool_or(later.unsqueeze::<3>().expand(square))
     }
 }
 

@@ -1,21 +1,21 @@
 //! The multi-modal sequence: text tokens and visual tokens in one line, and where loss goes.
 //!
-//! A [`Sample`] is a list of [`Piece`]s. [`packing`] puts samples together in rows, and [`layout`] turns the rows into embeddings,
+//! A [`Sample`] is a list of [`Piece`]s. [`form`] makes samples of conversations and documents,
+//! [`packing`] puts samples together in rows, and [`layout`] turns the rows into embeddings,
 //! positions, an attention mask and targets. Training, scoring and generation share all of it.
 //!
 //! Which positions carry loss follows from the role of each piece and from nothing else: no other
 //! module decides it.
 
+pub mod form;
 pub mod layout;
 pub mod packing;
 
 #[cfg(test)]
 mod tests;
 
+use crate::text::IMAGE_ID;
 pub use layout::{Layout, TextTarget, VisualTarget};
-
-/// Stands for one image in a list of token ids; no vocabulary has it.
-pub const IMAGE: i64 = -200;
 
 /// What a piece of a sequence holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Groups token ids, where [`IMAGE`] stands for an image, by what they are and their role.
+    /// Groups token ids, where [`IMAGE_ID`] stands for an image, by what they are and their role.
     ///
     /// `roles[i]` is the role of `ids[i]`; the shorter of the two decides the length.
     pub fn new(ids: &[i64], roles: &[Role]) -> Self {
@@ -72,14 +72,14 @@ impl Sample {
                 Some(Piece {
                     content: Content::Text(text),
                     ..
-                }) if id != IMAGE => text.push(id),
+                }) if id != IMAGE_ID => text.push(id),
                 Some(Piece {
                     content: Content::Visual(images),
                     ..
-                }) if id == IMAGE => *images += 1,
+                }) if id == IMAGE_ID => *images += 1,
                 _ => pieces.push(Piece {
                     content: match id {
-                        IMAGE => Content::Visual(1),
+                        IMAGE_ID => Content::Visual(1),
                         _ => Content::Text(vec![id]),
                     },
                     role,
@@ -115,13 +115,13 @@ impl Sample {
         self.pieces.iter().map(length).sum()
     }
 
-    /// The token ids, with [`IMAGE`] for every image.
+    /// The token ids, with [`IMAGE_ID`] for every image.
     pub fn ids(&self) -> Vec<i64> {
         let mut ids = Vec::new();
         for piece in &self.pieces {
             match &piece.content {
                 Content::Text(text) => ids.extend(text),
-                Content::Visual(images) => ids.extend(std::iter::repeat_n(IMAGE, *images)),
+                Content::Visual(images) => ids.extend(std::iter::repeat_n(IMAGE_ID, *images)),
             }
         }
         ids

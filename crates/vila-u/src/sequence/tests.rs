@@ -3,7 +3,9 @@
 use burn::tensor::Device;
 use proptest::prelude::*;
 
-use super::{Content, IMAGE, Layout, Piece, Role, Sample, packing::pack};
+use crate::text::IMAGE_ID;
+
+use super::{Content, Layout, Piece, Role, Sample, packing::pack};
 
 const VISUAL_TOKENS: usize = 3;
 
@@ -16,7 +18,7 @@ fn role() -> impl Strategy<Value = Role> {
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
-    let id = prop_oneof![4 => 0..100i64, 1 => Just(IMAGE)];
+    let id = prop_oneof![4 => 0..100i64, 1 => Just(IMAGE_ID)];
     prop::collection::vec((id, role()), 1..12).prop_map(|tokens| {
         let (ids, roles): (Vec<i64>, Vec<Role>) = tokens.into_iter().unzip();
         Sample::new(&ids, &roles)
