@@ -5,10 +5,10 @@
 //! gathers, whatever the number of samples, so that gradients reach the text embeddings and the
 //! projector.
 
-use burn::nn::Embedding;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::{Content, Sample, packing::pack};
+use crate::language::{Llama, causal_mask};
 
 /// The hidden state at `from` predicts the text token `id`, which stands at `from + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct VisualTarget {
 pub struct Layout {
     pub rows: usize,
     pub length: usize,
+    /// How many samples the rows hold.
+    pub samples: usize,
     /// Visual tokens of all images of all samples, sample after sample in the order given.
     pub visual_tokens: usize,
     /// The text tokens of all samples, sample after sample in the order given.
@@ -42,7 +44,7 @@ pub struct Layout {
     /// Per position: distance from the start of its sample; 0 for padding.
     positions: Vec<i64>,
     /// Per position: index of its sample; -1 for padding.
-    samples: Vec<i64>,
+    owners: Vec<i64>,
     /// In the order of `from` within a sample, sample after sample in the order given.
     pub text_targets: Vec<TextTarget>,
     /// In the order of `from` within a sample, sample after sample in the order given.
@@ -134,11 +136,12 @@ impl Layout {
         let mut layout = Self {
             rows,
             length,
+            samples: samples.len(),
             visual_tokens: images * visual_tokens,
             tokens,
             source: vec![padding as i64; rows * length],
             positions: vec![0; rows * length],
-            samples: vec![-1; rows * length],
+            owners: vec![-1; rows * length],
             text_targets: Vec::new(),
             visual_targets: Vec::new(),
         };
@@ -157,7 +160,7 @@ impl Layout {
                 for (position, source) in (at..end).zip(first..first + tokens) {
                     layout.source[position] = source as i64;
                     layout.positions[position] = (position - start) as i64;
-                    layout.samples[position] = index as i64;
+                    layout.owners[position] = index as i64;
                     // A sample's first token has nothing of its own to be predicted from.
                     if position == start {
                         continue;
@@ -184,7 +187,7 @@ impl Layout {
 
     /// The sample that stands at a position (`row * length + column`), `None` for padding.
     pub fn sample_at(&self, position: usize) -> Option<usize> {
-        usize::try_from(self.samples[position]).ok()
+        usize::try_from(self.owners[position]).ok()
     }
 
     /// The text token at a position (`row * length + column`), `None` for a visual token or padding.
@@ -195,20 +198,15 @@ impl Layout {
 
     /// Input of the language model, `[rows, length, hidden]`; zeros at padding.
     ///
-    /// - `embed_tokens`: the language model's text embeddings
     /// - `visual`: one embedding per visual token, `[visual_tokens, hidden]`; `None` without images
-    pub fn embeddings(&self, embed_tokens: &Embedding, visual: Option<Tensor<2>>) -> Tensor<3> {
-        let weight = embed_tokens.weight.val();
-        let (device, dtype) = (weight.device(), weight.dtype());
-        let [_, hidden] = weight.dims();
-        let mut parts = Vec::new();
-        if !self.tokens.is_empty() {
-            let ids = ints(self.tokens.clone(), [1, self.tokens.len()], &device);
-            parts.push(embed_tokens.forward(ids).squeeze_dim::<2>(0));
-        }
-        if let Some(visual) = visual {
-            parts.push(visual.cast(dtype));
-        }
+    pub fn embeddings(&self, llm: &Llama, visual: Option<Tensor<2>>) -> Tensor<3> {
+        let device = llm.device();
+        let ids = ints(self.tokens.clone(), [1, self.tokens.len()], &device);
+        let text = llm.embed(ids).squeeze_dim::<2>(0);
+        let [_, hidden] = text.dims();
+        let dtype = text.dtype();
+        let mut parts = vec![text];
+        parts.extend(visual.map(|visual| visual.cast(dtype)));
         parts.push(Tensor::zeros([1, hidden], (&device, dtype)));
         let source = ints(self.source.clone(), [self.source.len()], &device);
         Tensor::cat(parts, 0)
@@ -222,17 +220,15 @@ impl Layout {
     }
 
     /// `true` where a token may *not* look: at later tokens, other samples and padding. Padding sees
-    /// the padding before it. `[rows, length, length]`.
-    pub fn mask(&self, device: &Device) -> Tensor<3, Bool> {
+    /// the padding before it. `[rows, 1, length, length]`.
+    pub fn mask(&self, device: &Device) -> Tensor<4, Bool> {
         let (rows, length) = (self.rows, self.length);
-        let samples: Tensor<3, Int> = ints(self.samples.clone(), [rows, length, 1], device);
-        let square = [rows, length, length];
+        let samples: Tensor<4, Int> = ints(self.owners.clone(), [rows, 1, length, 1], device);
+        let square = [rows, 1, length, length];
         let query = samples.clone().expand(square);
-        let key = samples.swap_dims(1, 2).expand(square);
-        let later = Tensor::<2, Bool>::tril_mask([length, length], 0, device);
-        query
-            .not_equal(key)
-            .bool_or(later.unsqueeze::<3>().expand(square))
+        let key = samples.swap_dims(2, 3).expand(square);
+        let later = causal_mask(length, length, device).expand(square);
+        query.not_equal(key).bool_or(later)
     }
 }
 

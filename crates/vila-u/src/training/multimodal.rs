@@ -1,0 +1,210 @@
+//! The multi-modal objective (paper, section 3.2): one autoregressive model over text tokens and
+//! visual tokens.
+//!
+//! ```text
+//! loss = mean over text targets of -log p(token | hidden before it)
+//!      + mean over visual targets and depths of -log p(code | hidden before it, codes before it)
+//! ```
+//!
+//! The language head gives the first, the depth transformer the second; each is only computed where
+//! [`crate::sequence`] says there is something to predict.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Int, Tensor, TensorData, activation::log_softmax},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Error, Result,
+    language::Llama,
+    projector::Projector,
+    sequence::Layout,
+    tower::{RqVaeSiglip, VisionTower},
+};
+
+/// The visual tokens of a batch, image after image, without gradients.
+#[derive(Debug, Clone)]
+pub struct Visual {
+    /// `[tokens, D]`
+    pub codes: Tensor<2, Int>,
+    /// The sums of their code vectors, `[tokens, C]`.
+    pub features: Tensor<2>,
+}
+
+impl Visual {
+    /// Of images `[images, 3, size, size]` in -1..1. The tower is not trained here, so it records no
+    /// gradients, even on a device that would.
+    pub fn encode(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
+        let quantized = tower.valid().encode(pixels.inner());
+        Self {
+            codes: quantized.codes.flatten::<2>(0, 2),
+            features: quantized.z_q.flatten::<2>(0, 2),
+        }
+    }
+
+    /// Of codes `[tokens, D]` that were worked out before.
+    pub fn from_codes(tower: &RqVaeSiglip, codes: Tensor<2, Int>) -> Self {
+        let embeddings = tower.quantizer.embed_codes(codes.clone()).inner();
+        Self {
+            features: embeddings.sum_dim(1).squeeze_dim(1),
+            codes,
+        }
+    }
+}
+
+/// How surprising every target was, `-log p`. `None` where a batch has no such target.
+#[derive(Debug, Clone)]
+pub struct Losses {
+    /// `[targets]`, in the order of [`Layout::text_targets`].
+    pub text: Option<Tensor<1>>,
+    /// `[targets, D]`, in the order of [`Layout::visual_targets`].
+    pub visual: Option<Tensor<2>>,
+}
+
+/// Reads a batch and compares each prediction with what stands there.
+///
+/// `visual`: the tokens of all images of the layout's samples, in their order.
+///
+/// Errors when these are more or fewer than the layout has room for.
+pub fn losses(
+    llm: &Llama,
+    projector: &Projector,
+    tower: &VisionTower,
+    layout: &Layout,
+    visual: Option<&Visual>,
+) -> Result<Losses> {
+    let given = visual.map_or(0, |visual| visual.codes.dims()[0]);
+    if given != layout.visual_tokens {
+        return Err(Error::failed(format!(
+            "{given} visual tokens are given for {} places",
+            layout.visual_tokens
+        )));
+    }
+    let device = llm.device();
+    let projected = visual.map(|visual| projector.forward(visual.features.clone()));
+    let embeds = layout.embeddings(llm, projected);
+    let positions = layout.positions(&device);
+    let hidden = llm
+        .forward(embeds, positions, Some(layout.mask(&device)), None)
+        .flatten::<2>(0, 1);
+    let indices = |values: Vec<usize>| -> Tensor<1, Int> {
+        let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
+        Tensor::from_data(TensorData::from(values.as_slice()), &device)
+    };
+
+    let targets = &layout.text_targets;
+    let text = (!targets.is_empty()).then(|| {
+        let from = indices(targets.iter().map(|target| target.from).collect());
+        let ids: Vec<i64> = targets.iter().map(|target| target.id).collect();
+        let ids = Tensor::from_data(TensorData::from(ids.as_slice()), &device);
+        let hidden = hidden.clone().select(0, from);
+        let logits = llm.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
+        surprise(logits, ids)
+    });
+
+    let targets = &layout.visual_targets;
+    let visual = visual.filter(|_| !targets.is_empty()).map(|visual| {
+        let from = indices(targets.iter().map(|target| target.from).collect());
+        let tokens = indices(targets.iter().map(|target| target.token).collect());
+        let codes = visual.codes.clone().select(0, tokens);
+        let [count, depth] = codes.dims();
+        let quantizer = &tower.rqvaesiglip.quantizer;
+        let sums = quantizer.cumulative_embeddings(codes.clone()).inner();
+        let hidden = hidden.select(0, from);
+        let logits = tower.rqtransformer.teacher_forced(hidden, sums);
+        surprise(logits.flatten(0, 1), codes.flatten(0, 1)).reshape([count, depth])
+    });
+    Ok(Losses { text, visual })
+}
+
+impl Losses {
+    /// `[1]`, mean over text targets.
+    pub fn text_loss(&self) -> Option<Tensor<1>> {
+        self.text.clone().map(Tensor::mean)
+    }
+
+    /// `[1]`, mean over visual targets and depths.
+    pub fn visual_loss(&self) -> Option<Tensor<1>> {
+        self.visual.clone().map(Tensor::mean)
+    }
+
+    /// `[1]`, the sum of both; `None` where nothing was to be predicted.
+    pub fn total(&self) -> Option<Tensor<1>> {
+        match (self.text_loss(), self.visual_loss()) {
+            (Some(text), Some(visual)) => Some(text + visual),
+            (text, visual) => text.or(visual),
+        }
+    }
+
+    /// The means of every sample of the batch by itself, whichever row it was packed in.
+    pub fn scores(&self, layout: &Layout) -> Result<Vec<Score>> {
+        let text = match &self.text {
+            None => Vec::new(),
+            Some(text) => read(text.clone())?,
+        };
+        let visual = match &self.visual {
+            None => Vec::new(),
+            Some(visual) => read(visual.clone().mean_dim(1).squeeze_dim(1))?,
+        };
+        let mut scores = vec![[Mean::default(); 2]; layout.samples];
+        let mut add = |kind: usize, from: usize, value: f64| {
+            if let Some(sample) = layout.sample_at(from) {
+                scores[sample][kind].sum += value;
+                scores[sample][kind].count += 1;
+            }
+        };
+        for (target, value) in layout.text_targets.iter().zip(text) {
+            add(0, target.from, value);
+        }
+        for (target, value) in layout.visual_targets.iter().zip(visual) {
+            add(1, target.from, value);
+        }
+        let score = |[text, visual]: [Mean; 2]| Score {
+            text_loss: text.value(),
+            text_tokens: text.count,
+            visual_loss: visual.value(),
+            visual_tokens: visual.count,
+        };
+        Ok(scores.into_iter().map(score).collect())
+    }
+}
+
+/// How well one sample was predicted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Score {
+    /// Mean of `-log p` over the text tokens to be predicted; none where there are none.
+    pub text_loss: Option<f64>,
+    pub text_tokens: usize,
+    /// Mean of `-log p` over the codes of the visual tokens to be predicted.
+    pub visual_loss: Option<f64>,
+    pub visual_tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    count: usize,
+}
+
+impl Mean {
+    fn value(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+/// `-log p` of each target: logits `[n, classes]`, targets `[n]` -> `[n]`, in float32.
+fn surprise(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let log_p = log_softmax(logits.cast(DType::F32), 1);
+    -log_p
+        .gather(1, targets.unsqueeze_dim(1))
+        .squeeze_dim::<1>(1)
+}
+
+fn read(values: Tensor<1>) -> Result<Vec<f64>> {
+    values
+        .try_into_vec_as::<f32>()
+        .map(|values| values.into_iter().map(f64::from).collect())
+        .map_err(|error| Error::failed(format!("reading from the device: {error}")))
+}
