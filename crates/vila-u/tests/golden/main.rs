@@ -11,3 +11,4 @@ mod prompts;
 mod quantizer;
 mod sampling;
 mod tower;
+mod train;
