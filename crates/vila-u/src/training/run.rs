@@ -1,0 +1,325 @@
+//! The one training loop, for every objective.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
+use serde_json::{Map, Value, json};
+
+use super::adamw::{AdamW, Gradients};
+use super::events::Events;
+use super::prefetch::{Prefetch, Reader};
+use super::recipe::{Recipe, Stage};
+use super::{schedule, state};
+use crate::{Error, Result};
+
+/// What is trained in a stage: the loop knows nothing about models and data but this.
+pub trait Objective<M> {
+    /// What the prefetch thread prepares: plain host memory.
+    type Batch: Send + 'static;
+
+    /// Makes batch `index` (they are numbered through the whole run) from its index alone.
+    fn reader(&self) -> Reader<Self::Batch>;
+
+    /// Whether the parameter at this path is trained.
+    fn trains(&self, path: &str) -> bool;
+
+    /// The losses of a batch. `step` seeds anything random in it.
+    fn losses(&mut self, model: &mut M, batch: Self::Batch, step: u64) -> Result<Losses>;
+
+    /// Measures on held-out data.
+    fn evaluate(&mut self, model: &M) -> Result<Vec<(&'static str, f64)>>;
+
+    /// Draws a sample sheet into the file `path`.
+    fn sample(&mut self, model: &M, path: &Path) -> Result<()>;
+}
+
+/// `total` is what is minimised; `parts` are its terms, unweighted, and anything else worth a curve.
+pub struct Losses {
+    pub total: Tensor<1>,
+    pub parts: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// Watches and stops a run.
+pub struct Watch {
+    /// Called after every step.
+    pub progress: Box<dyn FnMut(&Progress)>,
+    /// Set it (from a signal handler, say) to save a checkpoint and stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Where a run stands after a step.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Steps done, of `steps`.
+    pub step: u64,
+    pub steps: u64,
+    /// Index of the stage, from 0.
+    pub stage: usize,
+    /// Everything recorded for this step: losses by name, learning rate, gradient norm, and the
+    /// evaluation if there was one.
+    pub metrics: BTreeMap<String, f64>,
+    /// Over the last steps, without evaluations, samples and checkpoints.
+    pub samples_per_second: f64,
+    pub time_left: Duration,
+}
+
+/// One run in progress.
+pub struct Run<'a, M> {
+    pub recipe: &'a Recipe,
+    pub model: M,
+    pub device: Device,
+    /// Steps done.
+    pub step: u64,
+    optimizer: AdamW,
+    metrics: Metrics,
+    watch: Watch,
+    /// Smoothed seconds of a step.
+    pace: Option<f64>,
+}
+
+impl<'a, M: Module> Run<'a, M> {
+    /// Opens the run folder; with `resume`, takes up the newest checkpoint in it.
+    ///
+    /// # Errors
+    /// When the folder already holds a run and this is not to resume it, or the other way round.
+    pub fn open(
+        recipe: &'a Recipe,
+        model: M,
+        device: &Device,
+        resume: bool,
+        watch: Watch,
+    ) -> Result<Self> {
+        let out = &recipe.out;
+        let (step, model, optimizer) = if resume {
+            state::load(out, model)?
+        } else {
+            if out.join("metrics.jsonl").exists() {
+                return Err(Error::usage(format!(
+                    "{} already holds a run: continue it with --resume, or choose another folder \
+                     with --set out=FOLDER",
+                    out.display()
+                )));
+            }
+            (0, model, AdamW::default())
+        };
+        let samples = out.join("samples");
+        fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
+        let path = out.join("recipe.toml");
+        fs::write(&path, recipe.to_toml()?).map_err(Error::io(&path))?;
+        Ok(Self {
+            recipe,
+            model,
+            device: device.clone(),
+            step,
+            optimizer,
+            metrics: Metrics::open(out, step)?,
+            watch,
+            pace: None,
+        })
+    }
+
+    /// Trains one stage to its end; does nothing if a resumed run is past it.
+    pub fn stage<O: Objective<M>>(&mut self, index: usize, mut objective: O) -> Result<()> {
+        let recipe = self.recipe;
+        let ends = recipe.stage_ends();
+        let first = if index == 0 { 0 } else { ends[index - 1] };
+        let end = ends[index];
+        if self.step >= end {
+            return Ok(());
+        }
+        if self.step == first {
+            self.optimizer = AdamW::default();
+        }
+        self.model = self.model.clone().map(&mut Freeze {
+            path: Vec::new(),
+            trains: &|path| objective.trains(path),
+        });
+        let accumulation = recipe.accumulation as u64;
+        let batches = Prefetch::start(objective.reader(), self.step * accumulation);
+        while self.step < end {
+            let start = Instant::now();
+            let stage = &recipe.stages[index];
+            let mut metrics = self.step(&mut objective, &batches, stage, first, end)?;
+            let seconds = start.elapsed().as_secs_f64();
+            metrics.insert("seconds".into(), seconds);
+            self.step += 1;
+            self.pace = Some(
+                self.pace
+                    .map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds),
+            );
+            let every = |interval: u64| self.step.is_multiple_of(interval) || self.step == end;
+            let (evaluate, sample, save) = (
+                every(recipe.eval_every),
+                every(recipe.sample_every),
+                every(recipe.checkpoint_every),
+            );
+            if evaluate {
+                for (name, value) in objective.evaluate(&self.model)? {
+                    metrics.insert(format!("eval/{name}"), value);
+                }
+            }
+            self.metrics.write(self.step, &metrics)?;
+            if sample {
+                let name = format!("step-{:08}.png", self.step);
+                objective.sample(&self.model, &recipe.out.join("samples").join(name))?;
+            }
+            let stop = self.watch.stop.load(Ordering::Relaxed);
+            if save || stop {
+                state::save(&recipe.out, self.step, &self.model, &self.optimizer)?;
+            }
+            let pace = self.pace.unwrap_or(seconds);
+            (self.watch.progress)(&Progress {
+                step: self.step,
+                steps: recipe.steps,
+                stage: index,
+                metrics,
+                samples_per_second: (recipe.batch_size * recipe.accumulation) as f64 / pace,
+                time_left: Duration::from_secs_f64(pace * (recipe.steps - self.step) as f64),
+            });
+            if stop && self.step < recipe.steps {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// One optimizer step: losses and gradients of its batches, then the update.
+    fn step<O: Objective<M>>(
+        &mut self,
+        objective: &mut O,
+        batches: &Prefetch<O::Batch>,
+        stage: &Stage,
+        first: u64,
+        end: u64,
+    ) -> Result<BTreeMap<String, f64>> {
+        // Dropout draws from the device: seeded by the step, it is the same after a resume.
+        self.device.seed(mix(self.recipe.seed, self.step));
+        let count = self.recipe.accumulation;
+        let mut gradients = Gradients::default();
+        let mut metrics = BTreeMap::new();
+        for _ in 0..count {
+            let batch = batches.next()?;
+            let losses = objective.losses(&mut self.model, batch, self.step)?;
+            let total = [("loss", losses.total.clone())];
+            for (name, value) in total.into_iter().chain(losses.parts) {
+                let value = f64::from(value.inner().into_scalar::<f32>()) / count as f64;
+                *metrics.entry(name.to_string()).or_insert(0.0) += value;
+            }
+            self.finite("loss", metrics["loss"])?;
+            let tape = (losses.total / count as f64).backward();
+            gradients.add(&self.model, tape);
+        }
+        let norm = gradients.clip(&self.model, stage.optimizer.clip);
+        self.finite("gradient norm", norm)?;
+        let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
+        let model = self.model.clone();
+        self.model = self
+            .optimizer
+            .step(model, gradients, rate, &stage.optimizer);
+        metrics.insert("gradient_norm".into(), norm);
+        metrics.insert("learning_rate".into(), rate);
+        Ok(metrics)
+    }
+
+    fn finite(&self, what: &str, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let kept = match state::steps(&self.recipe.out).last() {
+            Some(step) => format!("the checkpoint of step {step} is kept"),
+            None => "no checkpoint was written yet".to_string(),
+        };
+        Err(Error::failed(format!(
+            "the {what} became {value} at step {}: lower the learning rate or raise the warm-up; {kept}",
+            self.step + 1
+        )))
+    }
+}
+
+/// A number that depends on all bits of both (splitmix64).
+pub(super) fn mix(seed: u64, index: u64) -> u64 {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index);
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        x = (x ^ (x >> 30)).wrapping_mul(factor);
+    }
+    x ^ (x >> 31)
+}
+
+/// Gradients exactly for the parameters that are trained.
+struct Freeze<'a> {
+    path: Vec<String>,
+    trains: &'a dyn Fn(&str) -> bool,
+}
+
+impl ModuleMapper for Freeze<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trains = (self.trains)(&self.path.join("."));
+        param.set_require_grad(trains)
+    }
+}
+
+/// `metrics.jsonl` and the TensorBoard file.
+struct Metrics {
+    path: PathBuf,
+    file: File,
+    events: Events,
+}
+
+impl Metrics {
+    /// Continues after `step`: what a run that was cut off wrote beyond its checkpoint goes.
+    fn open(out: &Path, step: u64) -> Result<Self> {
+        let path = out.join("metrics.jsonl");
+        let kept: String = match fs::read_to_string(&path) {
+            Err(_) => String::new(),
+            Ok(text) => text
+                .lines()
+                .filter(|line| {
+                    let object: Option<Value> = serde_json::from_str(line).ok();
+                    object
+                        .and_then(|o| o.get("step")?.as_u64())
+                        .is_some_and(|at| at <= step)
+                })
+                .flat_map(|line| [line, "\n"])
+                .collect(),
+        };
+        fs::write(&path, kept).map_err(Error::io(&path))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(Error::io(&path))?;
+        let events = Events::create(out)?;
+        Ok(Self { path, file, events })
+    }
+
+    fn write(&mut self, step: u64, metrics: &BTreeMap<String, f64>) -> Result<()> {
+        let mut object = Map::from_iter([("step".to_string(), json!(step))]);
+        object.extend(
+            metrics
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value))),
+        );
+        let line = format!("{}\n", Value::Object(object));
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(Error::io(&self.path))?;
+        self.events.scalars(
+            step,
+            metrics.iter().map(|(name, value)| (name.as_str(), *value)),
+        )
+    }
+}
