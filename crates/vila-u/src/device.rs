@@ -1,6 +1,6 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::{Error, Result};
 
@@ -28,4 +28,25 @@ pub fn select(name: &str) -> Result<Device> {
             NAMES.join(", ")
         ))),
     }
+}
+
+/// The number format of that name, or a usage error unless the device computes in it.
+pub fn dtype(name: &str, device: &Device) -> Result<DType> {
+    let dtype = match name {
+        "f32" => return Ok(DType::F32),
+        "f16" => DType::F16,
+        "bf16" => DType::BF16,
+        name => {
+            return Err(Error::usage(format!(
+                "unknown dtype {name}: choose one of f32, f16, bf16"
+            )));
+        }
+    };
+    // The CPU takes half formats, but computes in them a hundred times slower than in f32.
+    if *device == Device::flex() || !device.supports_dtype(dtype) {
+        return Err(Error::usage(format!(
+            "this device does not compute in {name}: use --dtype f32"
+        )));
+    }
+    Ok(dtype)
 }

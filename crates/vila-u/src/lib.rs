@@ -5,6 +5,8 @@
 //! [`projector`] -> [`sequence`] (spliced with text tokens from [`text`]) -> [`language`] -> hidden
 //! states -> text head or [`depth`] -> codes -> [`tower`] decoder -> pixels -> [`media`] -> file.
 
+pub mod assistant;
+pub mod atomic;
 pub mod attention;
 pub mod checkpoint;
 pub mod data;
@@ -21,5 +23,7 @@ pub mod sequence;
 pub mod text;
 pub mod tower;
 pub mod training;
+
+pub use {burn, image, safetensors};
 
 pub use error::{Error, Result};

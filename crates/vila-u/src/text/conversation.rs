@@ -131,7 +131,7 @@ pub fn unconditional_prompt(reply: Reply, system: bool) -> Result<String> {
     generation_prompt(&[Turn::human("")], reply, system)
 }
 
-/// A question with its images: where it says `<image>`, or else first, one a line.
+/// A question with its images: where it says `<image>`, or else first; a line ends after each.
 ///
 /// `images`: how many; a video counts as that many frames. Errors when the question names another
 /// number of images.
@@ -139,7 +139,9 @@ pub fn question(text: &str, images: usize) -> Result<String> {
     let placeholder = format!("{IMAGE_PLACEHOLDER}\n");
     match text.matches(IMAGE_PLACEHOLDER).count() {
         0 => Ok(placeholder.repeat(images) + text),
-        named if named == images => Ok(text.to_string()),
+        named if named == images => Ok(text
+            .replace(&placeholder, IMAGE_PLACEHOLDER)
+            .replace(IMAGE_PLACEHOLDER, &placeholder)),
         named => Err(Error::usage(format!(
             "the question says {IMAGE_PLACEHOLDER} {named} times, and {images} images are given"
         ))),
