@@ -193,11 +193,11 @@ impl DepthTransformer {
     ///   depths than that are ignored, so that all `depth` sums may be given.
     pub fn teacher_forced(&self, hidden: Tensor<2>, sums: Tensor<3>) -> Tensor<3> {
         let depth = self.depth();
-        let first = self.in_mlp_2.forward(hidden).unsqueeze_dim(1);
+        let first = Self::embed(&self.in_mlp_2, hidden).unsqueeze_dim(1);
         let sequence = if depth == 1 {
             first
         } else {
-            let rest = self.in_mlp_1.forward(sums.narrow(1, 0, depth - 1));
+            let rest = Self::embed(&self.in_mlp_1, sums.narrow(1, 0, depth - 1));
             Tensor::cat(vec![first, rest], 1)
         };
         let mask = Tensor::tril_mask([1, 1, depth, depth], 0, &sequence.device());
@@ -209,12 +209,12 @@ impl DepthTransformer {
     /// Whatever the cache held is forgotten.
     pub fn first(&self, hidden: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {
         cache.clear();
-        self.step(self.in_mlp_2.forward(hidden), cache)
+        self.step(Self::embed(&self.in_mlp_2, hidden), cache)
     }
 
     /// Logits `[n, codes]` of the code after those whose vectors add up to `sum`, `[n, code width]`.
     pub fn next(&self, sum: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {
-        self.step(self.in_mlp_1.forward(sum), cache)
+        self.step(Self::embed(&self.in_mlp_1, sum), cache)
     }
 
     /// The cache of `n` visual positions, to be used for one after the other.
@@ -225,6 +225,11 @@ impl DepthTransformer {
         let heads = blocks.first().map_or(1, |block| block.attn.heads);
         let shape = [n, heads, depth, width / heads];
         KvCache::new(blocks.len(), shape, positions.dtype(), &positions.device())
+    }
+
+    /// The language model and the codebooks may be of another dtype.
+    fn embed<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+        linear.forward(x.cast(linear.weight.val().dtype()))
     }
 
     fn step(&self, input: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {

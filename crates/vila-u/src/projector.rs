@@ -73,7 +73,11 @@ impl Projector {
     pub fn forward<const D: usize>(&self, features: Tensor<D>) -> Tensor<D> {
         let mut x = features;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(if index == 0 { x } else { gelu(x) });
+            x = match index {
+                // The tower may be of another dtype.
+                0 => layer.forward(x.cast(layer.weight.val().dtype())),
+                _ => layer.forward(gelu(x)),
+            };
         }
         x
     }

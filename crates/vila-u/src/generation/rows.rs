@@ -56,6 +56,18 @@ impl Prompt {
         let ids = Tensor::from_data(ids, &llm.device());
         Self::new(llm.embed(ids), rows.iter().map(Vec::len).collect())
     }
+
+    /// Positions left in the model's context; an error if the prompt alone is longer.
+    pub fn room(&self, llm: &Llama) -> Result<usize> {
+        let [_, positions, _] = self.embeds.dims();
+        let context = llm.context();
+        context.checked_sub(positions).ok_or_else(|| {
+            Error::usage(format!(
+                "the prompt takes {positions} positions, and the model reads at most {context}: \
+                 shorten it or give fewer images"
+            ))
+        })
+    }
 }
 
 /// What the language model has read so far.

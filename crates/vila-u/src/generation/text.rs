@@ -16,7 +16,7 @@ use crate::{Result, language::Llama};
 pub struct TextOptions {
     pub sampling: Sampling,
     pub seed: u64,
-    /// At most this many tokens a row.
+    /// At most this many tokens a row, or as many as fit into the model's context.
     pub max_tokens: usize,
     /// A row ends after the first of these that it writes.
     pub stop: Vec<i64>,
@@ -33,13 +33,14 @@ pub fn write(
     on_token: &mut dyn FnMut(usize, i64) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<i64>>> {
     options.sampling.check()?;
-    let (mut rows, mut hidden) = Rows::start(llm, prompt, options.max_tokens);
+    let max_tokens = options.max_tokens.min(prompt.room(llm)?);
+    let (mut rows, mut hidden) = Rows::start(llm, prompt, max_tokens);
     let [count, _] = hidden.dims();
     let mut samplers = Sampler::rows(options.sampling, options.seed, count);
     let mut written = vec![Vec::new(); count];
     let ended = |row: &Vec<i64>| row.last().is_some_and(|token| options.stop.contains(token));
 
-    for step in 0..options.max_tokens {
+    for step in 0..max_tokens {
         let logits = llm.logits(hidden.unsqueeze_dim(1));
         let [_, _, vocabulary] = logits.dims();
         let logits = read_floats(logits)?;
@@ -55,7 +56,7 @@ pub fn write(
                 return Ok(written);
             }
         }
-        if step + 1 == options.max_tokens || written.iter().all(ended) {
+        if step + 1 == max_tokens || written.iter().all(ended) {
             break;
         }
         let next = TensorData::new(next, [count, 1]);

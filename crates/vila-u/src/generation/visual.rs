@@ -82,7 +82,7 @@ pub fn draw(
             "there is nothing to draw: ask for at least one",
         ));
     }
-    let total = frames * model.image_tokens();
+    let total = frames.saturating_mul(model.image_tokens());
     let guided = options.guidance != 1.0;
     let mut wanted: Vec<&[i64]> = prompts.iter().map(Vec::as_slice).collect();
     if guided {
@@ -135,6 +135,12 @@ fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'
         }
     }
     let prompt = Prompt::from_ids(&model.llm, &distinct)?;
+    if prompt.room(&model.llm)? < room {
+        return Err(Error::usage(format!(
+            "the prompt and {room} visual tokens are more than the {} positions of the model's context",
+            model.llm.context()
+        )));
+    }
     let (rows, hidden) = Rows::start(&model.llm, prompt, 0);
     let hidden = hidden.select(0, rows.indices(&origins));
     Ok((rows.fork(&origins, room), hidden))

@@ -85,6 +85,12 @@ impl LlamaConfig {
             .unwrap_or(self.max_position_embeddings)
     }
 
+    /// The most positions that the model was made to read and write in one row.
+    pub fn context(&self) -> usize {
+        let scaled = self.max_position_embeddings as f64 * self.rope_factor();
+        self.max_length().max(scaled as usize).min(1 << 20)
+    }
+
     /// The reason why no model can have this config, if there is one.
     pub fn check(&self) -> std::result::Result<(), String> {
         let sizes = [
@@ -113,10 +119,10 @@ impl LlamaConfig {
             return Err("rms_norm_eps and rope_theta must be positive".into());
         }
         if let Some(scaling) = &self.rope_scaling
-            && !(scaling.kind == "linear" && scaling.factor >= 1.0)
+            && !(scaling.kind == "linear" && (1.0..1e6).contains(&scaling.factor))
         {
             return Err(format!(
-                "rope_scaling {} with factor {} is not supported: only linear with a factor of at least 1",
+                "rope_scaling {} with factor {} is not supported: only linear with a factor from 1 up",
                 scaling.kind, scaling.factor
             ));
         }

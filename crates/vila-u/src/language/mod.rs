@@ -9,6 +9,8 @@
 mod cache;
 mod config;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use burn::{
     module::Module,
@@ -37,6 +39,7 @@ pub struct Decoder {
     pub norm: RmsNorm,
     rope_theta: f64,
     rope_factor: f64,
+    context: usize,
 }
 
 #[derive(Module, Debug)]
@@ -111,6 +114,7 @@ impl LlamaConfig {
                 norm: norm(),
                 rope_theta: self.rope_theta,
                 rope_factor: self.rope_factor(),
+                context: self.context(),
             },
             lm_head: (!self.tie_word_embeddings).then(|| linear(hidden, self.vocab_size)),
         }
@@ -123,9 +127,18 @@ impl Llama {
         self.model.embed_tokens.weight.device()
     }
 
+    fn dtype(&self) -> DType {
+        self.model.norm.gamma.val().dtype()
+    }
+
     /// Words of the vocabulary, the added tokens included.
     pub fn vocabulary(&self) -> usize {
         self.model.embed_tokens.weight.dims()[0]
+    }
+
+    /// The most positions that the model was made to read and write in one row.
+    pub fn context(&self) -> usize {
+        self.model.context
     }
 
     /// The embeddings `[batch, positions, hidden]` of token ids `[batch, positions]`.
@@ -161,9 +174,9 @@ impl Llama {
             head_dim,
             decoder.rope_theta,
             decoder.rope_factor,
-            embeds.dtype(),
+            self.dtype(),
         );
-        let mut x = embeds;
+        let mut x = embeds.cast(self.dtype());
         for (index, layer) in decoder.layers.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             x = layer.forward(x, &rotation, mask.clone(), cache);
@@ -191,9 +204,8 @@ impl Llama {
         let (kv_heads, head_dim) = layers
             .first()
             .map_or((0, 0), |l| (l.self_attn.kv_heads(), l.self_attn.head_dim));
-        let table = self.model.embed_tokens.weight.val();
         let shape = [batch, kv_heads, capacity, head_dim];
-        KvCache::new(layers.len(), shape, table.dtype(), &table.device())
+        KvCache::new(layers.len(), shape, self.dtype(), &self.device())
     }
 }
 

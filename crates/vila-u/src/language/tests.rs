@@ -1,0 +1,121 @@
+//! What must hold for any LLaMA: grouped heads, the cache, tied heads, refused configs.
+
+use burn::{
+    module::Param,
+    tensor::{Device, Distribution, Int, Tensor},
+};
+
+use super::{KvCache, Llama, LlamaConfig, RopeScaling};
+
+fn config() -> LlamaConfig {
+    let json = r#"{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 20}"#;
+    serde_json::from_str(json).unwrap()
+}
+
+fn embeds(rows: usize, positions: usize) -> Tensor<3> {
+    let shape = [rows, positions, 32];
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+fn forward(llm: &Llama, embeds: Tensor<3>, cache: Option<&mut KvCache>) -> Tensor<3> {
+    let [rows, count, _] = embeds.dims();
+    let past = cache.as_ref().map_or(0, |cache| cache.filled()) as i64;
+    let positions = Tensor::<1, Int>::arange(past..past + count as i64, &embeds.device());
+    let positions = positions.unsqueeze().repeat_dim(0, rows);
+    llm.forward(embeds, positions, None, cache)
+}
+
+fn assert_near(a: Tensor<3>, b: Tensor<3>) {
+    let worst = (a - b).abs().max().into_scalar::<f32>();
+    assert!(worst < 1e-4, "{worst} apart");
+}
+
+/// Two query heads that share a key head are two heads with the same keys.
+#[test]
+fn grouped_heads() {
+    let device = Device::flex();
+    let grouped = config().init(&device);
+    let full = LlamaConfig {
+        num_key_value_heads: None,
+        ..config()
+    };
+    let mut full = full.init(&device);
+    full.model.embed_tokens = grouped.model.embed_tokens.clone();
+    for (wide, narrow) in full.model.layers.iter_mut().zip(&grouped.model.layers) {
+        let (keys, values) = (&narrow.self_attn.k_proj, &narrow.self_attn.v_proj);
+        let (keys, values) = (keys.weight.val(), values.weight.val());
+        let repeat = |weight: Tensor<2>| {
+            let heads = weight.reshape([32, 2, 1, 8]).repeat_dim(2, 2);
+            Param::from_tensor(heads.reshape([32, 32]))
+        };
+        *wide = narrow.clone();
+        wide.self_attn.k_proj.weight = repeat(keys);
+        wide.self_attn.v_proj.weight = repeat(values);
+    }
+    let x = embeds(2, 7);
+    assert_near(
+        forward(&grouped, x.clone(), None),
+        forward(&full, x.clone(), None),
+    );
+}
+
+/// Reading in pieces, and one by one, is reading at once; so is continuing a fork.
+#[test]
+fn cache() {
+    let llm = config().init(&Device::flex());
+    let x = embeds(2, 9);
+    let whole = forward(&llm, x.clone(), None);
+    let mut cache = llm.cache(2, 4);
+    let mut pieces = vec![forward(&llm, x.clone().narrow(1, 0, 4), Some(&mut cache))];
+    let rows = Tensor::from_data([1, 0, 1], &Device::flex());
+    let mut cache = cache.fork(&rows, 9);
+    let x = x.select(0, rows.clone());
+    let whole = whole.select(0, rows.clone());
+    pieces[0] = pieces[0].clone().select(0, rows);
+    for (start, count) in [(4, 3), (7, 1), (8, 1)] {
+        let piece = x.clone().narrow(1, start, count);
+        pieces.push(forward(&llm, piece, Some(&mut cache)));
+        assert_eq!(cache.filled(), start + count);
+    }
+    assert_near(Tensor::cat(pieces, 1), whole);
+}
+
+#[test]
+fn tied_head() {
+    let tied = LlamaConfig {
+        tie_word_embeddings: true,
+        ..config()
+    };
+    let llm = tied.init(&Device::flex());
+    assert!(llm.lm_head.is_none());
+    let hidden = embeds(1, 3);
+    let table = llm.model.embed_tokens.weight.val();
+    let expected = hidden.clone().matmul(table.transpose().unsqueeze());
+    assert_near(llm.logits(hidden), expected);
+}
+
+#[test]
+fn refused_configs() {
+    assert_eq!(config().check(), Ok(()));
+    let refused = |change: fn(&mut LlamaConfig)| {
+        let mut config = config();
+        change(&mut config);
+        config.check().unwrap_err()
+    };
+    assert!(refused(|c| c.num_attention_heads = 0).contains("num_attention_heads"));
+    assert!(refused(|c| c.num_attention_heads = 5).contains("5 heads"));
+    assert!(refused(|c| c.num_key_value_heads = Some(3)).contains("3 key-value"));
+    assert!(refused(|c| c.hidden_act = "gelu".into()).contains("gelu"));
+    assert!(refused(|c| c.attention_bias = true).contains("attention_bias"));
+    assert!(refused(|c| c.rms_norm_eps = f64::NAN).contains("rms_norm_eps"));
+    let scaling = |kind: &str, factor| RopeScaling {
+        kind: kind.into(),
+        factor,
+    };
+    for scaling in [scaling("dynamic", 2.0), scaling("linear", f64::NAN)] {
+        let mut config = config();
+        config.rope_scaling = Some(scaling);
+        assert!(config.check().unwrap_err().contains("rope_scaling"));
+    }
+}
