@@ -180,7 +180,7 @@ impl ResidualQuantizer {
             )));
         }
         let limit = self.codes() as i64;
-        let codes = codes.to_data().convert::<i64>();
+        let codes = codes.to_data();
         let outside = codes.iter::<i64>().find(|code| !(0..limit).contains(code));
         match outside {
             None => Ok(()),
@@ -214,10 +214,10 @@ impl ResidualQuantizer {
         let batch = x.dims()[0];
         let [height, width, channels] = self.latent_shape;
         let [rows, columns, _] = self.code_shape;
-        let (y, x_) = (height / rows, width / columns);
-        x.reshape([batch, rows, y, columns, x_, channels])
+        let (tall, wide) = (height / rows, width / columns);
+        x.reshape([batch, rows, tall, columns, wide, channels])
             .swap_dims(2, 3)
-            .reshape([batch * rows * columns, y * x_ * channels])
+            .reshape([batch * rows * columns, tall * wide * channels])
     }
 
     /// The way back: `[batch * rows * columns, channels]` -> `[batch, h, w, C]`.

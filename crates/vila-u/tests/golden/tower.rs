@@ -94,6 +94,39 @@ fn decoded_pixels() {
     assert_close(&recorded, "decoded", pixels, 1e-4);
 }
 
+/// Latents stretched to another grid: pixel centres map to pixel centres, edges are held.
+#[test]
+fn latents_are_resized_before_decoding() {
+    let device = Device::flex();
+    let (mut config, siglip) = configs();
+    config.rqvaesiglip.decoder_latent_shape = Some([12, 10]);
+    let mut tower = config.init(&siglip, &device);
+    let folder = folder().join("checkpoint/vision_tower");
+    weights::load_into(&mut tower, &folder, Part::VisionTower).unwrap();
+    let resized = tower.rqvaesiglip;
+
+    // [to, 8]: how much of each of 8 latents is in each of `to`.
+    let matrix = |to: usize| {
+        let mut weights = vec![0f32; to * 8];
+        for row in 0..to {
+            let at = ((row as f32 + 0.5) * 8.0 / to as f32 - 0.5).max(0.0);
+            let low = at as usize;
+            weights[row * 8 + low] += 1.0 - at.fract();
+            weights[row * 8 + (low + 1).min(7)] += at.fract();
+        }
+        Tensor::<1>::from_floats(&weights[..], &device).reshape([1, 1, to, 8])
+    };
+    let z_q = Recorded::open("tower.safetensors").tensor::<4>("z_q");
+    let z = z_q.clone().permute([0, 3, 1, 2]); // [batch, channels, 8, 8]
+    let z = matrix(12).matmul(z).matmul(matrix(10).transpose());
+    let expected = resized.decoder.forward(resized.post_quant_conv.forward(z));
+
+    let decoded = resized.decode(z_q);
+    assert_eq!(decoded.dims(), [4, 3, 96, 80]);
+    let off = (decoded - expected).abs().max().into_scalar::<f32>();
+    assert!(off < 1e-4, "{off}");
+}
+
 #[test]
 fn foreign_codes_are_refused() {
     let recorded = Recorded::open("tower.safetensors");
