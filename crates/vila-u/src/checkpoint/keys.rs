@@ -4,6 +4,8 @@
 //! whole of the difference: norms (`gamma`, `beta`), the gaps that activations leave in an
 //! `nn.Sequential`, tensors stored under a second name, and buffers that are no parameters.
 
+use crate::projector::ProjectorConfig;
+
 /// A part of a checkpoint, or a piece of one: which folder holds it, and which of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -22,6 +24,14 @@ pub enum Part {
 }
 
 impl Part {
+    /// The part for a projector of this type.
+    pub fn projector(config: &ProjectorConfig) -> Self {
+        match config.mm_projector_type.as_str() {
+            "linear" => Self::LinearProjector,
+            _ => Self::Projector,
+        }
+    }
+
     /// The folder of the checkpoint that holds this part.
     pub fn folder(self) -> &'static str {
         match self {

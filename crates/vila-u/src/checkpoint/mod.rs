@@ -7,13 +7,22 @@
 //! vision_tower/  config, weights (autoencoder and depth transformer), preprocessor_config.json
 //! ```
 
+pub mod config;
 pub mod files;
+mod floats;
+mod info;
 pub mod keys;
+mod load;
 mod nano;
+mod safetensors_writer;
+mod save;
 pub mod source;
 pub mod tensors;
 pub mod weights;
 
 pub use files::Files;
+pub use info::{Info, info};
 pub use keys::Part;
+pub use load::{Checkpoint, Tower, load, load_tower};
+pub use save::{save, save_tower};
 pub use source::Source;

@@ -37,10 +37,10 @@ pub struct Repository {
     revision: String,
 }
 
-impl FromStr for Source {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
+impl Source {
+    /// # Errors
+    /// When `text` is none of the three.
+    pub fn parse(text: &str) -> Result<Self> {
         if text == "nano" {
             return Ok(Self::Nano);
         }
@@ -236,9 +236,9 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!("nano".parse::<Source>().unwrap(), Source::Nano);
+        assert_eq!(Source::parse("nano").unwrap(), Source::Nano);
         assert_eq!(
-            "./nano".parse::<Source>().unwrap(),
+            Source::parse("./nano").unwrap(),
             Source::Folder("./nano".into())
         );
         let repository = |organisation: &str, name: &str, revision: &str| Source::Hub {
@@ -249,11 +249,11 @@ mod tests {
             },
         };
         assert_eq!(
-            "hf:mit-han-lab/vila-u-7b-256".parse::<Source>().unwrap(),
+            Source::parse("hf:mit-han-lab/vila-u-7b-256").unwrap(),
             repository("mit-han-lab", "vila-u-7b-256", "main")
         );
         assert_eq!(
-            "hf:a/b.c@refs/pr/1".parse::<Source>().unwrap(),
+            Source::parse("hf:a/b.c@refs/pr/1").unwrap(),
             repository("a", "b.c", "refs/pr/1")
         );
         for bad in [
@@ -266,7 +266,7 @@ mod tests {
             "hf:a/..",
             "hf:a/b@",
         ] {
-            assert!(bad.parse::<Source>().is_err(), "{bad}");
+            assert!(Source::parse(bad).is_err(), "{bad}");
         }
     }
 }

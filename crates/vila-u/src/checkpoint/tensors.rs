@@ -14,15 +14,16 @@ use burn::{
     store::pytorch_reader::{self, PytorchReader},
     tensor::{DType, Shape, TensorData},
 };
-use half::{bf16, f16, slice::HalfFloatSliceExt};
-use rayon::prelude::*;
 use safetensors::{
     Dtype,
     tensor::{Metadata, SafeTensorError, SafeTensors},
 };
 use serde::Deserialize;
 
-use super::files::{Bytes, Files, plain};
+use super::{
+    files::{Bytes, Files, plain},
+    floats::convert,
+};
 use crate::{Error, Result};
 
 /// File names in the order they are looked for; each may also be an index of shards.
@@ -151,6 +152,14 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// The weights of a part without parameters, which no file holds.
+    pub fn none(files: &Files) -> Self {
+        Self {
+            path: files.path(""),
+            by_key: BTreeMap::new(),
+        }
+    }
+
     fn add_file(&mut self, files: &Files, name: &str) -> Result<()> {
         let tensors = if name.ends_with(".safetensors") {
             safetensors_file(&files.path(name), files.bytes(name)?)?
@@ -189,52 +198,9 @@ impl Stored {
                 &raw
             }
         };
-        let data = if stored == dtype {
-            TensorData::try_from_bytes_vec(bytes.to_vec(), shape, dtype)
-        } else {
-            let data = TensorData::new(to_f32(bytes, stored), shape);
-            Ok(if dtype == DType::F32 {
-                data
-            } else {
-                data.convert_dtype(dtype)
-            })
-        };
-        data.map_err(|error| fail(error.to_string()))
+        TensorData::try_from_bytes_vec(convert(bytes, stored, dtype), shape, dtype)
+            .map_err(|error| fail(error.to_string()))
     }
-}
-
-/// Little-endian floats of any width as f32, on all cores.
-fn to_f32(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    const CHUNK: usize = 1 << 14;
-    let width = dtype.size();
-    let mut out = vec![0f32; bytes.len() / width];
-    out.par_chunks_mut(CHUNK)
-        .zip(bytes.par_chunks(CHUNK * width))
-        .for_each(|(out, bytes)| match dtype {
-            DType::F16 => {
-                let halves: Vec<f16> = bytes
-                    .chunks_exact(2)
-                    .map(|b| f16::from_le_bytes([b[0], b[1]]))
-                    .collect();
-                halves.convert_to_f32_slice(out);
-            }
-            DType::BF16 => {
-                for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *out = bf16::from_le_bytes([b[0], b[1]]).to_f32();
-                }
-            }
-            DType::F64 => {
-                for (out, b) in out.iter_mut().zip(bytes.as_chunks().0) {
-                    *out = f64::from_le_bytes(*b) as f32;
-                }
-            }
-            _ => {
-                for (out, b) in out.iter_mut().zip(bytes.as_chunks().0) {
-                    *out = f32::from_le_bytes(*b);
-                }
-            }
-        });
-    out
 }
 
 /// The header of a safetensors file, checked against the file's length.

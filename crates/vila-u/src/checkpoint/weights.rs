@@ -11,7 +11,11 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use super::{files::Files, keys::Part, tensors::Tensors};
+use super::{
+    files::Files,
+    keys::Part,
+    tensors::{Stored, Tensors},
+};
 use crate::{Error, Result};
 
 /// Loads `part` from the weights in `folder` (for example `checkpoint/llm`) as f32.
@@ -20,31 +24,62 @@ use crate::{Error, Result};
 /// One error naming key and file when a tensor is missing, extra, misshapen, truncated or not
 /// floating point. The module is unchanged then.
 pub fn load_into<M: Module>(module: &mut M, folder: &Path, part: Part) -> Result<()> {
-    let tensors = Tensors::open(&Files::folder(folder))?;
-    load(module, &tensors, part, DType::F32)
+    Opened::check_folder(&Files::folder(folder), part, module)?.load(module, DType::F32)
 }
 
-/// Loads `part` from opened weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as.
-///
-/// # Errors
-/// As [`load_into`].
-pub fn load<M: Module>(module: &mut M, tensors: &Tensors, part: Part, dtype: DType) -> Result<()> {
-    let parameters = parameters(module, part);
-    check(&parameters, tensors, part)?;
-    let mut loader = Loader {
-        position: Position::default(),
-        tensors,
-        part,
-        dtype,
-        error: None,
-    };
-    // The clone shares the parameters: nothing is copied, and a failed load leaves the module be.
-    let loaded = module.clone().map(&mut loader);
-    match loader.error {
-        Some(error) => Err(error),
-        None => {
-            *module = loaded;
-            Ok(())
+/// The weights of a part, opened and found to fit its module.
+#[derive(Debug)]
+pub struct Opened {
+    pub tensors: Tensors,
+    part: Part,
+}
+
+impl Opened {
+    /// Opens the weights of `part` in a checkpoint and checks them against the module, whose
+    /// parameters stay uninitialised.
+    ///
+    /// # Errors
+    /// As [`load_into`].
+    pub fn check<M: Module>(files: &Files, part: Part, module: &M) -> Result<Self> {
+        Self::check_folder(&files.join(part.folder()), part, module)
+    }
+
+    fn check_folder<M: Module>(folder: &Files, part: Part, module: &M) -> Result<Self> {
+        let parameters = parameters(module, part);
+        // A projector without layers has no file either.
+        let tensors = if parameters.is_empty() {
+            Tensors::none(folder)
+        } else {
+            Tensors::open(folder)?
+        };
+        check(&parameters, &tensors, part)?;
+        Ok(Self { tensors, part })
+    }
+
+    /// The tensor that holds the parameter `key`.
+    pub fn stored(&self, key: &str) -> Option<&Stored> {
+        stored(&self.tensors, self.part, key)
+    }
+
+    /// Loads the weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as.
+    ///
+    /// # Errors
+    /// When values cannot be read. The module is unchanged then.
+    pub fn load<M: Module>(&self, module: &mut M, dtype: DType) -> Result<()> {
+        let mut loader = Loader {
+            position: Position::default(),
+            opened: self,
+            dtype,
+            error: None,
+        };
+        // The clone shares the parameters: nothing is copied, and a failed load leaves the module be.
+        let loaded = module.clone().map(&mut loader);
+        match loader.error {
+            Some(error) => Err(error),
+            None => {
+                *module = loaded;
+                Ok(())
+            }
         }
     }
 }
@@ -80,27 +115,84 @@ pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Vec<usi
     shapes.found
 }
 
-/// The stored name of `key`: itself, or the alias that the file has instead.
-fn stored_name(tensors: &Tensors, part: Part, key: &str) -> Option<String> {
-    if tensors.by_key.contains_key(key) {
-        return Some(key.to_string());
+/// A parameter on its way out: what the file will say of it, and how to get its values.
+pub struct Outgoing {
+    pub key: String,
+    /// As stored, with linear weights transposed back.
+    pub shape: Vec<usize>,
+    values: Box<dyn Fn() -> std::result::Result<TensorData, String>>,
+}
+
+impl Outgoing {
+    /// The values, row-major; only now are they brought from the device.
+    pub fn read(&self) -> Result<TensorData> {
+        (self.values)().map_err(|reason| Error::failed(format!("tensor `{}`: {reason}", self.key)))
     }
-    part.alias(key)
-        .filter(|alias| tensors.by_key.contains_key(alias))
+}
+
+/// Every parameter of the module in the order of its key.
+pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing> {
+    struct Collector {
+        position: Position,
+        part: Part,
+        found: Vec<Outgoing>,
+    }
+    impl ModuleVisitor for Collector {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.position.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.position.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let is_transposed = self.position.is_transposed();
+            let mut shape = tensor.shape().to_vec();
+            if is_transposed {
+                shape.reverse();
+            }
+            self.found.push(Outgoing {
+                key: self.position.key(self.part),
+                shape,
+                values: Box::new(move || {
+                    let data = tensor.try_to_data().map_err(|error| error.to_string())?;
+                    Ok(if is_transposed {
+                        transpose(&data)
+                    } else {
+                        data
+                    })
+                }),
+            });
+        }
+    }
+    let mut collector = Collector {
+        position: Position::default(),
+        part,
+        found: Vec::new(),
+    };
+    module.visit(&mut collector);
+    collector.found.sort_by(|a, b| a.key.cmp(&b.key));
+    collector.found
+}
+
+/// The tensor that holds `key`, under that name or the alias that the file has instead.
+fn stored<'a>(tensors: &'a Tensors, part: Part, key: &str) -> Option<&'a Stored> {
+    let alias = || tensors.by_key.get(&part.alias(key)?);
+    tensors.by_key.get(key).or_else(alias)
 }
 
 /// Every parameter has a tensor of its shape, and every tensor a parameter.
 fn check(parameters: &BTreeMap<String, Vec<usize>>, tensors: &Tensors, part: Part) -> Result<()> {
     let missing: Vec<&String> = parameters
         .keys()
-        .filter(|key| stored_name(tensors, part, key).is_none())
+        .filter(|key| stored(tensors, part, key).is_none())
         .collect();
     if let Some(key) = missing.first() {
         let reason = format!("tensor `{key}` is missing{}", and_more(missing.len()));
         return Err(Error::invalid(&tensors.path, reason));
     }
     for (key, shape) in parameters {
-        let stored = stored_name(tensors, part, key).and_then(|name| tensors.by_key.get(&name));
+        let stored = stored(tensors, part, key);
         if let Some(stored) = stored.filter(|stored| stored.shape != *shape) {
             let reason = format!(
                 "tensor `{key}` has shape {:?}, but the configuration asks for {shape:?}",
@@ -214,20 +306,18 @@ impl Position {
 
 struct Loader<'a> {
     position: Position,
-    tensors: &'a Tensors,
-    part: Part,
+    opened: &'a Opened,
     dtype: DType,
     error: Option<Error>,
 }
 
 impl Loader<'_> {
     fn read(&self) -> Result<TensorData> {
-        let key = self.position.key(self.part);
-        let stored = stored_name(self.tensors, self.part, &key)
-            .and_then(|name| self.tensors.by_key.get(&name))
-            .ok_or_else(|| {
-                Error::invalid(&self.tensors.path, format!("tensor `{key}` is missing"))
-            })?;
+        let key = self.position.key(self.opened.part);
+        let stored = self.opened.stored(&key).ok_or_else(|| {
+            let reason = format!("tensor `{key}` is missing");
+            Error::invalid(&self.opened.tensors.path, reason)
+        })?;
         let data = stored.read(&key, self.dtype)?;
         Ok(if self.position.is_transposed() {
             transpose(&data)

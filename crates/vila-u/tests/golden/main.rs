@@ -10,5 +10,6 @@ mod language;
 mod prompts;
 mod quantizer;
 mod sampling;
+mod torch_file;
 mod tower;
 mod train;

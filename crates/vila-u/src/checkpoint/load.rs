@@ -1,0 +1,100 @@
+//! A checkpoint's files become a model.
+
+use burn::tensor::{DType, Device};
+
+use super::{
+    config::{self, GenerationConfig},
+    files::Files,
+    keys::Part,
+    weights::Opened,
+};
+use crate::{
+    Error, Result,
+    model::{VilaU, VilaUConfig},
+    text::{SiglipTokenizer, Tokenizer},
+    tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
+};
+
+/// The whole model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub config: VilaUConfig,
+    pub generation: GenerationConfig,
+    pub model: VilaU,
+    pub tokenizer: Tokenizer,
+    /// What it was loaded from.
+    pub files: Files,
+}
+
+/// The vision tower without the depth transformer: all that codes, pictures from codes and matching
+/// texts need, and a fraction of the memory.
+#[derive(Debug)]
+pub struct Tower {
+    pub config: RqVaeSiglipConfig,
+    pub siglip: SiglipConfig,
+    pub model: RqVaeSiglip,
+    /// What it was loaded from.
+    pub files: Files,
+}
+
+/// Loads everything, weights as `dtype` (f32, f16 or bf16).
+///
+/// All parts are checked before the first weight is read; peak memory is the model and one tensor.
+///
+/// # Errors
+/// One error that names the file and the field or tensor at fault.
+pub fn load(files: &Files, device: &Device, dtype: DType) -> Result<Checkpoint> {
+    let config = config::read(files)?;
+    let llm_files = files.join("llm");
+    let tokenizer = config::tokenizer(&llm_files)?;
+    if tokenizer.vocabulary() > config.llm.vocab_size {
+        let reason = format!(
+            "vocab_size is {}, but the tokenizer has {} tokens",
+            config.llm.vocab_size,
+            tokenizer.vocabulary()
+        );
+        return Err(Error::invalid(llm_files.path("config.json"), reason));
+    }
+    let generation = GenerationConfig::read(&llm_files)?;
+
+    let mut model = config.init(device);
+    let projector = Part::projector(&config.mm_projector);
+    let llm = Opened::check(files, Part::Llm, &model.llm)?;
+    let mm_projector = Opened::check(files, projector, &model.mm_projector)?;
+    let vision_tower = Opened::check(files, Part::VisionTower, &model.vision_tower)?;
+    llm.load(&mut model.llm, dtype)?;
+    mm_projector.load(&mut model.mm_projector, dtype)?;
+    vision_tower.load(&mut model.vision_tower, dtype)?;
+
+    Ok(Checkpoint {
+        config,
+        generation,
+        model,
+        tokenizer,
+        files: files.clone(),
+    })
+}
+
+/// Loads the vision tower only; the other parts need not be there.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_tower(files: &Files, device: &Device, dtype: DType) -> Result<Tower> {
+    let (config, siglip) = config::read_tower(files)?;
+    let mut model = config.init(&siglip, device);
+    Opened::check(files, Part::RqVaeSiglip, &model)?.load(&mut model, dtype)?;
+    Ok(Tower {
+        config,
+        siglip,
+        model,
+        files: files.clone(),
+    })
+}
+
+impl Tower {
+    /// The tokenizer of the text encoder, from the checkpoint or, where the encoder is one of the
+    /// Hugging Face Hub, from there.
+    pub fn text_tokenizer(&self) -> Result<SiglipTokenizer> {
+        config::siglip_tokenizer(&self.files, &self.config, &self.siglip)
+    }
+}

@@ -1,0 +1,141 @@
+//! Weights files as the authors' code reads them: safetensors, above 5 GB in shards with an index.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use burn::tensor::DType;
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    floats::{convert, overflowed},
+    weights::Outgoing,
+};
+use crate::{Error, Result};
+
+/// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
+pub const SHARD: usize = 5_000_000_000;
+
+/// Writes the tensors to `folder` as `dtype` (f32, f16 or bf16), one in memory at a time.
+///
+/// # Errors
+/// When the disk is full or cannot be written, or a value does not fit `dtype`.
+pub fn write(folder: &Path, tensors: &[Outgoing], dtype: DType, shard: usize) -> Result<()> {
+    let shards = split(tensors, dtype, shard);
+    if let [whole] = shards.as_slice() {
+        return write_file(&folder.join("model.safetensors"), whole, dtype);
+    }
+    let mut weight_map = Map::new();
+    for (index, tensors) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        write_file(&folder.join(&name), tensors, dtype)?;
+        weight_map.extend(tensors.iter().map(|t| (t.key.clone(), name.clone().into())));
+    }
+    weight_map.sort_keys();
+    let total: usize = tensors.iter().map(|tensor| bytes(tensor, dtype)).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    write_json(&folder.join("model.safetensors.index.json"), &index)
+}
+
+/// Consecutive tensors that fit a file together.
+fn split(tensors: &[Outgoing], dtype: DType, shard: usize) -> Vec<&[Outgoing]> {
+    let mut shards = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (index, tensor) in tensors.iter().enumerate() {
+        if index > start && size + bytes(tensor, dtype) > shard {
+            shards.push(&tensors[start..index]);
+            (start, size) = (index, 0);
+        }
+        size += bytes(tensor, dtype);
+    }
+    shards.push(&tensors[start..]);
+    shards
+}
+
+/// Running statistics of the codebooks keep their precision: sums and counts exceed f16, and
+/// training goes on from them.
+fn dtype_of(tensor: &Outgoing, dtype: DType) -> DType {
+    if tensor.key.ends_with("_ema") {
+        DType::F32
+    } else {
+        dtype
+    }
+}
+
+fn bytes(tensor: &Outgoing, dtype: DType) -> usize {
+    tensor.shape.iter().product::<usize>() * dtype_of(tensor, dtype).size()
+}
+
+/// One file: the length of the header, the header, the tensors.
+fn write_file(path: &Path, tensors: &[Outgoing], dtype: DType) -> Result<()> {
+    // The format's own order: wider dtypes first, then by name.
+    let mut tensors: Vec<&Outgoing> = tensors.iter().collect();
+    tensors.sort_by_key(|tensor| {
+        let width = dtype_of(tensor, dtype).size();
+        (std::cmp::Reverse(width), &tensor.key)
+    });
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += bytes(tensor, dtype);
+        let info = TensorInfo {
+            dtype: match dtype_of(tensor, dtype) {
+                DType::F16 => Dtype::F16,
+                DType::BF16 => Dtype::BF16,
+                _ => Dtype::F32,
+            },
+            shape: tensor.shape.clone(),
+            data_offsets: (start, end),
+        };
+        (tensor.key.clone(), info)
+    });
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let header = Metadata::new(Some(format), infos.collect())
+        .map_err(|error| Error::failed(error.to_string()))
+        .and_then(|metadata| {
+            serde_json::to_vec(&metadata).map_err(|error| Error::failed(error.to_string()))
+        })?;
+    let padding = header.len().next_multiple_of(8) - header.len();
+
+    let io = |result: std::io::Result<()>| result.map_err(Error::io(path));
+    let file = File::create(path).map_err(Error::io(path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    io(out.write_all(&((header.len() + padding) as u64).to_le_bytes()))?;
+    io(out.write_all(&header))?;
+    io(out.write_all(&b"       "[..padding]))?;
+    for tensor in tensors {
+        let data = converted(tensor, dtype_of(tensor, dtype))?;
+        io(out.write_all(&data))?;
+    }
+    io(out.flush())?;
+    io(out.get_ref().sync_all())
+}
+
+fn converted(tensor: &Outgoing, dtype: DType) -> Result<Vec<u8>> {
+    let data = tensor.read()?;
+    let (before, old) = (data.as_bytes(), data.dtype());
+    let after = convert(before, old, dtype);
+    if dtype == DType::F16 && overflowed((before, old), (&after, dtype)) {
+        let key = &tensor.key;
+        let reason = format!("tensor `{key}` has values too large for f16: save as bf16 or f32");
+        return Err(Error::failed(reason));
+    }
+    Ok(after)
+}
+
+/// A JSON file as Hugging Face writes it: indented by two, ended by a newline.
+pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Error::failed(error.to_string()))?;
+    let mut file = File::create(path).map_err(Error::io(path))?;
+    file.write_all(text.as_bytes()).map_err(Error::io(path))?;
+    file.write_all(b"\n").map_err(Error::io(path))?;
+    file.sync_all().map_err(Error::io(path))
+}

@@ -1,0 +1,325 @@
+//! A model becomes a checkpoint that the authors' code loads.
+
+use std::{fs, io, path::Path};
+
+use burn::tensor::DType;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    config::siglip_folder,
+    files::Files,
+    keys::Part,
+    safetensors_writer::{SHARD, write, write_json},
+    weights::{Outgoing, outgoing},
+};
+use crate::{
+    Error, Result,
+    model::{VilaU, VilaUConfig},
+    tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
+};
+
+/// Writes the whole model to the new folder `dir`, weights as `dtype` (f32, f16 or bf16; the codebooks'
+/// running statistics stay f32).
+///
+/// Tokenizer files, and the configuration fields that are not ours, come from `like`: the checkpoint
+/// that the model was made from, or at least its tokenizers. The folder appears whole or not at all.
+///
+/// # Errors
+/// When `dir` exists and is not empty, the disk is full, or a weight does not fit `dtype`.
+pub fn save(
+    dir: &Path,
+    config: &VilaUConfig,
+    model: &VilaU,
+    like: &Files,
+    dtype: DType,
+) -> Result<()> {
+    atomically(dir, |out| {
+        let name = torch_name(dtype);
+        let projector = Part::projector(&config.mm_projector);
+        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), name)?;
+        let mm_projector = part_config(
+            like,
+            projector,
+            &config.mm_projector,
+            projector_defaults(),
+            name,
+        )?;
+        let tower = &config.vision_tower;
+        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), name)?;
+        write_part(
+            out,
+            Part::Llm,
+            &llm,
+            &outgoing(&model.llm, Part::Llm),
+            dtype,
+        )?;
+        let layers = outgoing(&model.mm_projector, projector);
+        write_part(out, projector, &mm_projector, &layers, dtype)?;
+        let tensors = outgoing(&model.vision_tower, Part::VisionTower);
+        write_part(out, Part::VisionTower, &vision_tower, &tensors, dtype)?;
+        write_encoder(out, &tower.rqvaesiglip, &config.siglip, like)?;
+
+        copy(&like.join("llm"), &out.join("llm"), |name| {
+            name.contains("token") || name == "generation_config.json"
+        })?;
+        let generation = out.join("llm/generation_config.json");
+        if !generation.exists() {
+            write_json(&generation, &generation_defaults(config))?;
+        }
+
+        let mut root = merged(root_defaults(name), stored(like, "config.json")?);
+        root = merged(root, to_value(&config.root)?);
+        root["llm_cfg"] = llm;
+        root["mm_projector_cfg"] = mm_projector;
+        root["vision_tower_cfg"] = vision_tower;
+        root["resume_path"] = dir.to_string_lossy().into();
+        root.sort_all_objects();
+        write_json(&out.join("config.json"), &root)
+    })
+}
+
+/// Writes a tower alone, without the depth transformer, as [`super::load_tower`] reads it.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_tower(
+    dir: &Path,
+    config: &RqVaeSiglipConfig,
+    siglip: &SiglipConfig,
+    model: &RqVaeSiglip,
+    like: &Files,
+    dtype: DType,
+) -> Result<()> {
+    atomically(dir, |out| {
+        let part = Part::RqVaeSiglip;
+        let sizes = json!({ "rqvaesiglip": to_value(config)?, "hidden_size": config.embed_dim });
+        let mut tower = part_config(like, part, &sizes, tower_defaults(), torch_name(dtype))?;
+        if let Value::Object(fields) = &mut tower {
+            fields.remove("rqtransformer");
+        }
+        write_part(out, part, &tower, &outgoing(model, part), dtype)?;
+        write_encoder(out, config, siglip, like)
+    })
+}
+
+/// Lets `write` fill a folder beside `dir`, and puts it in place when all of it is on disk.
+fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(dir)(error)),
+        Ok(false) => {
+            let reason = format!("{} is not empty: choose a new folder", dir.display());
+            return Err(Error::usage(reason));
+        }
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    // Removed with everything in it when this function ends.
+    let temporary = tempfile::Builder::new()
+        .prefix(".saving-")
+        .tempdir_in(parent)
+        .map_err(Error::io(parent))?;
+    let out = temporary.path().join("checkpoint");
+    fs::create_dir(&out).map_err(Error::io(&out))?;
+    write(&out)?;
+    if dir.exists() {
+        fs::remove_dir(dir).map_err(Error::io(dir))?;
+    }
+    fs::rename(&out, dir).map_err(Error::io(dir))
+}
+
+fn write_part(
+    out: &Path,
+    part: Part,
+    config: &Value,
+    tensors: &[Outgoing],
+    dtype: DType,
+) -> Result<()> {
+    let folder = out.join(part.folder());
+    fs::create_dir(&folder).map_err(Error::io(&folder))?;
+    write_json(&folder.join("config.json"), config)?;
+    write(&folder, tensors, dtype, SHARD)
+}
+
+/// What belongs to the encoders: the image settings, and the folder that `pretrained_model` names
+/// with sizes and tokenizer, unless it names a model of the Hub.
+fn write_encoder(
+    out: &Path,
+    config: &RqVaeSiglipConfig,
+    siglip: &SiglipConfig,
+    like: &Files,
+) -> Result<()> {
+    let settings = match stored(&like.join("vision_tower"), "preprocessor_config.json")? {
+        Value::Null => image_settings(siglip.vision_config.image_size),
+        settings => settings,
+    };
+    write_json(
+        &out.join("vision_tower/preprocessor_config.json"),
+        &settings,
+    )?;
+    let Some(folder) = siglip_folder(like, config) else {
+        return match SiglipConfig::preset(&config.pretrained_model) {
+            Some(preset) if preset == *siglip => Ok(()),
+            _ => Err(Error::failed(format!(
+                "the configuration of {} is not at hand to be saved",
+                config.pretrained_model
+            ))),
+        };
+    };
+    let target = out.join(&config.pretrained_model);
+    fs::create_dir_all(&target).map_err(Error::io(&target))?;
+    copy(&folder, &target, |name| !is_weights(name))?;
+    let config = merged(stored(&folder, "config.json")?, to_value(siglip)?);
+    write_json(&target.join("config.json"), &config)
+}
+
+fn is_weights(name: &str) -> bool {
+    [".safetensors", ".bin", ".pt", ".msgpack", ".h5", ".onnx"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+}
+
+fn copy(from: &Files, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    for name in from.names()?.iter().filter(|name| wanted(name)) {
+        let target = to.join(name);
+        fs::write(&target, from.read(name)?).map_err(Error::io(&target))?;
+    }
+    Ok(())
+}
+
+/// The configuration file of a part: the authors' defaults, what `like` says, and our sizes.
+fn part_config(
+    like: &Files,
+    part: Part,
+    config: &impl Serialize,
+    defaults: Value,
+    dtype: &str,
+) -> Result<Value> {
+    let known = stored(&like.join(part.folder()), "config.json")?;
+    let mut value = merged(merged(defaults, known), to_value(config)?);
+    value["torch_dtype"] = dtype.into();
+    value.sort_all_objects();
+    Ok(value)
+}
+
+/// A JSON file of `like`, null if there is none.
+fn stored(files: &Files, name: &str) -> Result<Value> {
+    let Some(text) = files.read_optional(name)? else {
+        return Ok(Value::Null);
+    };
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::invalid(files.path(name), format!("not JSON: {error}")))
+}
+
+fn to_value(config: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(config).map_err(|error| Error::failed(error.to_string()))
+}
+
+/// `base` with the fields of `over` put over its own, at every depth.
+fn merged(base: Value, over: Value) -> Value {
+    match (base, over) {
+        (base, Value::Null) => base,
+        (Value::Object(mut base), Value::Object(over)) => {
+            for (name, field) in over {
+                let old = base.remove(&name).unwrap_or(Value::Null);
+                base.insert(name, merged(old, field));
+            }
+            Value::Object(base)
+        }
+        (_, over) => over,
+    }
+}
+
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+const TRANSFORMERS: &str = "4.36.2";
+
+fn llm_defaults(config: &VilaUConfig) -> Value {
+    let length = config.llm.max_length();
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "initializer_range": 0.02,
+        "model_max_length": length,
+        "tokenizer_model_max_length": length,
+        "tokenizer_padding_side": "right",
+        "transformers_version": TRANSFORMERS,
+        "use_cache": true,
+    })
+}
+
+fn projector_defaults() -> Value {
+    json!({
+        "architectures": ["MultimodalProjector"],
+        "model_type": "v2l_projector",
+        "transformers_version": TRANSFORMERS,
+    })
+}
+
+fn tower_defaults() -> Value {
+    json!({
+        "architectures": ["RQVAESIGLIPTransformer"],
+        "model_type": "rqvaesigliptransformer_model",
+        "transformers_version": TRANSFORMERS,
+        "rqtransformer": { "architectures": ["RQTransformer"], "attn_implementation": null },
+        "rqvaesiglip": { "architectures": ["RQVAESiglipModel"], "attn_implementation": null },
+    })
+}
+
+fn root_defaults(dtype: &str) -> Value {
+    json!({
+        "architectures": ["VILAULlamaModel"],
+        "model_type": "vila_u_llama",
+        "drop_path_rate": 0.0,
+        "interpolate_mode": "linear",
+        "mm_vision_select_layer": -2,
+        "model_dtype": format!("torch.{dtype}"),
+        "transformers_version": TRANSFORMERS,
+        "tune_language_model": true,
+        "tune_mm_projector": true,
+        "tune_vision_tower": false,
+    })
+}
+
+/// Text is sampled as in the released checkpoints (their image generation needs `do_sample`).
+fn generation_defaults(config: &VilaUConfig) -> Value {
+    json!({
+        "bos_token_id": config.llm.bos_token_id,
+        "do_sample": true,
+        "eos_token_id": config.llm.eos_token_id,
+        "max_length": config.llm.max_length(),
+        "pad_token_id": 0,
+        "temperature": 0.9,
+        "top_p": 0.6,
+        "transformers_version": TRANSFORMERS,
+    })
+}
+
+fn image_settings(size: usize) -> Value {
+    let square = json!({ "height": size, "width": size });
+    json!({
+        "crop_size": square,
+        "do_center_crop": true,
+        "do_convert_rgb": true,
+        "do_normalize": true,
+        "do_rescale": true,
+        "do_resize": true,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1.0 / 255.0,
+        "size": square,
+    })
+}
