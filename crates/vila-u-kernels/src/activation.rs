@@ -1,0 +1,182 @@
+//! Pointwise nonlinearities: one pass forward, one pass backward, nothing kept but the input.
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Tensor, activation};
+use rayon::prelude::*;
+use std::{fmt::Debug, marker::PhantomData};
+
+use crate::bridge::{self, Kernel, Outcome, tensor, values};
+use crate::math::{erf, exp, sigmoid, simd};
+
+/// `x * Phi(x)` with the tanh approximation of the normal distribution (PyTorch's
+/// `gelu(approximate="tanh")`), of any shape.
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match bridge::run(Pointwise::<GeluTanh>(PhantomData), [x.into_dispatch()]) {
+        Outcome::Done(y) => Tensor::from_dispatch(y),
+        Outcome::Elsewhere([x]) => activation::gelu_approximate(Tensor::from_dispatch(x)),
+    }
+}
+
+/// `x * Phi(x)`, the exact GELU, of any shape.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match bridge::run(Pointwise::<Gelu>(PhantomData), [x.into_dispatch()]) {
+        Outcome::Done(y) => Tensor::from_dispatch(y),
+        Outcome::Elsewhere([x]) => activation::gelu(Tensor::from_dispatch(x)),
+    }
+}
+
+/// `silu(gate) * up`, the gated unit of LLaMA's feed-forward layers; both of one shape.
+pub fn silu_mul<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    if gate.dims() != up.dims() {
+        return activation::silu(gate) * up;
+    }
+    match bridge::run(SiluMul, [gate.into_dispatch(), up.into_dispatch()]) {
+        Outcome::Done(y) => Tensor::from_dispatch(y),
+        Outcome::Elsewhere([gate, up]) => {
+            activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
+        }
+    }
+}
+
+/// Numbers per parallel task.
+const CHUNK: usize = 1 << 14;
+
+/// A function of one number and its derivative.
+trait Curve: Send + Sync + Debug + 'static {
+    fn value(x: f32) -> f32;
+    fn slope(x: f32) -> f32;
+}
+
+#[derive(Debug)]
+struct GeluTanh;
+
+/// `sqrt(2 / pi)`, and the cubic coefficient, of GELU's tanh approximation.
+const GELU_SCALE: f32 = 0.797_884_6;
+const GELU_CUBIC: f32 = 0.044_715;
+
+impl Curve for GeluTanh {
+    // (1 + tanh u) / 2 = sigmoid(2 u)
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * sigmoid(2.0 * GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let s = sigmoid(2.0 * GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x));
+        let inner = 2.0 * GELU_SCALE * (1.0 + 3.0 * GELU_CUBIC * x * x);
+        s + x * s * (1.0 - s) * inner
+    }
+}
+
+#[derive(Debug)]
+struct Gelu;
+
+impl Curve for Gelu {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
+        0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+            + x * INVERSE_SQRT_TAU * exp(-0.5 * x * x)
+    }
+}
+
+#[derive(Debug)]
+struct Pointwise<C>(PhantomData<C>);
+
+impl<C> Clone for Pointwise<C> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<C: Curve> Kernel<1> for Pointwise<C> {
+    type Saved = FlexTensor;
+
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, FlexTensor) {
+        let from = values(&x);
+        let mut y = vec![0.0; from.len()];
+        y.par_chunks_mut(CHUNK)
+            .zip(from.par_chunks(CHUNK))
+            .for_each(|(y, x)| {
+                simd(|| {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = C::value(*x);
+                    }
+                });
+            });
+        (tensor(y, x.layout().shape().clone()), x)
+    }
+
+    fn backward(&self, x: FlexTensor, grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let mut dx = vec![0.0; values(&x).len()];
+        dx.par_chunks_mut(CHUNK)
+            .zip(values(&x).par_chunks(CHUNK))
+            .zip(values(&grad).par_chunks(CHUNK))
+            .for_each(|((dx, x), dy)| {
+                simd(|| {
+                    for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                        *dx = dy * C::slope(*x);
+                    }
+                });
+            });
+        [Some(tensor(dx, x.layout().shape().clone()))]
+    }
+}
+
+#[derive(Clone, Debug)]
+struct SiluMul;
+
+impl Kernel<2> for SiluMul {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, [gate, up]: [FlexTensor; 2]) -> (FlexTensor, Self::Saved) {
+        let mut y = vec![0.0; values(&gate).len()];
+        y.par_chunks_mut(CHUNK)
+            .zip(values(&gate).par_chunks(CHUNK))
+            .zip(values(&up).par_chunks(CHUNK))
+            .for_each(|((y, gate), up)| {
+                simd(|| {
+                    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                        *y = gate * sigmoid(*gate) * up;
+                    }
+                });
+            });
+        (tensor(y, gate.layout().shape().clone()), [gate, up])
+    }
+
+    fn backward(
+        &self,
+        [gate, up]: Self::Saved,
+        grad: FlexTensor,
+        _: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let shape = gate.layout().shape().clone();
+        let (gate, up, dy) = (values(&gate), values(&up), values(&grad));
+        let (mut dgate, mut dup) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
+        dgate
+            .par_chunks_mut(CHUNK)
+            .zip(dup.par_chunks_mut(CHUNK))
+            .enumerate()
+            .for_each(|(chunk, (dgate, dup))| {
+                let range = chunk * CHUNK..chunk * CHUNK + dgate.len();
+                let (gate, up, dy) = (&gate[range.clone()], &up[range.clone()], &dy[range]);
+                simd(|| {
+                    let inputs = gate.iter().zip(up).zip(dy);
+                    for ((dgate, dup), ((gate, up), dy)) in
+                        dgate.iter_mut().zip(dup.iter_mut()).zip(inputs)
+                    {
+                        let s = sigmoid(*gate);
+                        *dup = dy * gate * s;
+                        *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
+                    }
+                });
+            });
+        [Some(tensor(dgate, shape.clone())), Some(tensor(dup, shape))]
+    }
+}

@@ -1,0 +1,81 @@
+//! 3x3 convolution, stride 1, zero padding 1: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
+
+mod signals;
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Tensor, module, ops::ConvOptions};
+
+use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
+use signals::{Geometry, channel_sums, convolve, pack_weight, weight_gradient};
+
+/// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
+///
+/// - `x`: `[batch, in_channels, height, width]`
+/// - `weight`: `[out_channels, in_channels, 3, 3]`
+/// - `bias`: `[out_channels]`
+///
+/// Returns `[batch, out_channels, height, width]`.
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let inputs = [
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    ];
+    match bridge::run(Conv3x3, inputs) {
+        Outcome::Done(output) => Tensor::from_dispatch(output),
+        Outcome::Elsewhere([x, weight, bias]) => module::conv2d(
+            Tensor::from_dispatch(x),
+            Tensor::from_dispatch(weight),
+            Some(Tensor::from_dispatch(bias)),
+            ConvOptions::new([1, 1], [1, 1], [1, 1], 1),
+        ),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Conv3x3;
+
+impl Kernel<3> for Conv3x3 {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
+        let [batch, inputs, height, width] = dims(&x);
+        let [outputs, ..] = dims::<4>(&weight);
+        let packed = pack_weight(values(&weight), outputs, inputs, false);
+        let y = convolve(
+            values(&x),
+            &packed,
+            Some(values(&bias)),
+            Geometry::new(batch, height, width),
+            inputs,
+            outputs,
+        );
+        (tensor(y, [batch, outputs, height, width]), [x, weight])
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: Self::Saved,
+        grad: FlexTensor,
+        [want_x, want_weight, want_bias]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let [batch, inputs, height, width] = dims(&x);
+        let [outputs, ..] = dims::<4>(&weight);
+        let geometry = Geometry::new(batch, height, width);
+        let dy = values(&grad);
+        let dx = want_x.then(|| {
+            let turned = pack_weight(values(&weight), outputs, inputs, true);
+            let dx = convolve(dy, &turned, None, geometry, outputs, inputs);
+            tensor(dx, [batch, inputs, height, width])
+        });
+        let dw = want_weight.then(|| {
+            let dw = weight_gradient(values(&x), dy, geometry, inputs, outputs);
+            tensor(dw, [outputs, inputs, 3, 3])
+        });
+        let db = want_bias.then(|| {
+            let db = channel_sums(dy, outputs, height * width);
+            tensor(db, [outputs])
+        });
+        [dx, dw, db]
+    }
+}

@@ -1,0 +1,15 @@
+//! Fused CPU kernels with hand-written gradients, as plain functions on Burn tensors.
+//!
+//! Each function is what its name says, differentiable, and the same on every device: `f32` tensors
+//! of the CPU backend take the kernel, everything else the same composition of Burn operations.
+//! Model code makes one call and never asks where it runs.
+
+mod activation;
+mod bridge;
+mod conv2d;
+mod math;
+mod norm;
+
+pub use activation::{gelu, gelu_tanh, silu_mul};
+pub use conv2d::conv2d;
+pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
