@@ -2,3 +2,6 @@
 //! files in the common formats.
 
 pub mod nano;
+mod record;
+
+pub use record::{Record, read_jsonl};

@@ -10,7 +10,7 @@ use twemoji_assets::svg::SvgTwemojiAsset;
 
 use super::stable_hash;
 
-/// One piece of Twemoji art with its Unicode (CLDR) name.
+/// One piece of Twemoji art with its Unicode (CLDR) name; three objects go by a shorter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emoji {
     pub character: char,
@@ -21,7 +21,12 @@ pub struct Emoji {
 impl Emoji {
     fn find(character: char) -> Option<Self> {
         let asset = SvgTwemojiAsset::from_emoji(character.encode_utf8(&mut [0; 4]))?;
-        let name = asset.label.filter(|label| !label.is_empty())?;
+        let name = match asset.label.filter(|label| !label.is_empty())? {
+            "snowman without snow" => "snowman",
+            "spouting whale" => "whale",
+            "deciduous tree" => "tree",
+            name => name,
+        };
         Some(Self {
             character,
             name,
@@ -35,22 +40,15 @@ impl Emoji {
         format!("{} {}", if vowel { "an" } else { "a" }, self.name)
     }
 
-    /// "dogs", "foxes", "mice".
+    /// "dogs", "foxes", "maple leaves".
     pub fn plural(&self) -> String {
         let name = self.name;
-        for (ending, plural) in [
-            ("mouse", "mice"),
-            ("wolf", "wolves"),
-            ("fish", "fish"),
-            ("die", "dice"),
-            ("leaf", "leaves"),
-            ("snowman", "snowmen"),
-        ] {
+        for (ending, plural) in [("die", "dice"), ("leaf", "leaves"), ("snowman", "snowmen")] {
             if let Some(stem) = name.strip_suffix(ending) {
                 return format!("{stem}{plural}");
             }
         }
-        if ["s", "x", "ch", "sh", "volcano"]
+        if ["s", "x", "ch", "sh", "tomato"]
             .iter()
             .any(|end| name.ends_with(end))
         {

@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 /// A question about a picture and its only right answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Question {
     pub kind: Kind,
     pub question: String,

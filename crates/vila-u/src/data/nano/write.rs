@@ -1,0 +1,220 @@
+//! The nano world as files, in two formats other programs read.
+//!
+//! ```text
+//! images/0000012.png       scenes, and
+//! nano.jsonl               two LLaVA-style records for each: its questions, and drawing its caption
+//! nano-00000.tar ...       the same scenes as WebDataset shards (.png, .txt, .json)
+//! gallery-00000.tar ...    further art with names only, one for every eight scenes
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Cursor, Write},
+    path::Path,
+};
+
+use image::ImageFormat;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Scene, Split};
+use crate::{Error, Result, text::conversation::Turn};
+
+/// Width and height of the pictures written.
+const SIDE: u32 = 64;
+/// Scenes in a shard.
+const SHARD: usize = 1000;
+/// Scenes for each scene of the gallery.
+const GALLERY: usize = 8;
+
+/// Writes `count` scenes of a split to a new folder: the same files for the same arguments.
+///
+/// `progress` gets the number of scenes written so far, and stops the work by returning `false`.
+/// The folder appears when all is written, or not at all; an existing one must be empty.
+pub fn write(
+    folder: &Path,
+    split: Split,
+    seed: u64,
+    count: usize,
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<()> {
+    let taken = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if taken || folder.is_file() {
+        let shown = folder.display();
+        return Err(Error::usage(format!("{shown} exists: choose a new folder")));
+    }
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(".vila-u-")
+        .tempdir_in(parent)
+        .map_err(Error::io(parent))?;
+    let unfinished = unfinished.path().join("nano");
+    write_into(&unfinished, split, seed, count, progress)?;
+    if folder.is_dir() {
+        fs::remove_dir(folder).map_err(Error::io(folder))?;
+    }
+    fs::rename(&unfinished, folder).map_err(Error::io(folder))
+}
+
+fn write_into(
+    folder: &Path,
+    split: Split,
+    seed: u64,
+    count: usize,
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<()> {
+    let images = folder.join("images");
+    fs::create_dir_all(&images).map_err(Error::io(&images))?;
+    let lines = folder.join("nano.jsonl");
+    let mut jsonl = BufWriter::new(File::create(&lines).map_err(Error::io(&lines))?);
+    for first in (0..count).step_by(SHARD) {
+        let many = first..count.min(first + SHARD);
+        let drawn = draw(many.clone(), |index| Scene::sample(split, seed, index))?;
+        write_shard(folder, "nano", first / SHARD, &drawn)?;
+        for drawn in &drawn {
+            let path = images.join(format!("{}.png", drawn.key));
+            fs::write(&path, &drawn.png).map_err(Error::io(&path))?;
+            for record in drawn.records() {
+                writeln!(jsonl, "{record}").map_err(Error::io(&lines))?;
+            }
+        }
+        if !progress(many.end) {
+            return Err(Error::Interrupted);
+        }
+    }
+    jsonl.flush().map_err(Error::io(&lines))?;
+    let gallery = count.div_ceil(GALLERY);
+    for first in (0..gallery).step_by(SHARD) {
+        let many = first..gallery.min(first + SHARD);
+        let drawn = draw(many, |index| Scene::sample_gallery(split, seed, index))?;
+        write_shard(folder, "gallery", first / SHARD, &drawn)?;
+    }
+    Ok(())
+}
+
+/// A scene and its picture.
+struct Drawn {
+    /// Its number, which names its files.
+    key: String,
+    scene: Scene,
+    png: Vec<u8>,
+}
+
+fn draw(
+    indices: std::ops::Range<usize>,
+    sample: impl Fn(u64) -> Scene + Sync,
+) -> Result<Vec<Drawn>> {
+    indices
+        .into_par_iter()
+        .map(|index| {
+            let scene = sample(index as u64);
+            let mut png = Vec::new();
+            scene
+                .render(SIDE)
+                .write_to(&mut Cursor::new(&mut png), ImageFormat::Png)
+                .map_err(|error| Error::failed(format!("a picture cannot be encoded: {error}")))?;
+            let key = format!("{index:07}");
+            Ok(Drawn { key, scene, png })
+        })
+        .collect()
+}
+
+impl Drawn {
+    /// The picture in the human's words with all questions, and in the assistant's.
+    fn records(&self) -> [Value; 2] {
+        let image = format!("images/{}.png", self.key);
+        let mut turns = Vec::new();
+        for asked in self.scene.questions() {
+            let first = if turns.is_empty() { "<image>\n" } else { "" };
+            turns.push(Turn::human(format!("{first}{}", asked.question)));
+            turns.push(Turn::assistant(asked.answer));
+        }
+        let drawing = [
+            Turn::human(self.scene.caption()),
+            Turn::assistant("<image>"),
+        ];
+        [
+            json!({"id": format!("{}-ask", self.key), "image": image, "conversations": turns}),
+            json!({"id": format!("{}-draw", self.key), "image": image, "conversations": drawing}),
+        ]
+    }
+
+    /// Everything that is true of the scene; positions are parts of the picture.
+    fn facts(&self) -> Value {
+        let object = |(emoji, left, top, side): (super::Emoji, f64, f64, f64)| {
+            json!({"name": emoji.name, "emoji": emoji.character.to_string(),
+                   "left": left, "top": top, "side": side})
+        };
+        json!({
+            "caption": self.scene.caption(),
+            "background": self.scene.background.name,
+            "objects": self.scene.placements().into_iter().map(object).collect::<Vec<_>>(),
+            "questions": self.scene.questions(),
+        })
+    }
+}
+
+/// One tar of `.png`, `.txt` (caption) and `.json` (facts) files that share a name.
+fn write_shard(folder: &Path, kind: &str, number: usize, drawn: &[Drawn]) -> Result<()> {
+    let path = folder.join(format!("{kind}-{number:05}.tar"));
+    let write = || -> std::io::Result<()> {
+        let mut tar = tar::Builder::new(BufWriter::new(File::create(&path)?));
+        for drawn in drawn {
+            for (ending, content) in [
+                ("png", drawn.png.clone()),
+                ("txt", drawn.scene.caption().into_bytes()),
+                ("json", drawn.facts().to_string().into_bytes()),
+            ] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                let name = format!("{}.{ending}", drawn.key);
+                tar.append_data(&mut header, name, content.as_slice())?;
+            }
+        }
+        tar.into_inner()?.flush()
+    };
+    write().map_err(Error::io(&path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::read_jsonl;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("nano");
+        write(&folder, Split::HeldOut, 3, 9, &mut |_| true).unwrap();
+        let records = read_jsonl(&folder.join("nano.jsonl")).unwrap();
+        assert_eq!(records.len(), 18);
+        let scene = Scene::sample(Split::HeldOut, 3, 4);
+        assert_eq!(
+            records[9].turns,
+            [Turn::human(scene.caption()), Turn::assistant("<image>")]
+        );
+        let picture = image::open(&records[9].images[0]).unwrap().into_rgb8();
+        assert_eq!(picture, scene.render(64));
+        let names = |shard: &str| -> Vec<String> {
+            let mut tar = tar::Archive::new(File::open(folder.join(shard)).unwrap());
+            let name = |entry: std::io::Result<tar::Entry<'_, File>>| {
+                entry.unwrap().path().unwrap().display().to_string()
+            };
+            tar.entries().unwrap().map(name).collect()
+        };
+        assert_eq!(names("nano-00000.tar").len(), 27);
+        assert_eq!(names("gallery-00000.tar")[3], "0000001.png");
+
+        let error = write(&folder, Split::Train, 3, 9, &mut |_| true).unwrap_err();
+        assert!(error.to_string().contains("choose a new folder"));
+        let stopped = write(&place.path().join("b"), Split::Train, 3, 9, &mut |_| false);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+}
