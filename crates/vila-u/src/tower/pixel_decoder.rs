@@ -16,6 +16,7 @@ use burn::{
     },
 };
 use serde::{Deserialize, Serialize};
+use vila_u_kernels::{conv2d, group_norm_silu};
 
 use crate::attention::attention;
 
@@ -273,12 +274,20 @@ impl Upsample {
 
 /// `silu(group_norm(x))`, the step before almost every convolution.
 fn norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    silu(norm.forward(x))
+    match (&norm.gamma, &norm.beta) {
+        (Some(gamma), Some(beta)) => {
+            group_norm_silu(x, gamma.val(), beta.val(), GROUPS, norm.epsilon)
+        }
+        _ => silu(norm.forward(x)),
+    }
 }
 
 /// Every convolution of the decoder (stride 1, output as large as input).
 pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    conv.forward(x)
+    match &conv.bias {
+        Some(bias) if conv.kernel_size == [3, 3] => conv2d(x, conv.weight.val(), bias.val()),
+        _ => conv.forward(x),
+    }
 }
 
 fn drop_out(x: Tensor<4>, probability: f64) -> Tensor<4> {
