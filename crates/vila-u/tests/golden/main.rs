@@ -11,5 +11,6 @@ mod prompts;
 mod quantizer;
 mod sampling;
 mod torch_file;
+mod sequence;
 mod tower;
 mod train;

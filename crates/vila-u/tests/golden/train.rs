@@ -170,13 +170,13 @@ impl Batch {
     }
 }
 
-struct Model {
-    llm: Llama,
-    projector: Projector,
-    tower: VisionTower,
+pub struct Model {
+    pub llm: Llama,
+    pub projector: Projector,
+    pub tower: VisionTower,
 }
 
-fn model(device: &Device) -> Model {
+pub fn model(device: &Device) -> Model {
     let checkpoint = folder().join("checkpoint");
     let read = |name: &str| fs::read_to_string(checkpoint.join(name)).unwrap();
     let config: LlamaConfig = serde_json::from_str(&read("llm/config.json")).unwrap();

@@ -1,0 +1,149 @@
+//! Forms of samples, and prompts spliced into embeddings.
+
+use burn::tensor::{Device, Tensor};
+use vila_u::{
+    sequence::{Layout, Role, Sample, form},
+    text::{
+        Tokenizer,
+        conversation::{self, Reply, Turn},
+    },
+    training::multimodal::Visual,
+};
+
+use crate::{
+    fixture::{Recorded, assert_close, folder},
+    train::model,
+};
+
+const VISUAL_TOKENS: usize = 64;
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_dir(&folder().join("checkpoint/llm")).unwrap()
+}
+
+fn turns(human: &str, assistant: &str) -> [Turn; 2] {
+    [Turn::human(human), Turn::assistant(assistant)]
+}
+
+#[test]
+fn spliced_prompts() {
+    let recorded = Recorded::open("llm.safetensors");
+    let images = Recorded::open("preprocess.safetensors");
+    let model = model(&Device::flex());
+    let embeds = |layout: Layout, pixels: Tensor<4>| {
+        let visual = Visual::encode(&model.tower.rqvaesiglip, pixels);
+        let projected = model.projector.forward(visual.features);
+        layout.embeddings(&model.llm, Some(projected))
+    };
+    let prompt = |case: &str| Sample::prompt(&recorded.ints(&format!("{case}.input_ids")));
+    for (case, names) in [
+        ("b", ["img0.understanding"].as_slice()),
+        ("c", &[]),
+        ("d", &["img1.understanding", "img3.understanding_pil"]),
+        ("e", &["img2.understanding"]),
+    ] {
+        let pixels = match case {
+            "c" => recorded.tensor("c.pixel_values"),
+            _ => Tensor::stack(
+                names.iter().map(|name| images.tensor::<3>(name)).collect(),
+                0,
+            ),
+        };
+        let layout = Layout::left_padded(&[prompt(case)], VISUAL_TOKENS);
+        let key = format!("{case}.inputs_embeds");
+        assert_close(&recorded, &key, embeds(layout, pixels), 1e-4);
+    }
+
+    let both = [prompt("b"), prompt("e")];
+    let pixels = ["img0.understanding", "img2.understanding"];
+    let pixels: Tensor<4> = Tensor::stack(pixels.map(|name| images.tensor::<3>(name)).into(), 0);
+    let right = Layout::packed(&both, VISUAL_TOKENS, 2048, None);
+    let left = Layout::left_padded(&both, VISUAL_TOKENS);
+    let expected = recorded.ints("f.left.attention_mask");
+    let real: Vec<i64> = (0..left.rows * left.length)
+        .map(|position| i64::from(left.sample_at(position).is_some()))
+        .collect();
+    assert_eq!(real, expected);
+    let right = embeds(right, pixels.clone());
+    assert_close(&recorded, "f.right.inputs_embeds", right.clone(), 1e-4);
+    // On the left, the second row is the same after its four positions of padding.
+    let left = embeds(left, pixels);
+    let row = |x: Tensor<3>, start| x.narrow(0, 1, 1).narrow(1, start, 132);
+    let difference = row(left.clone(), 4) - row(right, 0);
+    assert_eq!(difference.abs().max().into_scalar::<f32>(), 0.0);
+    assert_eq!(
+        left.narrow(0, 1, 1)
+            .narrow(1, 0, 4)
+            .abs()
+            .sum()
+            .into_scalar::<f32>(),
+        0.0
+    );
+}
+
+/// What is trained starts with exactly what is later asked, with a caption and without.
+#[test]
+fn drawings_begin_like_their_prompts() {
+    let tokenizer = tokenizer();
+    let image = turns("A red boat.", "<image>");
+    let video = turns("A red boat.", "<video>");
+    let captions = [image.to_vec(), video.to_vec()];
+    for (turns, reply) in captions.into_iter().zip([Reply::Image, Reply::Video]) {
+        let make = |turns: &[Turn]| match reply {
+            Reply::Video => form::video_chat(&tokenizer, turns, 8, true).unwrap(),
+            _ => form::chat(&tokenizer, turns, 1, true).unwrap(),
+        };
+        let asked = conversation::generation_prompt(&turns[..1], reply, true).unwrap();
+        let unasked = conversation::unconditional_prompt(reply, true).unwrap();
+        for (turns, prompt) in [
+            (turns.clone(), asked),
+            (form::without_caption(&turns), unasked),
+        ] {
+            let sample = make(&turns);
+            let prompt = tokenizer.encode_prompt(&prompt);
+            assert_eq!(sample.ids()[..prompt.len()], prompt);
+            assert!(sample.images().iter().all(|role| *role == Role::Target));
+        }
+    }
+}
+
+#[test]
+fn videos_to_look_at_come_first_and_bare() {
+    let tokenizer = tokenizer();
+    let expected = turns(&format!("{}What moves?", "<image>\n".repeat(8)), "A bird.");
+    let expected = tokenizer.encode_prompt(&conversation::prompt(&expected, true).unwrap());
+    for human in [
+        "What moves?",
+        "<video>\nWhat moves?",
+        "<image>\nWhat moves?",
+    ] {
+        let sample = form::video_chat(&tokenizer, &turns(human, "A bird."), 8, true).unwrap();
+        assert_eq!(sample.ids(), expected);
+        assert_eq!(sample.images(), [Role::Context; 8]);
+    }
+}
+
+#[test]
+fn every_image_has_its_turn() {
+    let tokenizer = tokenizer();
+    let chat = |human: &str, assistant: &str, images| {
+        form::chat(&tokenizer, &turns(human, assistant), images, true)
+    };
+    let edited = chat("<image>\nMake it red.", "Here:<image>", 2).unwrap();
+    assert_eq!(edited.images(), [Role::Context, Role::Target]);
+    assert_eq!(
+        chat("Same?", "No.", 2).unwrap(),
+        chat("<image>\n<image>\nSame?", "No.", 2).unwrap()
+    );
+    let error = chat("<image>\nSame?", "No.", 2).unwrap_err().to_string();
+    assert!(error.contains("1 times, and 2 images"), "{error}");
+    assert!(chat("What is <image>?", "No.", 0).is_err());
+
+    // Nothing is taken from a question that shows an image, nor where nothing is drawn.
+    for kept in [
+        turns("<image>\nMake it red.", "<image>"),
+        turns("What is it?", "A cat."),
+    ] {
+        assert_eq!(form::without_caption(&kept), kept);
+    }
+}
