@@ -16,13 +16,10 @@ use burn::{
 
 use serde::Serialize;
 
-use crate::{
-    Error, Result,
-    language::Llama,
-    projector::Projector,
-    sequence::Layout,
-    tower::{RqVaeSiglip, VisionTower},
-};
+use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
+
+/// Attention within images is the largest need of memory in encoding them.
+const IMAGES_AT_ONCE: usize = 16;
 
 /// The visual tokens of a batch, image after image, without gradients.
 #[derive(Debug, Clone)]
@@ -37,10 +34,16 @@ impl Visual {
     /// Of images `[images, 3, size, size]` in -1..1. The tower is not trained here, so it records no
     /// gradients, even on a device that would.
     pub fn encode(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
-        let quantized = tower.valid().encode(pixels.inner());
+        let tower = tower.valid();
+        let (mut codes, mut features) = (Vec::new(), Vec::new());
+        for pixels in pixels.inner().split(IMAGES_AT_ONCE, 0) {
+            let quantized = tower.encode(pixels);
+            codes.push(quantized.codes.flatten::<2>(0, 2));
+            features.push(quantized.z_q.flatten::<2>(0, 2));
+        }
         Self {
-            codes: quantized.codes.flatten::<2>(0, 2),
-            features: quantized.z_q.flatten::<2>(0, 2),
+            codes: Tensor::cat(codes, 0),
+            features: Tensor::cat(features, 0),
         }
     }
 
@@ -68,13 +71,7 @@ pub struct Losses {
 /// `visual`: the tokens of all images of the layout's samples, in their order.
 ///
 /// Errors when these are more or fewer than the layout has room for.
-pub fn losses(
-    llm: &Llama,
-    projector: &Projector,
-    tower: &VisionTower,
-    layout: &Layout,
-    visual: Option<&Visual>,
-) -> Result<Losses> {
+pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Losses> {
     let given = visual.map_or(0, |visual| visual.codes.dims()[0]);
     if given != layout.visual_tokens {
         return Err(Error::failed(format!(
@@ -82,8 +79,9 @@ pub fn losses(
             layout.visual_tokens
         )));
     }
+    let llm = &model.llm;
     let device = llm.device();
-    let projected = visual.map(|visual| projector.forward(visual.features.clone()));
+    let projected = visual.map(|visual| model.mm_projector.forward(visual.features.clone()));
     let embeds = layout.embeddings(llm, projected);
     let positions = layout.positions(&device);
     let hidden = llm
@@ -110,6 +108,7 @@ pub fn losses(
         let tokens = indices(targets.iter().map(|target| target.token).collect());
         let codes = visual.codes.clone().select(0, tokens);
         let [count, depth] = codes.dims();
+        let tower = &model.vision_tower;
         let quantizer = &tower.rqvaesiglip.quantizer;
         let sums = quantizer.cumulative_embeddings(codes.clone()).inner();
         let hidden = hidden.select(0, from);

@@ -21,7 +21,7 @@ fn read<T: DeserializeOwned>(file: &str) -> T {
     serde_json::from_str(&text).unwrap()
 }
 
-fn load() -> VilaU {
+pub fn load(device: &Device) -> VilaU {
     let config = VilaUConfig {
         root: read("config.json"),
         llm: read("llm/config.json"),
@@ -30,7 +30,7 @@ fn load() -> VilaU {
         siglip: read("siglip/config.json"),
     };
     config.check().unwrap();
-    let mut model = config.init(&Device::flex());
+    let mut model = config.init(device);
     let path = |name: &str| folder().join("checkpoint").join(name);
     weights::load_into(&mut model.llm, &path("llm"), Part::Llm).unwrap();
     weights::load_into(
@@ -105,7 +105,7 @@ fn assert_pixels(actual: Tensor<5>, expected: &[f32]) {
 #[test]
 fn image() {
     let recorded = Recorded::open("generate.safetensors");
-    let model = load();
+    let model = load(&Device::flex());
     let prompt = [recorded.ints("single.cond_ids")];
     let unconditional = recorded.ints("single.uncond_ids");
     for (case, guidance) in [("cfg3", 3.0), ("cfg1", 1.0)] {
@@ -122,7 +122,7 @@ fn image() {
 #[test]
 fn pair() {
     let recorded = Recorded::open("generate.safetensors");
-    let model = load();
+    let model = load(&Device::flex());
     let (ids, mask) = (
         recorded.ints("pair.input_ids"),
         recorded.ints("pair.attention_mask"),
@@ -148,7 +148,7 @@ fn pair() {
 #[test]
 fn video() {
     let recorded = Recorded::open("generate.safetensors");
-    let model = load();
+    let model = load(&Device::flex());
     let prompt = [recorded.ints("video.cond_ids")];
     let unconditional = recorded.ints("video.uncond_ids");
     let drawing = drawn(&model, &prompt, &unconditional, 8, &greedy(3.0));
@@ -166,7 +166,7 @@ fn video() {
 #[test]
 fn sampled_images_follow_the_seed() {
     let recorded = Recorded::open("generate.safetensors");
-    let model = load();
+    let model = load(&Device::flex());
     let prompt = recorded.ints("single.cond_ids");
     let unconditional = recorded.ints("single.uncond_ids");
     let sample = |n: usize, seed| {
@@ -188,7 +188,7 @@ fn sampled_images_follow_the_seed() {
 #[test]
 fn preview_and_interruption() {
     let recorded = Recorded::open("generate.safetensors");
-    let model = load();
+    let model = load(&Device::flex());
     let prompt = [recorded.ints("single.cond_ids")];
     let unconditional = recorded.ints("single.uncond_ids");
     let mut previews = Vec::new();
@@ -214,7 +214,7 @@ fn preview_and_interruption() {
 
 #[test]
 fn impossible_requests() {
-    let model = load();
+    let model = load(&Device::flex());
     let draw = |prompts: &[Vec<i64>], options: &VisualOptions| {
         let result = draw(&model, prompts, &[1, 600], 1, options, &mut |_| {
             ControlFlow::Break(())

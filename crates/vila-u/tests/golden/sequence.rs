@@ -12,7 +12,7 @@ use vila_u::{
 
 use crate::{
     fixture::{Recorded, assert_close, folder},
-    train::model,
+    generate::load,
 };
 
 const VISUAL_TOKENS: usize = 64;
@@ -29,10 +29,10 @@ fn turns(human: &str, assistant: &str) -> [Turn; 2] {
 fn spliced_prompts() {
     let recorded = Recorded::open("llm.safetensors");
     let images = Recorded::open("preprocess.safetensors");
-    let model = model(&Device::flex());
+    let model = load(&Device::flex());
     let embeds = |layout: Layout, pixels: Tensor<4>| {
-        let visual = Visual::encode(&model.tower.rqvaesiglip, pixels);
-        let projected = model.projector.forward(visual.features);
+        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
+        let projected = model.mm_projector.forward(visual.features);
         layout.embeddings(&model.llm, Some(projected))
     };
     let prompt = |case: &str| Sample::prompt(&recorded.ints(&format!("{case}.input_ids")));

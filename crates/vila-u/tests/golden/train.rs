@@ -12,18 +12,15 @@ use burn::{
 };
 use serde::Deserialize;
 use vila_u::{
-    checkpoint::{Part, weights},
-    language::{Llama, LlamaConfig},
-    projector::{Projector, ProjectorConfig},
+    model::VilaU,
     sequence::{Content, Layout, Sample, TextTarget, form},
     text::{Tokenizer, conversation::Turn},
-    tower::VisionTower,
     training::multimodal::{Losses, Visual, losses},
 };
 
 use crate::{
     fixture::{Recorded, assert_close, folder, relative_error},
-    tower::configs,
+    generate::load,
 };
 
 const VISUAL_TOKENS: usize = 64;
@@ -170,32 +167,12 @@ impl Batch {
     }
 }
 
-pub struct Model {
-    pub llm: Llama,
-    pub projector: Projector,
-    pub tower: VisionTower,
-}
-
-pub fn model(device: &Device) -> Model {
-    let checkpoint = folder().join("checkpoint");
-    let read = |name: &str| fs::read_to_string(checkpoint.join(name)).unwrap();
-    let config: LlamaConfig = serde_json::from_str(&read("llm/config.json")).unwrap();
-    let mut llm = config.init(device);
-    weights::load_into(&mut llm, &checkpoint.join("llm"), Part::Llm).unwrap();
-    let config: ProjectorConfig = serde_json::from_str(&read("mm_projector/config.json")).unwrap();
-    let mut projector = config.init(64, 96, device);
-    let folder = checkpoint.join("mm_projector");
-    weights::load_into(&mut projector, &folder, Part::Projector).unwrap();
-    let (tower, siglip) = configs();
-    let mut tower = tower.init(&siglip, device);
-    let folder = checkpoint.join("vision_tower");
-    weights::load_into(&mut tower, &folder, Part::VisionTower).unwrap();
-    tower.rqtransformer = tower.rqtransformer.with_dropout(0.0);
-    Model {
-        llm,
-        projector,
-        tower,
-    }
+/// The whole model without dropout, as the batches were recorded.
+fn model(device: &Device) -> VilaU {
+    let mut model = load(device);
+    let depth = model.vision_tower.rqtransformer;
+    model.vision_tower.rqtransformer = depth.with_dropout(0.0);
+    model
 }
 
 #[test]
@@ -242,7 +219,7 @@ fn packing() {
             assert_eq!(positions[position], places[position].max(0));
         }
 
-        let visual = Visual::encode(&model.tower.rqvaesiglip, batch.pixels.clone());
+        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
         let [_, depth] = visual.codes.dims();
         let codes: Vec<i64> = visual.codes.clone().into_data().iter().collect();
         let mut ours = vec![-100; rows * length * depth];
@@ -283,7 +260,7 @@ fn packing() {
         }
 
         if batch.name == "b1" {
-            let projected = model.projector.forward(visual.features);
+            let projected = model.mm_projector.forward(visual.features);
             let embeds = layout.embeddings(&model.llm, Some(projected));
             let row = embeds.narrow(0, 1, 1).squeeze_dim::<2>(0);
             assert_close(&recorded, "b1.packed_inputs_embeds_row1", row, 1e-4);
@@ -291,14 +268,9 @@ fn packing() {
     }
 }
 
-fn run(model: &Model, batch: &Batch, layout: &Layout) -> Losses {
-    let visual = Visual::encode(&model.tower.rqvaesiglip, batch.pixels.clone());
-    let Model {
-        llm,
-        projector,
-        tower,
-    } = model;
-    losses(llm, projector, tower, layout, Some(&visual)).unwrap()
+fn run(model: &VilaU, batch: &Batch, layout: &Layout) -> Losses {
+    let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
+    losses(model, layout, Some(&visual)).unwrap()
 }
 
 fn assert_number(recorded: &Recorded, key: &str, actual: Option<Tensor<1>>, tolerance: f64) {
@@ -399,19 +371,12 @@ fn scores_do_not_depend_on_packing() {
         let images = sample.images().len();
         let visual = (images > 0).then(|| {
             let pixels = batch.pixels.clone().narrow(0, image, images);
-            Visual::encode(&model.tower.rqvaesiglip, pixels)
+            Visual::encode(&model.vision_tower.rqvaesiglip, pixels)
         });
         image += images;
         let alone = std::slice::from_ref(sample);
         let layout = Layout::packed(alone, VISUAL_TOKENS, MAX_LENGTH, None);
-        let losses = losses(
-            &model.llm,
-            &model.projector,
-            &model.tower,
-            &layout,
-            visual.as_ref(),
-        )
-        .unwrap();
+        let losses = losses(&model, &layout, visual.as_ref()).unwrap();
         let alone = losses.scores(&layout).unwrap().remove(0);
         assert_eq!(alone.text_tokens, packed.text_tokens);
         assert_eq!(alone.visual_tokens, packed.visual_tokens);
@@ -504,7 +469,7 @@ fn gradients() {
             }
         };
         let llm = &model.llm;
-        let depth = &model.tower.rqtransformer;
+        let depth = &model.vision_tower.rqtransformer;
         table(
             "llm.model.embed_tokens.weight",
             &llm.model.embed_tokens.weight,
@@ -512,7 +477,7 @@ fn gradients() {
         linear("llm.lm_head", llm.lm_head.as_ref().unwrap());
         let q_proj = &llm.model.layers[0].self_attn.q_proj;
         linear("llm.model.layers.0.self_attn.q_proj", q_proj);
-        linear("mm_projector.layers.0", &model.projector.layers[0]);
+        linear("mm_projector.layers.0", &model.mm_projector.layers[0]);
         linear("rqtransformer.in_mlp_1", &depth.in_mlp_1);
         linear("rqtransformer.in_mlp_2", &depth.in_mlp_2);
         linear(
@@ -528,18 +493,13 @@ fn gradients() {
 #[test]
 fn batches_without_some_targets() {
     let model = model(&Device::flex());
-    let Model {
-        llm,
-        projector,
-        tower,
-    } = &model;
     let text = Layout::packed(&[chat("Hello", "Hi!", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
-    let result = losses(llm, projector, tower, &text, None).unwrap();
+    let result = losses(&model, &text, None).unwrap();
     assert!(result.visual.is_none());
     assert!(result.total().unwrap().into_scalar::<f32>().is_finite());
 
     let silent = Layout::packed(&[chat("Hello", "", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
-    let result = losses(llm, projector, tower, &silent, None).unwrap();
+    let result = losses(&model, &silent, None).unwrap();
     assert!(result.total().is_none());
     assert_eq!(result.scores(&silent).unwrap()[0].text_tokens, 0);
 
@@ -549,5 +509,5 @@ fn batches_without_some_targets() {
         MAX_LENGTH,
         None,
     );
-    assert!(losses(llm, projector, tower, &drawing, None).is_err());
+    assert!(losses(&model, &drawing, None).is_err());
 }
