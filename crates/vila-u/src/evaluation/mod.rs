@@ -1,1 +1,3 @@
+//! How good a model is: [`metrics`] are pure functions, [`benchmarks`] run a model.
 
+pub mod metrics;

@@ -1,0 +1,9 @@
+//! Measures of pictures and codes, and how sure a measured number is.
+
+mod codes;
+mod interval;
+mod picture;
+
+pub use codes::{CodeUse, code_use};
+pub use interval::{Estimate, mean, share};
+pub use picture::{psnr, ssim};
