@@ -124,7 +124,7 @@ impl DepthConfig {
                 self.block_size
             ));
         }
-        if self.embed_dim % heads != 0 {
+        if !self.embed_dim.is_multiple_of(heads) {
             return Err(format!(
                 "rqtransformer.embed_dim {} does not split into {heads} heads",
                 self.embed_dim

@@ -55,7 +55,6 @@ impl ProjectorConfig {
     ///
     /// # Panics
     /// When [`ProjectorConfig::check`] fails.
-    #[allow(clippy::expect_used)]
     pub fn init(&self, visual: usize, language: usize, device: &Device) -> Projector {
         let depth = self.depth().expect("the config was checked");
         let layer = |index| {

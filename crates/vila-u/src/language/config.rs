@@ -104,13 +104,13 @@ impl LlamaConfig {
             return Err(format!("{name} must not be 0"));
         }
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
-        if self.hidden_size % (2 * heads) != 0 {
+        if !self.hidden_size.is_multiple_of(2 * heads) {
             return Err(format!(
                 "hidden_size {} does not split into {heads} heads of an even size",
                 self.hidden_size
             ));
         }
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(format!(
                 "{heads} attention heads cannot share {kv_heads} key-value heads evenly"
             ));
