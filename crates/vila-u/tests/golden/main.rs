@@ -10,7 +10,7 @@ mod language;
 mod prompts;
 mod quantizer;
 mod sampling;
-mod torch_file;
 mod sequence;
+mod torch_file;
 mod tower;
 mod train;
