@@ -1,0 +1,302 @@
+//! Reading an image file of any usual format, upright.
+
+use std::{fs, io::Cursor, io::Read, path::Path};
+
+use image::{
+    DynamicImage, ExtendedColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
+    RgbImage, RgbaImage, buffer::ConvertBuffer,
+};
+
+use crate::{Error, Result};
+
+/// Larger images are refused: decoded they would fill gigabytes, whatever the size of their file.
+pub const MOST_PIXELS: u64 = 1 << 27;
+/// Larger image files are refused before they are read.
+const LARGEST_FILE: u64 = 1 << 30;
+
+/// An image as its file describes it. What differs between the kinds is how they are resized.
+#[derive(Clone, Debug)]
+pub enum Picture {
+    /// Colour or grey (three equal channels).
+    Rgb(RgbImage),
+    /// With transparency.
+    Rgba(RgbaImage),
+    /// Colours of a palette or black and white, which are never mixed.
+    Indexed(RgbImage),
+}
+
+impl Picture {
+    /// The colours, transparency dropped.
+    pub fn rgb(&self) -> RgbImage {
+        match self {
+            Self::Rgb(image) | Self::Indexed(image) => image.clone(),
+            Self::Rgba(image) => image.convert(),
+        }
+    }
+
+    /// Width and height in pixels.
+    pub fn dimensions(&self) -> (u32, u32) {
+        match self {
+            Self::Rgb(image) | Self::Indexed(image) => image.dimensions(),
+            Self::Rgba(image) => image.dimensions(),
+        }
+    }
+}
+
+/// Reads an image file; of an animation, the first frame.
+///
+/// The format is told from the content: PNG, JPEG, GIF, WebP, BMP or TIFF. Of 16-bit channels the
+/// high byte is kept. An orientation stored in the file is applied.
+pub fn load(path: &Path) -> Result<Picture> {
+    decode(&read_file(path)?).map_err(|reason| Error::invalid(path, reason))
+}
+
+/// As [`load`], from the content of a file; the error is the reason it cannot be read.
+pub fn decode(bytes: &[u8]) -> std::result::Result<Picture, String> {
+    let format = format(bytes)?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits());
+    let mut decoder = reader.into_decoder().map_err(explain)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height)?;
+    let bilevel = decoder.original_color_type() == ExtendedColorType::L1;
+    let orientation = decoder.orientation().map_err(explain)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
+    image.apply_orientation(orientation);
+    let kind = match bilevel {
+        true => Kind::Indexed,
+        false => kind(bytes, format, image.color().has_alpha()),
+    };
+    let image = high_bytes(image);
+    Ok(match kind {
+        Kind::Opaque => Picture::Rgb(image.into_rgb8()),
+        Kind::Transparent => Picture::Rgba(image.into_rgba8()),
+        Kind::Indexed => Picture::Indexed(image.into_rgb8()),
+    })
+}
+
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
+        .map_err(Error::io(path))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(Error::invalid(
+            path,
+            "larger than 1 GiB: make the image smaller",
+        ));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn format(bytes: &[u8]) -> std::result::Result<ImageFormat, String> {
+    image::guess_format(bytes)
+        .ok()
+        .filter(ImageFormat::reading_enabled)
+        .ok_or_else(|| "not an image: PNG, JPEG, GIF, WebP, BMP and TIFF can be read".into())
+}
+
+pub(super) fn limits() -> Limits {
+    let mut limits = Limits::default();
+    // Up to 8 bytes a pixel, and what decoders keep beside them.
+    limits.max_alloc = Some(12 * MOST_PIXELS);
+    limits
+}
+
+pub(super) fn check_size(width: u32, height: u32) -> std::result::Result<(), String> {
+    if width == 0 || height == 0 {
+        return Err(format!("an image of {width} x {height} pixels"));
+    }
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(format!(
+            "{width} x {height} pixels are more than the {MOST_PIXELS} that are read: make the image smaller"
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn explain(error: ImageError) -> String {
+    format!("cannot be decoded: {error}")
+}
+
+enum Kind {
+    Opaque,
+    Transparent,
+    Indexed,
+}
+
+/// What the pixels of the file are, which the decoded image no longer shows: a palette is already
+/// looked up, and a colour declared transparent already is an alpha channel.
+fn kind(bytes: &[u8], format: ImageFormat, alpha: bool) -> Kind {
+    match format {
+        ImageFormat::Png => match bytes.get(25) {
+            Some(3) => Kind::Indexed,
+            Some(4 | 6) => Kind::Transparent,
+            _ => Kind::Opaque,
+        },
+        ImageFormat::Gif if gif_is_gray(bytes) => Kind::Opaque,
+        ImageFormat::Gif => Kind::Indexed,
+        ImageFormat::Bmp if bmp_is_indexed(bytes) => Kind::Indexed,
+        _ if alpha => Kind::Transparent,
+        _ => Kind::Opaque,
+    }
+}
+
+/// No palette for all frames, or one that counts 0, 1, 2, ... in grey.
+fn gif_is_gray(bytes: &[u8]) -> bool {
+    let flags = bytes.get(10).copied().unwrap_or(0);
+    let colors = if flags & 0x80 == 0 {
+        0
+    } else {
+        2 << (flags & 7)
+    };
+    is_ramp(bytes.get(13..).unwrap_or(&[]), 3, colors)
+}
+
+fn bmp_is_indexed(bytes: &[u8]) -> bool {
+    let field = |at: usize| {
+        bytes
+            .get(at..)
+            .and_then(|tail| tail.first_chunk())
+            .map_or(0, |field| u32::from_le_bytes(*field))
+    };
+    let (header, bits, used) = (field(14), field(28) & 0xffff, field(46));
+    let colors = if used == 0 {
+        1 << bits.min(8)
+    } else {
+        used.min(256)
+    };
+    let palette = bytes.get(14 + header as usize..).unwrap_or(&[]);
+    // A header of 12 bytes is the old format, with 16-bit fields and 3 bytes a colour.
+    header > 12 && bits <= 8 && !is_ramp(palette, 4, colors as usize)
+}
+
+fn is_ramp(palette: &[u8], stride: usize, colors: usize) -> bool {
+    let mut entries = palette.chunks_exact(stride).take(colors).enumerate();
+    entries.all(|(index, color)| color[..3] == [index as u8; 3])
+}
+
+/// 16-bit channels without their low byte.
+fn high_bytes(image: DynamicImage) -> DynamicImage {
+    let high = |values: Vec<u16>| values.into_iter().map(|value| (value >> 8) as u8).collect();
+    let (width, height) = (image.width(), image.height());
+    match image {
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
+            RgbImage::from_raw(width, height, high(image.into_rgb16().into_raw()))
+                .map(DynamicImage::from)
+        }
+        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => {
+            RgbaImage::from_raw(width, height, high(image.into_rgba16().into_raw()))
+                .map(DynamicImage::from)
+        }
+        image => return image,
+    }
+    .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use image::{ColorType, ImageEncoder, Luma, Rgb, codecs::jpeg::JpegEncoder, codecs::png};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn png(pixels: &[u8], width: u32, height: u32, color: ColorType) -> Vec<u8> {
+        let mut file = Vec::new();
+        png::PngEncoder::new(&mut file)
+            .write_image(pixels, width, height, color.into())
+            .unwrap();
+        file
+    }
+
+    #[test]
+    fn sixteen_bits_keep_the_high_byte() {
+        let values: Vec<u8> = [0x1234_u16, 0xff00]
+            .iter()
+            .flat_map(|v| v.to_ne_bytes())
+            .collect();
+        let gray = decode(&png(&values, 2, 1, ColorType::L16)).unwrap();
+        assert_eq!(gray.rgb().into_raw(), [0x12, 0x12, 0x12, 0xff, 0xff, 0xff]);
+        let alpha = decode(&png(&values, 1, 1, ColorType::La16)).unwrap();
+        let Picture::Rgba(alpha) = alpha else {
+            panic!("{alpha:?}")
+        };
+        assert_eq!(alpha.into_raw(), [0x12, 0x12, 0x12, 0xff]);
+    }
+
+    #[test]
+    fn stored_orientation_is_applied() {
+        // Orientation 6: the top of the picture is at the right, as of a phone held upright.
+        let mut exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
+        exif.extend([0; 4]);
+        let image = RgbImage::from_fn(24, 8, |x, _| Rgb([if x < 8 { 255 } else { 0 }; 3]));
+        let mut file = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut file, 100);
+        encoder.set_exif_metadata(exif).unwrap();
+        encoder.encode_image(&image).unwrap();
+        let upright = decode(&file).unwrap().rgb();
+        assert_eq!(upright.dimensions(), (8, 24));
+        assert!(upright.get_pixel(4, 3)[0] > 250 && upright.get_pixel(4, 12)[0] < 5);
+    }
+
+    #[test]
+    fn files_that_are_no_images_or_too_large_are_errors() {
+        assert!(decode(b"").is_err());
+        assert!(decode(b"not an image").unwrap_err().contains("PNG"));
+        let mut bomb = png(&[0; 3], 1, 1, ColorType::Rgb8);
+        bomb[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        assert!(decode(&bomb).is_err());
+        let path = Path::new("no such file.png");
+        assert!(
+            load(path)
+                .unwrap_err()
+                .to_string()
+                .starts_with("no such file.png")
+        );
+    }
+
+    fn some_files() -> Vec<Vec<u8>> {
+        let gray = image::ImageBuffer::from_fn(9, 7, |x, y| Luma([(x * y) as u8]));
+        let image = DynamicImage::from(gray);
+        let formats = [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::Gif,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Tiff,
+        ];
+        let encode = |format| {
+            let mut file = Cursor::new(Vec::new());
+            image.to_rgb8().write_to(&mut file, format).unwrap();
+            file.into_inner()
+        };
+        formats.into_iter().map(encode).collect()
+    }
+
+    #[test]
+    fn every_format_is_told_from_its_content() {
+        for file in some_files() {
+            assert_eq!(decode(&file).unwrap().dimensions(), (9, 7));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_never_panic(
+            file in prop::sample::select(some_files()),
+            at in any::<prop::sample::Index>(),
+            byte: u8,
+            cut: bool,
+        ) {
+            let mut file = file;
+            let at = at.index(file.len());
+            file[at] = byte;
+            if cut {
+                file.truncate(at);
+            }
+            let _ = decode(&file);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Resizing, bit for bit as the Pillow library does it (which made the images the released weights
+//! have seen).
+//!
+//! Bicubic: each output sample is a weighted sum of the input samples within two pixels of it,
+//! stretched by the scale when shrinking (so nothing is skipped); along rows and along columns, in
+//! fixed-point arithmetic, rounded to a byte after each.
+
+use image::{ImageBuffer, Pixel, RgbImage, RgbaImage, buffer::ConvertBuffer};
+
+/// An image with one byte a channel.
+type Bytes<P> = ImageBuffer<P, Vec<u8>>;
+
+/// Fractional bits of the weights: a byte times a weight, and the weights' sum of 1 with its
+/// overshoot of at most 2, fit 32 bits.
+const PRECISION: u32 = 32 - 8 - 2;
+
+/// Pixels that make up one output pixel.
+struct Window {
+    start: usize,
+    /// In units of 2^-[`PRECISION`].
+    weights: Vec<i32>,
+}
+
+/// Bicubic with antialiasing; the same size gives the same image.
+pub fn bicubic<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32, height: u32) -> Bytes<P> {
+    // Pillow (since 13) starts with the columns where that leaves much less for the rows; the
+    // order shows, as each pass rounds.
+    let shrink = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (narrower, lower) = (shrink(image.width(), width), shrink(image.height(), height));
+    if lower > 0 && lower > 2 * narrower {
+        along_rows(&along_columns(image, height), width)
+    } else {
+        along_columns(&along_rows(image, width), height)
+    }
+}
+
+/// Nearest neighbour, for colours that must not be mixed.
+pub fn nearest(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    // Positions are summed up, not multiplied: rounding decides which of two neighbours is taken.
+    let positions = |from: u32, to: u32| -> Vec<u32> {
+        let step = f64::from(from) / f64::from(to);
+        let position = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
+        position
+            .take(to as usize)
+            .map(|at| (at as u32).min(from - 1))
+            .collect()
+    };
+    let columns = positions(image.width(), width);
+    let rows = positions(image.height(), height);
+    RgbImage::from_fn(width, height, |x, y| {
+        *image.get_pixel(columns[x as usize], rows[y as usize])
+    })
+}
+
+/// Bicubic on colours weighted by their opacity, so that invisible pixels do not bleed into visible
+/// ones; then the transparency is dropped.
+pub fn bicubic_rgba(image: &RgbaImage, width: u32, height: u32) -> RgbImage {
+    if image.dimensions() == (width, height) {
+        return image.convert();
+    }
+    let mut weighted = image.clone();
+    for pixel in weighted.pixels_mut() {
+        let alpha = u32::from(pixel[3]);
+        for value in &mut pixel.0[..3] {
+            // value * alpha / 255, rounded
+            let product = u32::from(*value) * alpha + 128;
+            *value = (((product >> 8) + product) >> 8) as u8;
+        }
+    }
+    let mut resized = bicubic(&weighted, width, height);
+    for pixel in resized.pixels_mut() {
+        let alpha = u32::from(pixel[3]);
+        if alpha != 0 && alpha != 255 {
+            for value in &mut pixel.0[..3] {
+                *value = (255 * u32::from(*value) / alpha).min(255) as u8;
+            }
+        }
+    }
+    resized.convert()
+}
+
+fn along_rows<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32) -> Bytes<P> {
+    if width == image.width() {
+        return image.clone();
+    }
+    let channels = usize::from(P::CHANNEL_COUNT);
+    let windows = windows(image.width() as usize, width as usize);
+    let mut resized = Bytes::new(width, image.height());
+    let stride = channels * image.width() as usize;
+    let rows = image.as_raw().chunks_exact(stride);
+    for (row, output) in rows.zip(resized.chunks_exact_mut(channels * width as usize)) {
+        for (window, output) in windows.iter().zip(output.chunks_exact_mut(channels)) {
+            for (channel, output) in output.iter_mut().enumerate() {
+                let input = row[window.start * channels + channel..].iter();
+                *output = weigh(input.step_by(channels), &window.weights);
+            }
+        }
+    }
+    resized
+}
+
+fn along_columns<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, height: u32) -> Bytes<P> {
+    if height == image.height() {
+        return image.clone();
+    }
+    let stride = usize::from(P::CHANNEL_COUNT) * image.width() as usize;
+    let windows = windows(image.height() as usize, height as usize);
+    let mut resized = Bytes::new(image.width(), height);
+    let input = image.as_raw();
+    for (window, output) in windows.iter().zip(resized.chunks_exact_mut(stride)) {
+        for (x, output) in output.iter_mut().enumerate() {
+            let column = input[window.start * stride + x..].iter();
+            *output = weigh(column.step_by(stride), &window.weights);
+        }
+    }
+    resized
+}
+
+fn weigh<'a>(samples: impl Iterator<Item = &'a u8>, weights: &[i32]) -> u8 {
+    let half = 1 << (PRECISION - 1);
+    let sum = samples.zip(weights).fold(half, |sum, (&sample, weight)| {
+        sum + i32::from(sample) * weight
+    });
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// One window for each of `to` output pixels over `from` input pixels.
+fn windows(from: usize, to: usize) -> Vec<Window> {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let reach = 2.0 * stretch;
+    (0..to)
+        .map(|index| {
+            let center = (index as f64 + 0.5) * scale;
+            let start = (center - reach + 0.5).max(0.0) as usize;
+            let end = ((center + reach + 0.5) as usize).min(from);
+            // Pillow multiplies by the inverse, which rounds differently from a division.
+            let shrink = 1.0 / stretch;
+            let weights: Vec<f64> = (start..end)
+                .map(|x| cubic((x as f64 - center + 0.5) * shrink))
+                .collect();
+            let sum = weights.iter().fold(0.0, |sum, weight| sum + weight);
+            let fixed = |weight: &f64| {
+                let weight = weight / sum * f64::from(1 << PRECISION);
+                (weight + 0.5_f64.copysign(weight)) as i32
+            };
+            Window {
+                start,
+                weights: weights.iter().map(fixed).collect(),
+            }
+        })
+        .collect()
+}
+
+/// The cubic convolution kernel with a = -1/2.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, Rgba};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(width: u32, height: u32, seed: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            let hash = (x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca77) ^ seed)
+                .wrapping_mul(0xc2b2_ae35);
+            Rgb([(hash >> 24) as u8, (hash >> 16) as u8, (hash >> 8) as u8])
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_size_is_the_same_image(w in 1u32..40, h in 1u32..40, seed: u32) {
+            let image = noise(w, h, seed);
+            prop_assert_eq!(&bicubic(&image, w, h), &image);
+            prop_assert_eq!(&nearest(&image, w, h), &image);
+        }
+
+        #[test]
+        fn one_colour_stays_one_colour(
+            w in 1u32..40, h in 1u32..40, to_w in 1u32..40, to_h in 1u32..40, level: u8,
+        ) {
+            let flat = |w, h| RgbImage::from_pixel(w, h, Rgb([level; 3]));
+            prop_assert_eq!(bicubic(&flat(w, h), to_w, to_h), flat(to_w, to_h));
+        }
+
+        #[test]
+        fn opaque_pictures_resize_as_colours(
+            w in 1u32..40, h in 1u32..40, to_w in 1u32..40, to_h in 1u32..40, seed: u32,
+        ) {
+            let image = noise(w, h, seed);
+            let opaque: RgbaImage = image.convert();
+            prop_assert_eq!(bicubic_rgba(&opaque, to_w, to_h), bicubic(&image, to_w, to_h));
+        }
+
+        #[test]
+        fn nearest_invents_no_colours(w in 1u32..40, h in 1u32..40, to in 1u32..80, seed: u32) {
+            let image = noise(w, h, seed);
+            let resized = nearest(&image, to, to);
+            prop_assert!(resized.pixels().all(|pixel| image.pixels().any(|known| known == pixel)));
+        }
+    }
+
+    #[test]
+    fn invisible_pixels_do_not_bleed() {
+        let image = RgbaImage::from_fn(8, 8, |x, _| match x < 4 {
+            true => Rgba([255, 0, 0, 255]),
+            false => Rgba([0, 255, 0, 0]),
+        });
+        let resized = bicubic_rgba(&image, 5, 5);
+        assert!(resized.pixels().all(|pixel| pixel[1] == 0), "{resized:?}");
+    }
+}
