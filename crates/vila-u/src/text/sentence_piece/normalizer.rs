@@ -29,7 +29,7 @@ impl Normalizer {
     /// of the trie, the trie, the replacements.
     pub fn new(table: &[u8], strip_spaces: bool, escape_spaces: bool) -> Result<Self, String> {
         let (trie, replacements) = if table.is_empty() {
-            (&table[..], &table[..])
+            (table, table)
         } else {
             table
                 .split_first_chunk()
