@@ -40,6 +40,11 @@ impl SiglipTokenizer {
         })
     }
 
+    /// How many tokens there are.
+    pub fn vocabulary(&self) -> usize {
+        self.model.pieces().len()
+    }
+
     /// Token ids of a caption, ended by `</s>`, cut or filled up with `</s>` to the length the text
     /// encoder was trained with.
     pub fn encode(&self, text: &str) -> Vec<i64> {

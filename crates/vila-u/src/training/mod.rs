@@ -2,89 +2,75 @@
 
 mod adamw;
 mod events;
+mod format;
+mod mixture;
 pub mod multimodal;
 mod prefetch;
 pub mod recipe;
 pub mod run;
 mod schedule;
+mod sheet;
+mod start;
 mod state;
 mod tower;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
-use crate::text::SiglipTokenizer;
-use crate::tower::{SiglipConfig, VisionTowerConfig};
 use crate::{Error, Result};
-use recipe::{Config, Objective, Recipe};
+use mixture::MixtureObjective;
+use recipe::{Objective, Recipe};
+use run::Run;
 pub use run::{Progress, Watch};
 use tower::TowerObjective;
 
-/// Carries out a recipe. With `resume`, goes on from the newest checkpoint in the run folder,
-/// exactly as if the run had never stopped.
+/// Carries out a recipe and says where the finished model lies. With `resume`, goes on from the
+/// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
 /// Anything wrong with the recipe or the files it names; a loss that is no number (the last
 /// checkpoint is kept); [`Error::Interrupted`] when stopped through the watch, after saving.
-pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<()> {
+pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
-    match recipe.stages[0].objective {
-        Objective::Align(_) | Objective::Tower(_) => train_tower(recipe, &device, resume, watch),
-        Objective::Pretrain(_) | Objective::Sft(_) => Err(Error::usage(
-            "recipe: language stages come with the language model",
-        )),
+    match recipe.stages.first().map(|stage| &stage.objective) {
+        Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, resume, watch),
+        _ => vila_u(recipe, &device, resume, watch),
     }
 }
 
-fn train_tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<()> {
-    let config: VisionTowerConfig = part(&recipe.model.vision_tower, "vision_tower")?;
-    let siglip: SiglipConfig = part(&recipe.model.siglip, "siglip")?;
-    config
-        .check(&siglip)
-        .map_err(|reason| Error::usage(format!("recipe, [model]: {reason}")))?;
-    let Some(folder) = &recipe.model.siglip_tokenizer else {
-        return Err(Error::usage(
-            "recipe: [model] needs siglip_tokenizer, a folder with spiece.model",
-        ));
-    };
-    let length = siglip.text_config.max_position_embeddings;
-    let tokenizer = Arc::new(SiglipTokenizer::from_dir(folder, length)?);
-    let size = siglip.vision_config.image_size;
-    device.seed(recipe.seed);
-    let model = initialised(config.init(&siglip, device));
-    let mut run = run::Run::open(recipe, model, device, resume, watch)?;
+fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+    let (format, model, tokenizer) = start::tower(recipe, device)?;
+    let tokenizer = Arc::new(tokenizer);
+    let size = format.siglip.vision_config.image_size;
+    let new = || start::drawn(model, device, recipe.seed);
+    let mut run = Run::open(recipe, format, device, resume, watch, new)?;
     for (index, stage) in recipe.stages.iter().enumerate() {
-        let objective = TowerObjective::new(
-            recipe,
-            &stage.objective,
-            tokenizer.clone(),
-            size,
-            &run.model,
-            device,
-        )?;
+        let tokenizer = tokenizer.clone();
+        let objective = &stage.objective;
+        let objective =
+            TowerObjective::new(recipe, objective, tokenizer, size, &run.model, device)?;
         run.stage(index, objective)?;
     }
-    Ok(())
+    run.finish()
 }
 
-fn part<T: serde::de::DeserializeOwned>(config: &Option<Config>, name: &str) -> Result<T> {
-    match config {
-        Some(config) => config.read(),
-        None => Err(Error::usage(format!("recipe: [model] needs {name}"))),
+fn vila_u(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+    let (format, model, tokenizer) = start::vila_u(recipe, device)?;
+    let tokenizer = Arc::new(tokenizer);
+    let config = format.config.clone();
+    let new = || start::drawn(model, device, recipe.seed);
+    let mut run = Run::open(recipe, format, device, resume, watch, new)?;
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        let (Objective::Pretrain(mixture) | Objective::Sft(mixture)) = &stage.objective else {
+            return Err(Error::usage(
+                "recipe: a stage of the tower in a language recipe",
+            ));
+        };
+        let tokenizer = tokenizer.clone();
+        let objective = MixtureObjective::new(recipe, mixture, tokenizer, &config, device);
+        run.stage(index, objective)?;
     }
-}
-
-/// Draws all weights now and in order: parameters are drawn when first used, and what is used
-/// first must not decide what they become.
-fn initialised<M: Module>(model: M) -> M {
-    struct Touch;
-    impl ModuleVisitor for Touch {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            param.val();
-        }
-    }
-    model.visit(&mut Touch);
-    model
+    run.finish()
 }

@@ -47,24 +47,27 @@ fn one() -> usize {
     1
 }
 
-/// Where the configuration of each new part comes from: a table with the keys of that part's
-/// `config.json`, or the path of such a file.
+/// Sizes of the parts that start from random weights, each with the keys of that part's
+/// `config.json` in a checkpoint, or as the path of such a file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// `vision_tower/config.json`
+    /// Folder with the tokenizers: `siglip/spiece.model`, `llm/tokenizer.model` and companions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vision_tower: Option<Config>,
-    /// The SigLIP `config.json` that the tower is built on.
+    pub tokenizers: Option<PathBuf>,
+    /// Image and text encoder (the SigLIP `config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub siglip: Option<Config>,
-    /// Folder with the `spiece.model` of the text encoder.
+    /// Quantizer and pixel decoder (`rqvaesiglip` in `vision_tower/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub siglip_tokenizer: Option<PathBuf>,
-    /// `llm/config.json`
+    pub rqvaesiglip: Option<Config>,
+    /// Depth transformer (`rqtransformer` in `vision_tower/config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rqtransformer: Option<Config>,
+    /// Language model (`llm/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<Config>,
-    /// `mm_projector/config.json`
+    /// Projector (`mm_projector/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mm_projector: Option<Config>,
 }
@@ -87,14 +90,15 @@ pub enum Config {
 
 impl Config {
     /// The configuration as the part's own type, which fills in its defaults and checks it.
-    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+    pub fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
         match self {
             Self::File(path) => {
                 let text = fs::read_to_string(path).map_err(Error::io(path))?;
                 serde_json::from_str(&text).map_err(|error| Error::invalid(path, error.to_string()))
             }
-            Self::Inline(table) => T::deserialize(Value::Table(table.clone()))
-                .map_err(|error| Error::usage(format!("recipe, [model]: {}", one_line(&error)))),
+            Self::Inline(table) => T::deserialize(Value::Table(table.clone())).map_err(|error| {
+                Error::usage(format!("recipe, [model.{name}]: {}", one_line(&error)))
+            }),
         }
     }
 }

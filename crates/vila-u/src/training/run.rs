@@ -14,13 +14,14 @@ use serde_json::{Map, Value, json};
 
 use super::adamw::{AdamW, Gradients};
 use super::events::Events;
+use super::format::Format;
 use super::prefetch::{Prefetch, Reader};
 use super::recipe::{Recipe, Stage};
 use super::{schedule, state};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// What is trained in a stage: the loop knows nothing about models and data but this.
-pub trait Objective<M> {
+pub trait Objective<M: Module> {
     /// What the prefetch thread prepares: plain host memory.
     type Batch: Send + 'static;
 
@@ -71,12 +72,13 @@ pub struct Progress {
 }
 
 /// One run in progress.
-pub struct Run<'a, M> {
+pub struct Run<'a, F: Format> {
     pub recipe: &'a Recipe,
-    pub model: M,
-    pub device: Device,
+    pub model: F::Model,
+    format: F,
+    device: Device,
     /// Steps done.
-    pub step: u64,
+    step: u64,
     optimizer: AdamW,
     metrics: Metrics,
     watch: Watch,
@@ -84,38 +86,49 @@ pub struct Run<'a, M> {
     pace: Option<f64>,
 }
 
-impl<'a, M: Module> Run<'a, M> {
-    /// Opens the run folder; with `resume`, takes up the newest checkpoint in it.
+impl<'a, F: Format> Run<'a, F> {
+    /// Opens the run folder. With `resume` the model comes from the newest checkpoint in it,
+    /// otherwise from `new`.
     ///
     /// # Errors
     /// When the folder already holds a run and this is not to resume it, or the other way round.
     pub fn open(
         recipe: &'a Recipe,
-        model: M,
+        format: F,
         device: &Device,
         resume: bool,
         watch: Watch,
+        new: impl FnOnce() -> F::Model,
     ) -> Result<Self> {
         let out = &recipe.out;
-        let (step, model, optimizer) = if resume {
-            state::load(out, model)?
-        } else {
-            if out.join("metrics.jsonl").exists() {
+        let holds_run = out.join("metrics.jsonl").exists();
+        let (step, model, optimizer) = match (resume, state::steps(out).pop()) {
+            (true, Some(step)) => {
+                let (model, optimizer) = state::load(out, step, &format, device)?;
+                (step, model, optimizer)
+            }
+            (true, None) => {
+                return Err(Error::usage(format!(
+                    "{} holds no checkpoint to resume from: run without --resume",
+                    out.display()
+                )));
+            }
+            (false, _) if holds_run => {
                 return Err(Error::usage(format!(
                     "{} already holds a run: continue it with --resume, or choose another folder \
                      with --set out=FOLDER",
                     out.display()
                 )));
             }
-            (0, model, AdamW::default())
+            (false, _) => (0, new(), AdamW::default()),
         };
         let samples = out.join("samples");
         fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
-        let path = out.join("recipe.toml");
-        fs::write(&path, recipe.to_toml()?).map_err(Error::io(&path))?;
+        atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
         Ok(Self {
             recipe,
             model,
+            format,
             device: device.clone(),
             step,
             optimizer,
@@ -126,7 +139,7 @@ impl<'a, M: Module> Run<'a, M> {
     }
 
     /// Trains one stage to its end; does nothing if a resumed run is past it.
-    pub fn stage<O: Objective<M>>(&mut self, index: usize, mut objective: O) -> Result<()> {
+    pub fn stage<O: Objective<F::Model>>(&mut self, index: usize, mut objective: O) -> Result<()> {
         let recipe = self.recipe;
         let ends = recipe.stage_ends();
         let first = if index == 0 { 0 } else { ends[index - 1] };
@@ -172,7 +185,8 @@ impl<'a, M: Module> Run<'a, M> {
             }
             let stop = self.watch.stop.load(Ordering::Relaxed);
             if save || stop {
-                state::save(&recipe.out, self.step, &self.model, &self.optimizer)?;
+                let (model, optimizer) = (&self.model, &self.optimizer);
+                state::save(&recipe.out, self.step, &self.format, model, optimizer)?;
             }
             let pace = self.pace.unwrap_or(seconds);
             (self.watch.progress)(&Progress {
@@ -190,8 +204,18 @@ impl<'a, M: Module> Run<'a, M> {
         Ok(())
     }
 
+    /// Leaves the finished model in the run folder and says where.
+    pub fn finish(self) -> Result<PathBuf> {
+        let place = self.recipe.out.join("model");
+        // A run that is resumed after its end has nothing left to do.
+        if !place.exists() {
+            self.format.save(&self.model, &place)?;
+        }
+        Ok(place)
+    }
+
     /// One optimizer step: losses and gradients of its batches, then the update.
-    fn step<O: Objective<M>>(
+    fn step<O: Objective<F::Model>>(
         &mut self,
         objective: &mut O,
         batches: &Prefetch<O::Batch>,
@@ -297,7 +321,7 @@ impl Metrics {
                 .flat_map(|line| [line, "\n"])
                 .collect(),
         };
-        fs::write(&path, kept).map_err(Error::io(&path))?;
+        atomic::write(&path, kept.as_bytes())?;
         let file = OpenOptions::new()
             .append(true)
             .open(&path)

@@ -12,25 +12,25 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use image::RgbImage;
-use image::imageops::replace;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::prefetch::Reader;
 use super::recipe::{self, NanoData, PixelLoss, Recipe};
 use super::run::{Losses, Objective, mix};
+use super::sheet::{pixels_of, save_sheet};
 use crate::data::nano::{Scene, Split};
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{RqVaeSiglip, VisionTower, sigmoid_loss};
+use crate::tower::{RqVaeSiglip, sigmoid_loss};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
 const EVALUATED: usize = 128;
 const AT_ONCE: usize = 32;
-/// Pictures on a sample sheet, in rows of eight with their reconstructions below.
+/// Pictures on a sample sheet, and in a row of it.
 const SHOWN: usize = 16;
+const COLUMNS: usize = 8;
 
 /// Pictures and their captions, on the host.
 pub struct Captioned {
@@ -61,13 +61,7 @@ impl Pictures {
             } else {
                 Scene::sample(split, seed, index)
             };
-            let picture = scene.render(self.size as u32);
-            for channel in 0..3 {
-                let values = picture
-                    .pixels()
-                    .map(|pixel| f32::from(pixel[channel]) / 127.5 - 1.0);
-                pixels.extend(values);
-            }
+            pixels.extend(pixels_of(&scene.render(self.size as u32)));
             ids.extend(self.tokenizer.encode(&scene.caption()));
         }
         Captioned { pixels, ids }
@@ -112,14 +106,14 @@ impl TowerObjective {
         objective: &recipe::Objective,
         tokenizer: Arc<SiglipTokenizer>,
         size: usize,
-        model: &VisionTower,
+        model: &RqVaeSiglip,
         device: &Device,
     ) -> Result<Self> {
         let stage = match objective {
             recipe::Objective::Align(_) => Stage::Align,
             recipe::Objective::Tower(losses) => Stage::Tower {
                 losses: losses.clone(),
-                texts: model.rqvaesiglip.siglip_model.text_model.clone().valid(),
+                texts: model.siglip_model.text_model.clone().valid(),
             },
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
@@ -184,7 +178,7 @@ fn tower(
     }
 }
 
-impl Objective<VisionTower> for TowerObjective {
+impl Objective<RqVaeSiglip> for TowerObjective {
     type Batch = Captioned;
 
     fn reader(&self) -> Reader<Captioned> {
@@ -193,15 +187,16 @@ impl Objective<VisionTower> for TowerObjective {
     }
 
     fn trains(&self, path: &str) -> bool {
-        let used = path.starts_with("rqvaesiglip.") && !path.contains(".quantizer.");
         match self.stage {
-            Stage::Align => used && path.contains(".siglip_model."),
-            Stage::Tower { .. } => used && !path.contains(".text_model."),
+            Stage::Align => path.starts_with("siglip_model."),
+            Stage::Tower { .. } => {
+                let fixed = ["siglip_model.text_model.", "quantizer."];
+                !fixed.iter().any(|part| path.starts_with(part))
+            }
         }
     }
 
-    fn losses(&mut self, model: &mut VisionTower, batch: Captioned, step: u64) -> Result<Losses> {
-        let model = &mut model.rqvaesiglip;
+    fn losses(&mut self, model: &mut RqVaeSiglip, batch: Captioned, step: u64) -> Result<Losses> {
         let size = self.pictures.size;
         Ok(match &self.stage {
             Stage::Align => {
@@ -219,8 +214,8 @@ impl Objective<VisionTower> for TowerObjective {
 
     /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
     /// `psnr` in dB; `codes_used`: share of the codebook's rows in use, over all depths.
-    fn evaluate(&mut self, model: &VisionTower) -> Result<Vec<(&'static str, f64)>> {
-        let model = model.rqvaesiglip.clone().valid();
+    fn evaluate(&mut self, model: &RqVaeSiglip) -> Result<Vec<(&'static str, f64)>> {
+        let model = model.clone().valid();
         let quantizes = matches!(self.stage, Stage::Tower { .. });
         let (mut matched, mut psnr) = (0, 0.0);
         let mut used = vec![false; model.quantizer.codes()];
@@ -261,36 +256,15 @@ impl Objective<VisionTower> for TowerObjective {
     }
 
     /// Held-out pictures, each with its reconstruction below.
-    fn sample(&mut self, model: &VisionTower, path: &Path) -> Result<()> {
+    fn sample(&mut self, model: &RqVaeSiglip, path: &Path) -> Result<()> {
         if matches!(self.stage, Stage::Align) {
             return Ok(());
         }
-        let model = model.rqvaesiglip.clone().valid();
+        let model = model.clone().valid();
         let (pixels, _) = self.held_out(0, SHOWN);
         let drawn = model.decode(model.encode(pixels.clone()).z_q);
-        let size = self.pictures.size as u32;
-        let columns = SHOWN as u32 / 2;
-        let mut sheet = RgbImage::new(columns * size, 4 * size);
-        for (images, below) in [(pixels, 0), (drawn, 1)] {
-            let values = images.into_data_as::<f32>();
-            let values: Vec<f32> = values.iter::<f32>().collect();
-            let pictures = values.chunks_exact((3 * size * size) as usize);
-            for (i, values) in (0u32..).zip(pictures) {
-                let (x, y) = (i % columns * size, (i / columns * 2 + below) * size);
-                replace(&mut sheet, &picture(values, size), x.into(), y.into());
-            }
-        }
-        sheet
-            .save(path)
-            .map_err(|error| Error::failed(format!("{}: {error}", path.display())))
+        let values = |pixels: Tensor<4>| pixels.into_data_as::<f32>().iter::<f32>().collect();
+        let rows = [values(pixels), values(drawn)];
+        save_sheet(path, self.pictures.size, COLUMNS, &rows)
     }
-}
-
-/// `[3, size, size]` in -1..1 as an image.
-fn picture(values: &[f32], size: u32) -> RgbImage {
-    let plane = (size * size) as usize;
-    RgbImage::from_fn(size, size, |x, y| {
-        let at = (y * size + x) as usize;
-        image::Rgb([0, 1, 2].map(|channel| ((values[channel * plane + at] + 1.0) * 127.5) as u8))
-    })
 }

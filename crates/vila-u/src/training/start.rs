@@ -1,0 +1,177 @@
+//! The model a run starts from: sizes from the recipe, new weights or those of `init`.
+
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Tensor};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::format::{TowerFormat, VilaUFormat};
+use super::recipe::{Config, Recipe};
+use crate::checkpoint::{self, Files, Source, files::Bytes};
+use crate::data::nano;
+use crate::model::{RootConfig, VilaU, VilaUConfig};
+use crate::text::{SiglipTokenizer, Tokenizer};
+use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig};
+use crate::{Error, Result};
+
+/// Sizes of a tower, its weights (drawn when first used if they are new), and the tokenizer of its
+/// text encoder.
+pub fn tower(
+    recipe: &Recipe,
+    device: &Device,
+) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
+    if let Some(init) = &recipe.init {
+        let files = Source::parse(init)?.files(|_, _| {})?;
+        let tower = checkpoint::load_tower(&files, device, DType::F32)?;
+        let tokenizer = tower.text_tokenizer()?;
+        let format = TowerFormat {
+            config: tower.config,
+            siglip: tower.siglip,
+            files,
+        };
+        return Ok((format, tower.model, tokenizer));
+    }
+    let config: RqVaeSiglipConfig = part(&recipe.model.rqvaesiglip, "rqvaesiglip")?;
+    let siglip: SiglipConfig = match SiglipConfig::preset(&config.pretrained_model) {
+        Some(preset) if recipe.model.siglip.is_none() => preset,
+        _ => part(&recipe.model.siglip, "siglip")?,
+    };
+    config.check(&siglip).map_err(unfit)?;
+    let folder = tokenizers(recipe)?.join("siglip");
+    let spiece = folder.read("spiece.model")?;
+    let length = siglip.text_config.max_position_embeddings;
+    let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)
+        .map_err(|reason| Error::invalid(folder.path("spiece.model"), reason))?;
+    let (words, rows) = (tokenizer.vocabulary(), siglip.text_config.vocab_size);
+    if words != rows {
+        return Err(unfit(format!(
+            "siglip.text_config.vocab_size is {rows}, spiece.model has {words}"
+        )));
+    }
+    let name = &config.pretrained_model;
+    let files = Files::memory(
+        "recipe",
+        [
+            (format!("{name}/config.json"), json(&siglip)?),
+            (format!("{name}/spiece.model"), spiece.into()),
+        ],
+    );
+    let model = config.init(&siglip, device);
+    Ok((
+        TowerFormat {
+            config,
+            siglip,
+            files,
+        },
+        model,
+        tokenizer,
+    ))
+}
+
+/// Sizes and weights of a whole model, and its tokenizer: all of `init`, or, where the recipe has
+/// the sizes of a language model, a new one on the tower of `init`.
+pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, Tokenizer)> {
+    let Some(init) = &recipe.init else {
+        return Err(Error::usage(
+            "recipe: init is needed: the model, or at least the vision tower, to start from",
+        ));
+    };
+    let files = Source::parse(init)?.files(|_, _| {})?;
+    if recipe.model.llm.is_none() {
+        let loaded = checkpoint::load(&files, device, DType::F32)?;
+        let format = VilaUFormat {
+            config: loaded.config,
+            files,
+        };
+        return Ok((format, loaded.model, loaded.tokenizer));
+    }
+    let tower = checkpoint::load_tower(&files, device, DType::F32)?;
+    let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
+    let width = tower.config.embed_dim;
+    let config = VilaUConfig {
+        root: RootConfig {
+            hidden_size: llm.hidden_size,
+            mm_hidden_size: width,
+            mm_use_im_start_end: true,
+            mm_use_vi_start_end: true,
+            mm_use_im_patch_token: false,
+            image_aspect_ratio: "resize".into(),
+            num_video_frames: 8,
+        },
+        llm,
+        mm_projector: part(&recipe.model.mm_projector, "mm_projector")?,
+        vision_tower: VisionTowerConfig {
+            rqvaesiglip: tower.config,
+            rqtransformer: part(&recipe.model.rqtransformer, "rqtransformer")?,
+            hidden_size: width,
+        },
+        siglip: tower.siglip,
+    };
+    config.check().map_err(unfit)?;
+    let mut model = config.init(device);
+    model.vision_tower.rqvaesiglip = tower.model;
+
+    // A checkpoint's files: the encoder's from the tower, the language model's from the recipe.
+    let llm_files = tokenizers(recipe)?.join("llm");
+    let tokenizer = checkpoint::config::tokenizer(&llm_files)?;
+    let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
+    if words != rows {
+        return Err(unfit(format!(
+            "llm.vocab_size is {rows}, the tokenizer has {words} tokens"
+        )));
+    }
+    let name = &config.vision_tower.rqvaesiglip.pretrained_model;
+    let mut contents = Vec::new();
+    for (folder, from) in [("llm", llm_files), (name.as_str(), files.join(name))] {
+        for file in from.names()? {
+            if file.contains("token") || ["spiece.model", "config.json"].contains(&file.as_str()) {
+                contents.push((format!("{folder}/{file}"), Bytes::from(from.read(&file)?)));
+            }
+        }
+    }
+    let files = Files::memory("recipe", contents);
+    Ok((VilaUFormat { config, files }, model, tokenizer))
+}
+
+/// Draws all weights now and in order: parameters are drawn when first used, and what is used
+/// first must not decide what they become.
+pub fn drawn<M: Module>(model: M, device: &Device, seed: u64) -> M {
+    struct Touch;
+    impl ModuleVisitor for Touch {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            param.val();
+        }
+    }
+    device.seed(seed);
+    model.visit(&mut Touch);
+    model
+}
+
+/// The recipe's tokenizers, or else those of the nano world, made in the run folder.
+fn tokenizers(recipe: &Recipe) -> Result<Files> {
+    if let Some(folder) = &recipe.model.tokenizers {
+        return Ok(Files::folder(folder));
+    }
+    let folder = recipe.out.join("tokenizers");
+    if !Path::new(&folder).exists() {
+        nano::write_tokenizers(&folder)?;
+    }
+    Ok(Files::folder(folder))
+}
+
+fn part<T: DeserializeOwned>(config: &Option<Config>, name: &str) -> Result<T> {
+    match config {
+        Some(config) => config.read(name),
+        None => Err(Error::usage(format!("recipe: [model.{name}] is needed"))),
+    }
+}
+
+fn unfit(reason: String) -> Error {
+    Error::usage(format!("recipe, [model]: {reason}"))
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes> {
+    let text = serde_json::to_vec(value).map_err(|error| Error::failed(error.to_string()))?;
+    Ok(Bytes::from(text))
+}
