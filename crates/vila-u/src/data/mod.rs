@@ -2,6 +2,8 @@
 //! files in the common formats.
 
 pub mod nano;
+mod prepare;
 mod record;
 
+pub use prepare::{Prepared, prepare};
 pub use record::{Record, read_jsonl};

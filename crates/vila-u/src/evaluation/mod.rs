@@ -1,3 +1,4 @@
 //! How good a model is: [`metrics`] are pure functions, [`benchmarks`] run a model.
 
 pub mod metrics;
+pub mod score;

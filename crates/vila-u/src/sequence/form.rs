@@ -25,6 +25,9 @@ use crate::{
 /// Where a video goes in a text; `<image>` does as well.
 pub const VIDEO_PLACEHOLDER: &str = "<video>";
 
+/// Frames of a video that the model makes.
+pub const VIDEO_FRAMES: usize = 8;
+
 /// Id of padding, which is also that of `<unk>`: the authors' code takes it out of training samples.
 const PADDING: i64 = 0;
 
@@ -57,9 +60,7 @@ pub fn video_chat(
     frames: usize,
     system: bool,
 ) -> Result<Sample> {
-    let made = turns
-        .iter()
-        .position(|turn| turn.from == Speaker::Assistant && names_picture(turn));
+    let made = turns.iter().position(draws);
     let mut turns = turns.to_vec();
     for (index, turn) in turns.iter_mut().enumerate() {
         let text = turn.value.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER);
@@ -74,6 +75,11 @@ pub fn video_chat(
         show_first(&mut turns, frames);
     }
     conversation(tokenizer, &turns, frames, system)
+}
+
+/// Whether the turns of a conversation with a video have the assistant make it.
+pub fn makes_video(turns: &[Turn]) -> bool {
+    turns.iter().any(draws)
 }
 
 /// A web page: `<image>` where its pictures stand, spaces around it do not count. All words are
@@ -93,7 +99,7 @@ pub fn document(tokenizer: &Tokenizer, text: &str, images: usize) -> Result<Samp
 /// The same turns with nothing asked, where the assistant draws: what guidance steers away from has
 /// to be learnt as well. Turns with an image in the question, or without a drawing, stay.
 pub fn without_caption(turns: &[Turn]) -> Vec<Turn> {
-    let drawn = turns.iter().any(names_picture);
+    let drawn = turns.iter().any(draws);
     let shown = turns
         .iter()
         .any(|turn| turn.from == Speaker::Human && names_picture(turn));
@@ -145,6 +151,11 @@ fn check_images(sample: &Sample, given: usize) -> Result<()> {
 fn names_picture(turn: &Turn) -> bool {
     let placeholders = [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER];
     placeholders.iter().any(|name| turn.value.contains(name))
+}
+
+/// Whether it is a turn in which the assistant makes a picture.
+fn draws(turn: &Turn) -> bool {
+    turn.from == Speaker::Assistant && names_picture(turn)
 }
 
 /// Makes the first question one about so many images.

@@ -171,7 +171,7 @@ impl Losses {
 }
 
 /// How well one sample was predicted.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Score {
     /// Mean of `-log p` over the text tokens to be predicted; none where there are none.
     pub text_loss: Option<f64>,

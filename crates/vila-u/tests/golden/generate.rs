@@ -21,7 +21,7 @@ fn read<T: DeserializeOwned>(file: &str) -> T {
     serde_json::from_str(&text).unwrap()
 }
 
-pub fn load(device: &Device) -> VilaU {
+pub fn config() -> VilaUConfig {
     let config = VilaUConfig {
         root: read("config.json"),
         llm: read("llm/config.json"),
@@ -30,6 +30,11 @@ pub fn load(device: &Device) -> VilaU {
         siglip: read("siglip/config.json"),
     };
     config.check().unwrap();
+    config
+}
+
+pub fn load(device: &Device) -> VilaU {
+    let config = config();
     let mut model = config.init(device);
     let path = |name: &str| folder().join("checkpoint").join(name);
     weights::load_into(&mut model.llm, &path("llm"), Part::Llm).unwrap();

@@ -11,6 +11,7 @@ mod preprocess;
 mod prompts;
 mod quantizer;
 mod sampling;
+mod score;
 mod sequence;
 mod torch_file;
 mod tower;
