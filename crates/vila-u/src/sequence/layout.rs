@@ -191,6 +191,7 @@ impl Layout {
     }
 
     /// The text token at a position (`row * length + column`), `None` for a visual token or padding.
+    #[cfg(test)]
     pub fn text_at(&self, position: usize) -> Option<i64> {
         let index = usize::try_from(self.source[position]).ok()?;
         self.tokens.get(index).copied()

@@ -13,7 +13,6 @@ use burn::{
     module::Module,
     tensor::{DType, Int, Tensor, TensorData, activation::log_softmax},
 };
-
 use serde::Serialize;
 
 use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
@@ -44,15 +43,6 @@ impl Visual {
         Self {
             codes: Tensor::cat(codes, 0),
             features: Tensor::cat(features, 0),
-        }
-    }
-
-    /// Of codes `[tokens, D]` that were worked out before.
-    pub fn from_codes(tower: &RqVaeSiglip, codes: Tensor<2, Int>) -> Self {
-        let embeddings = tower.quantizer.embed_codes(codes.clone()).inner();
-        Self {
-            features: embeddings.sum_dim(1).squeeze_dim(1),
-            codes,
         }
     }
 }
