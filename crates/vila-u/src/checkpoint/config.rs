@@ -161,6 +161,13 @@ impl GenerationConfig {
 /// A JSON file as `T`. Fields that are null count as left out, as Hugging Face writes unset ones so.
 fn json<T: DeserializeOwned + Serialize>(files: &Files, name: &str) -> Result<T> {
     let invalid = |reason: String| Error::invalid(files.path(name), reason);
+    if !files.contains(name) {
+        return Err(invalid(
+            "there is no such file (a checkpoint is a folder with config.json, llm, mm_projector \
+             and vision_tower)"
+                .into(),
+        ));
+    }
     let mut value: Value = serde_json::from_slice(&files.read(name)?)
         .map_err(|error| invalid(format!("not JSON: {error}")))?;
     drop_nulls(&mut value);

@@ -139,3 +139,68 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     file.write_all(b"\n").map_err(Error::io(path))?;
     file.sync_all().map_err(Error::io(path))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{module::Module, nn, tensor::Device};
+
+    use super::*;
+    use crate::checkpoint::{
+        files::Files,
+        keys::Part,
+        tensors::Tensors,
+        weights::{Opened, outgoing},
+    };
+
+    #[derive(Module, Debug)]
+    struct Layers {
+        layers: Vec<nn::Linear>,
+    }
+
+    fn layers() -> Layers {
+        let layer = |_| nn::LinearConfig::new(6, 4).init(&Device::flex());
+        Layers {
+            layers: (0..3).map(layer).collect(),
+        }
+    }
+
+    #[test]
+    fn shards_come_back_whole() {
+        let module = layers();
+        let tensors = outgoing(&module, Part::Llm);
+        // A weight has 96 bytes and a bias 16.
+        for (shard, files) in [(1 << 20, 1), (250, 2), (112, 3), (1, 6)] {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), &tensors, DType::F32, shard).unwrap();
+            let files_written = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(files_written, if files == 1 { 1 } else { files + 1 });
+            let opened = Tensors::open(&Files::folder(folder.path())).unwrap();
+            assert_eq!(opened.by_key.len(), 6);
+            let mut other = layers();
+            crate::checkpoint::weights::load_into(&mut other, folder.path(), Part::Llm).unwrap();
+            for (one, other) in tensors.iter().zip(outgoing(&other, Part::Llm)) {
+                assert_eq!(one.read().unwrap(), other.read().unwrap(), "{}", one.key);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &[], DType::F32, SHARD).unwrap();
+        let none = Layers { layers: Vec::new() };
+        let files = Files::folder(folder.path());
+        assert!(Tensors::open(&files).unwrap().by_key.is_empty());
+        Opened::check(&files, Part::Projector, &none).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        // /dev/full takes nothing, like a full disk.
+        let full = Path::new("/dev/full");
+        if full.exists() {
+            let error = write_file(full, &outgoing(&layers(), Part::Llm), DType::F32);
+            assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
+        }
+    }
+}

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Mutex,
+    time::Duration,
 };
 
 use hf_hub::{
-    HFClient, HFResult,
+    HFClient, HFClientSync, HFError, HFResult,
     progress::{DownloadEvent, ProgressEvent, ProgressHandler},
 };
 
@@ -121,7 +122,7 @@ impl Source {
 impl Repository {
     /// All files, from the cache if they are all there.
     fn snapshot(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<Files> {
-        if let Some(files) = self.cached()
+        if let Some(files) = self.cached(&hf_hub::resolve_cache_dir())
             && is_complete(&files)
         {
             return Ok(files);
@@ -139,7 +140,7 @@ impl Repository {
 
     /// One file, from the cache if it is there.
     pub fn file(&self, name: &str) -> Result<Files> {
-        if let Some(files) = self.cached()
+        if let Some(files) = self.cached(&hf_hub::resolve_cache_dir())
             && files.contains(name)
         {
             return Ok(files);
@@ -156,11 +157,11 @@ impl Repository {
     }
 
     /// The folder of this revision in the cache, complete or not.
-    fn cached(&self) -> Option<Files> {
+    fn cached(&self, cache: &Path) -> Option<Files> {
         let Self {
             organisation, name, ..
         } = self;
-        let folder = hf_hub::resolve_cache_dir().join(format!("models--{organisation}--{name}"));
+        let folder = cache.join(format!("models--{organisation}--{name}"));
         // A revision is a commit, or a name whose commit the cache has noted.
         let commit = fs::read_to_string(folder.join("refs").join(&self.revision));
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
@@ -168,15 +169,12 @@ impl Repository {
         snapshot.is_dir().then(|| Files::folder(snapshot))
     }
 
-    fn online<T>(&self, work: impl FnOnce(hf_hub::HFClientSync) -> HFResult<T>) -> Result<T> {
+    fn online<T>(&self, work: impl FnOnce(HFClientSync) -> HFResult<T>) -> Result<T> {
         let offline = env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0");
         let outcome = if offline {
             Err("HF_HUB_OFFLINE is set".to_string())
         } else {
-            HFClient::builder()
-                .build_sync()
-                .and_then(work)
-                .map_err(|error| error.to_string())
+            client().and_then(work).map_err(reason)
         };
         outcome.map_err(|reason| {
             Error::failed(format!(
@@ -187,9 +185,30 @@ impl Repository {
     }
 }
 
+/// A client that soon gives up where there is no network.
+fn client() -> HFResult<HFClientSync> {
+    let http = reqwest::Client::builder()
+        .user_agent(concat!("vila-u/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(5))
+        .build()
+        .map_err(|error| HFError::Other(error.to_string()))?;
+    HFClient::builder().client(http).build_sync()
+}
+
+/// One line; of a failed connection the cause at its root.
+fn reason(error: HFError) -> String {
+    let mut root: &dyn std::error::Error = &error;
+    while let (HFError::Request { .. }, Some(source)) = (&error, root.source()) {
+        root = source;
+    }
+    root.to_string().replace('\n', " ")
+}
+
 /// Whether nothing is missing that a download would bring.
 fn is_complete(files: &Files) -> bool {
+    let llm = files.join("llm");
     files.contains("config.json")
+        && (llm.contains("tokenizer.model") || llm.contains("tokenizer.json"))
         && [Part::Llm, Part::Projector, Part::VisionTower]
             .map(|part| files.join(part.folder()))
             .iter()
@@ -268,5 +287,44 @@ mod tests {
         ] {
             assert!(Source::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_cache_is_used_when_nothing_is_missing() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("models--a--b");
+        let snapshot = folder.join("snapshots/0123abc");
+        let write = |path: PathBuf, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(folder.join("refs/main"), "0123abc\n");
+        let repository = |text: &str| text.parse::<Repository>().unwrap();
+        assert!(repository("a/b").cached(cache.path()).is_none());
+        write(snapshot.join("config.json"), "{}");
+        write(snapshot.join("llm/tokenizer.model"), "");
+        for part in ["llm", "mm_projector", "vision_tower"] {
+            write(snapshot.join(part).join("config.json"), "{}");
+            let cached = repository("a/b").cached(cache.path()).unwrap();
+            assert!(!is_complete(&cached), "{part}");
+            write(snapshot.join(part).join("model.safetensors"), "");
+        }
+        for name in ["a/b", "a/b@0123abc"] {
+            let cached = repository(name).cached(cache.path()).unwrap();
+            assert!(is_complete(&cached), "{name}");
+        }
+        assert!(repository("a/b@other").cached(cache.path()).is_none());
+        // One of two shards.
+        let index = r#"{"weight_map": {"x": "1.safetensors", "y": "2.safetensors"}}"#;
+        write(snapshot.join("llm/model.safetensors.index.json"), index);
+        fs::remove_file(snapshot.join("llm/model.safetensors")).unwrap();
+        write(snapshot.join("llm/1.safetensors"), "");
+        let cached = repository("a/b").cached(cache.path()).unwrap();
+        assert!(!is_complete(&cached));
+        write(snapshot.join("llm/2.safetensors"), "");
+        assert!(is_complete(&cached));
+        // A name that would lead out of the cache.
+        write(folder.join("refs/evil"), "../../../etc");
+        assert!(repository("a/b@evil").cached(cache.path()).is_none());
     }
 }

@@ -186,7 +186,7 @@ fn saved_in_half_precision() {
         let again = load(&out).unwrap();
         let weight = |c: &Checkpoint| {
             let weight = c.model.llm.model.layers[1].mlp.down_proj.weight.val();
-            weight.into_data().to_vec::<f32>().unwrap()
+            weight.into_data().into_vec::<f32>().unwrap()
         };
         let error = crate::fixture::relative_error(&weight(&again), &weight(&loaded));
         assert!(error > 0.0 && error < 4e-3, "{error}");
