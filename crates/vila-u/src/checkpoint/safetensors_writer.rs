@@ -141,6 +141,7 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use burn::{module::Module, nn, tensor::Device};
 

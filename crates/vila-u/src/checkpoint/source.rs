@@ -250,6 +250,7 @@ impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Meter<F> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -72,7 +72,10 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
 }
 
 /// The tensors of a safetensors file.
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+type Tensors = Vec<Stored>;
+
+/// Key, dtype, shape and values.
+type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
 
 fn read_tensors(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
@@ -85,13 +88,12 @@ fn read_tensors(path: &Path) -> Tensors {
         .collect()
 }
 
-fn write_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Tensors0>) {
+fn write_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Stored>) {
     let views = tensors.into_iter().map(|(key, dtype, shape, data)| {
         (key, TensorView::new(*dtype, shape.clone(), data).unwrap())
     });
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
-type Tensors0 = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// Loading fails with one line that contains all of `words`.
 fn assert_refused(folder: &Path, words: &[&str]) {
@@ -186,7 +188,7 @@ fn saved_in_half_precision() {
         let again = load(&out).unwrap();
         let weight = |c: &Checkpoint| {
             let weight = c.model.llm.model.layers[1].mlp.down_proj.weight.val();
-            weight.into_data().into_vec::<f32>().unwrap()
+            weight.into_data().iter::<f32>().collect::<Vec<_>>()
         };
         let error = crate::fixture::relative_error(&weight(&again), &weight(&loaded));
         assert!(error > 0.0 && error < 4e-3, "{error}");
@@ -470,7 +472,8 @@ fn shards_stay_in_the_folder() {
 
 #[test]
 fn wrong_configurations() {
-    let cases: [(&str, fn(&mut Value), &[&str]); 9] = [
+    type Case = (&'static str, fn(&mut Value), &'static [&'static str]);
+    let cases: [Case; 9] = [
         (
             "llm/config.json",
             |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
@@ -531,7 +534,8 @@ fn wrong_configurations() {
     ] {
         let folder = copy();
         fs::remove_file(folder.path().join(name)).unwrap();
-        assert_refused(folder.path(), &[name]);
+        let file = name.rsplit('/').next().unwrap();
+        assert_refused(folder.path(), &[file]);
         fs::write(folder.path().join(name), "{").unwrap();
         assert_refused(folder.path(), &[name]);
     }
