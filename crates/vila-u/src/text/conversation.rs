@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn images_come_first_unless_the_question_places_them() {
         assert_eq!(question("Same?", 2).unwrap(), "<image>\n<image>\nSame?");
-        assert_eq!(question("Is <image> red?", 1).unwrap(), "Is <image> red?");
+        assert_eq!(question("Is <image> red?", 1).unwrap(), "Is <image>\n red?");
+        assert_eq!(question("<image>\nRed?", 1).unwrap(), "<image>\nRed?");
         assert!(question("Is <image> red?", 2).is_err());
         assert_eq!(question("Hello", 0).unwrap(), "Hello");
     }

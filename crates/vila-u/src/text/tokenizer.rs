@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{
     IMAGE_PLACEHOLDER, Parsed, TextStream,
-    sentence_piece::{Kind, SPACE, SentencePiece},
+    sentence_piece::{Kind, SPACE, SentencePiece, Token},
     vocabulary::{self, AddedToken},
 };
 use crate::{Error, Result};
@@ -160,21 +160,15 @@ impl Tokenizer {
     /// [`Self::encode_prompt`] gives them. A token belongs to the segment that it begins in.
     pub fn encode_segments(&self, segments: &[impl AsRef<str>]) -> Vec<Vec<i64>> {
         let segments: Vec<String> = segments.iter().map(|s| unify_spaces(s.as_ref())).collect();
-        let mut ids = vec![Vec::new(); segments.len()];
-        let mut ends = segments.iter().scan(0, |end, segment| {
-            *end += segment.len();
-            Some(*end)
-        });
-        let mut current = 0;
-        let mut current_end = ends.next().unwrap_or(0);
-        for (id, start) in self.place(&segments.concat()) {
-            while start >= current_end && current + 1 < segments.len() {
-                current += 1;
-                current_end = ends.next().unwrap_or(usize::MAX);
-            }
-            ids[current].push(id);
-        }
-        ids
+        let mut placed = self.place(&segments.concat()).into_iter().peekable();
+        let mut end = 0;
+        let ids_of = |(index, segment): (usize, &String)| {
+            end += segment.len();
+            let last = index + 1 == segments.len();
+            let own = || placed.next_if(|(_, start)| *start < end || last);
+            std::iter::from_fn(own).map(|(id, _)| id).collect()
+        };
+        segments.iter().enumerate().map(ids_of).collect()
     }
 
     fn place(&self, prompt: &str) -> Vec<Placed> {
@@ -197,26 +191,23 @@ impl Tokenizer {
         }
         let text = format!("{SPACE}{chunk}");
         let place = |start: usize| offset + start.saturating_sub(SPACE.len_utf8());
-        let first = placed.len();
         let mut start = 0;
         while start < text.len() {
-            let (plain, special) = self.until_added(&text[start..]);
-            let keep_leading = plain.starts_with([SPACE, ' ']);
+            let (plain, added) = self.until_added(&text[start..]);
+            let mut tokens = self.model.encode(plain, plain.starts_with([SPACE, ' ']));
+            if start == 0 && added.is_some_and(|token| token.special) && self.is_space(&tokens) {
+                tokens.clear();
+            }
             placed.extend(
-                (self.model.encode(plain, keep_leading).into_iter())
+                tokens
+                    .iter()
                     .map(|token| (token.id as i64, place(start + token.start))),
             );
             start += plain.len();
-            if let Some(token) = special {
+            if let Some(token) = added {
                 placed.push((token.id, place(start)));
                 start += token.text.len();
             }
-        }
-        if let [(space, _), (next, _), ..] = placed[first..]
-            && self.is_lone_space(space)
-            && self.is_special(next)
-        {
-            placed.remove(first);
         }
     }
 
@@ -234,12 +225,10 @@ impl Tokenizer {
             .unwrap_or((text, None))
     }
 
-    fn is_lone_space(&self, id: i64) -> bool {
-        (self.model.pieces().get(id as usize)).is_some_and(|piece| piece.text.chars().eq([SPACE]))
-    }
-
-    fn is_special(&self, id: i64) -> bool {
-        (self.added.iter()).any(|token| token.id == id && token.special)
+    /// A single `▁`.
+    fn is_space(&self, tokens: &[Token]) -> bool {
+        let spells = |id: usize| self.model.pieces()[id].text.chars().eq([SPACE]);
+        matches!(tokens, [token] if spells(token.id))
     }
 
     /// The text of token ids without special tokens and images. Ids outside the vocabulary are
@@ -291,4 +280,72 @@ pub(super) enum Spelling<'a> {
 /// `▁` written by a user is a space.
 fn unify_spaces(text: &str) -> String {
     text.replace(SPACE, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::text::sentence_piece::{Kind, Piece, SentencePiece};
+
+    use super::*;
+
+    /// Without bytes to fall back to.
+    fn tiny() -> Tokenizer {
+        let piece = |text: &str, kind| Piece {
+            text: text.into(),
+            score: 0.0,
+            kind,
+        };
+        let pieces = vec![
+            piece("<unk>", Kind::Unknown),
+            piece("<s>", Kind::Control),
+            piece("</s>", Kind::Control),
+            piece("▁", Kind::Normal),
+            piece("a", Kind::Normal),
+            piece("▁a", Kind::Normal),
+        ];
+        let word = AddedToken {
+            text: "aa b".into(),
+            id: 6,
+            special: false,
+        };
+        Tokenizer::new(SentencePiece::plain_bpe(pieces).unwrap(), vec![word]).unwrap()
+    }
+
+    #[test]
+    fn a_lone_space_is_dropped_before_a_special_token_only() {
+        let tokenizer = tiny();
+        assert_eq!(tokenizer.encode("</s>a"), [1, 2, 4]);
+        assert_eq!(tokenizer.encode("b"), [1, 3, 0]);
+        assert_eq!(tokenizer.encode("aa b"), [1, 3, 6]);
+        assert_eq!(tokenizer.encode("bb a"), [1, 3, 0, 5]);
+    }
+
+    #[test]
+    fn added_words_are_decoded_and_special_tokens_are_not() {
+        let tokenizer = tiny();
+        assert_eq!(tokenizer.vocabulary(), 7);
+        assert_eq!(tokenizer.decode(&[1, 5, 6, 5, 4, 0, 2]), "aaa baa");
+        assert_eq!(tokenizer.decode(&[IMAGE_ID, 99, 5]), "a");
+    }
+
+    #[test]
+    fn markers_are_the_last_tokens() {
+        let markers = VisualMarkers::new(604, true);
+        assert_eq!((markers.image_start, markers.image_end), (600, 601));
+        assert_eq!(markers.video, Some((602, 603)));
+        assert_eq!(VisualMarkers::new(602, false).image_end, 601);
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        assert!(Tokenizer::from_bytes(b"no model", None, None).is_err());
+        assert!(Tokenizer::from_json(b"{}").is_err());
+        let other = br#"{"model": {"type": "WordPiece", "vocab": {}}}"#;
+        assert!(
+            Tokenizer::from_json(other)
+                .unwrap_err()
+                .contains("WordPiece")
+        );
+    }
 }

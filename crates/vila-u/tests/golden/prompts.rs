@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use proptest::prelude::*;
 use serde::Deserialize;
 use vila_u::text::{
     Tokenizer,
@@ -152,5 +153,58 @@ fn training_conversations() {
             })
             .collect();
         assert_eq!(labels, case.labels, "{}", case.name);
+    }
+}
+
+/// Texts of every kind of character, with markup and spaces.
+fn texts() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[a-z ]{0,12}",
+        any::<String>(),
+        prop::sample::select(vec![
+            "</s>",
+            "<im_start>",
+            "<image>",
+            "  ",
+            "\n",
+            "▁",
+            "USER:"
+        ])
+        .prop_map(str::to_string),
+    ];
+    prop::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn text_survives_encoding(text in texts()) {
+        let tokenizer = tokenizer();
+        let mut expected = text.replace('▁', " ");
+        for special in ["</s>", "<im_start>"] {
+            expected = expected.replace(special, "");
+        }
+        // Dropping a special token must not have made a new one.
+        prop_assume!(!expected.contains("<im_start>") && !expected.contains("</s>"));
+        prop_assume!(!text.starts_with("</s>") && !text.starts_with("<im_start>"));
+        prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), expected);
+    }
+
+    #[test]
+    fn segments_join_to_the_prompt(parts in prop::collection::vec(texts(), 0..5)) {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode_segments(&parts);
+        prop_assert_eq!(ids.len(), parts.len());
+        if !parts.is_empty() {
+            prop_assert_eq!(ids.concat(), tokenizer.encode_prompt(&parts.concat()));
+        }
+    }
+
+    #[test]
+    fn streaming_is_decoding(ids in prop::collection::vec(-300_i64..700, 0..40)) {
+        let tokenizer = tokenizer();
+        let mut stream = tokenizer.stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text += &stream.finish();
+        prop_assert_eq!(text, tokenizer.decode(&ids));
     }
 }
