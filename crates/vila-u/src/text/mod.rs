@@ -10,10 +10,9 @@ mod stream;
 mod tokenizer;
 mod vocabulary;
 
-pub use sentence_piece::{Algorithm, Kind, Piece, SentencePiece};
 pub use siglip::SiglipTokenizer;
 pub use stream::TextStream;
-pub use tokenizer::{IMAGE_ID, Tokenizer, VisualMarkers};
+pub use tokenizer::{IMAGE_ID, Tokenizer};
 
 /// Where an image or a video frame goes in a text.
 pub const IMAGE_PLACEHOLDER: &str = "<image>";

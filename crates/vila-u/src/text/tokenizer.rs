@@ -25,35 +25,6 @@ pub struct Tokenizer {
     end: i64,
 }
 
-/// Ids of the tokens around visual content: the last ones of the vocabulary, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VisualMarkers {
-    pub image_start: i64,
-    pub image_end: i64,
-    /// Start and end; absent in a model without video.
-    pub video: Option<(i64, i64)>,
-}
-
-impl VisualMarkers {
-    /// `vocabulary`: the language model's size with the added tokens.
-    pub fn new(vocabulary: usize, video: bool) -> Self {
-        let last = vocabulary as i64;
-        if video {
-            Self {
-                image_start: last - 4,
-                image_end: last - 3,
-                video: Some((last - 2, last - 1)),
-            }
-        } else {
-            Self {
-                image_start: last - 2,
-                image_end: last - 1,
-                video: None,
-            }
-        }
-    }
-}
-
 /// An id and where in the text it begins, in bytes.
 type Placed = (i64, usize);
 
@@ -327,14 +298,6 @@ mod tests {
         assert_eq!(tokenizer.vocabulary(), 7);
         assert_eq!(tokenizer.decode(&[1, 5, 6, 5, 4, 0, 2]), "aaa baa");
         assert_eq!(tokenizer.decode(&[IMAGE_ID, 99, 5]), "a");
-    }
-
-    #[test]
-    fn markers_are_the_last_tokens() {
-        let markers = VisualMarkers::new(604, true);
-        assert_eq!((markers.image_start, markers.image_end), (600, 601));
-        assert_eq!(markers.video, Some((602, 603)));
-        assert_eq!(VisualMarkers::new(602, false).image_end, 601);
     }
 
     #[test]
