@@ -11,7 +11,7 @@
 
 pub mod emoji;
 pub mod scene;
-mod sprite;
+pub(crate) mod sprite;
 mod tokenizer;
 mod words;
 mod write;

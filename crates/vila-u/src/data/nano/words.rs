@@ -17,6 +17,21 @@ pub enum Kind {
     YesNo,
 }
 
+impl Kind {
+    /// As in reports and files: "yes_no".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Colour => "colour",
+            Self::Count => "count",
+            Self::Place => "place",
+            Self::Size => "size",
+            Self::Relation => "relation",
+            Self::YesNo => "yes_no",
+        }
+    }
+}
+
 /// A question about a picture and its only right answer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Question {

@@ -1,0 +1,3 @@
+//! One benchmark, one module: runs a model and reports what it measured.
+
+pub mod nano;

@@ -1,0 +1,407 @@
+//! `eval nano`: every ability of a model on scenes held out from training.
+//!
+//! Ground truth is exact, so every number is a count of right and wrong or a distance in pixels.
+
+pub mod fit;
+mod report;
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use image::RgbImage;
+use rayon::prelude::*;
+
+pub use report::{Drawing, Quality, Report};
+
+use crate::{
+    Error, Result, assistant,
+    checkpoint::{Checkpoint, config::siglip_tokenizer},
+    data::nano::{Kind, Layout, Scene, Split},
+    evaluation::metrics::{Estimate, code_use, mean, psnr, share, ssim},
+    generation::{
+        rows::Prompt,
+        sampling::Sampling,
+        text::{self, TextOptions},
+        visual::VisualOptions,
+    },
+    media::{self, preprocess::normalize, sheet},
+    sequence::{Layout as Rows, Sample},
+    text::conversation::{self, Reply, Turn},
+};
+
+/// Captions an image is matched with.
+const WAYS: usize = 100;
+/// Pictures the model works on at once.
+const BATCH: usize = 16;
+/// Pictures on a contact sheet, and in one of its rows.
+const SHOWN: usize = 48;
+const ACROSS: usize = 12;
+
+/// Gets what is under way, how much of it is done, and of how much; `false` stops the work.
+pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
+
+/// Measures reconstruction on `n` scenes and `n` pictures of new emoji, matching on at least `n`
+/// captions, all questions about `n` scenes, and `n` drawings.
+///
+/// Questions are answered greedily; drawings are sampled as released models do, with guidance 3.
+pub fn run(
+    checkpoint: &Checkpoint,
+    n: usize,
+    seed: u64,
+    on_progress: OnProgress,
+) -> Result<Report> {
+    if n == 0 {
+        return Err(Error::usage("an evaluation needs at least one scene"));
+    }
+    let mut bench = Bench {
+        checkpoint,
+        device: checkpoint.model.llm.device(),
+        size: checkpoint.config.siglip.vision_config.image_size,
+        seed,
+        on_progress,
+    };
+    let scenes = bench.scenes(n);
+    let gallery: Vec<Scene> = (0..n as u64)
+        .map(|index| Scene::sample_gallery(Split::HeldOut, seed, index))
+        .collect();
+    let mut codes = Vec::new();
+    let (reconstruction, known) = bench.reconstruct("reconstruction", &scenes, &mut codes)?;
+    let (reconstruction_new_emoji, new) = bench.reconstruct("new emoji", &gallery, &mut codes)?;
+    let tower = &checkpoint.config.vision_tower.rqvaesiglip;
+    let [.., depth] = tower.code_shape;
+    let matching = bench.matching(n)?;
+    let answers_by_kind = bench.answers(&scenes)?;
+    let all: Vec<bool> = answers_by_kind.values().flatten().copied().collect();
+    let by_kind = answers_by_kind.iter();
+    let (drawing, drawn) = bench.drawing(n)?;
+    Ok(Report {
+        reconstruction,
+        reconstruction_new_emoji,
+        codebook: code_use(&codes, depth, tower.n_embed),
+        matching,
+        answers: part(&all),
+        answers_by_kind: by_kind.map(|(kind, right)| (*kind, part(right))).collect(),
+        drawing,
+        sheets: vec![
+            ("reconstruction", known),
+            ("new-emoji", new),
+            ("drawings", drawn),
+        ],
+    })
+}
+
+fn part(right: &[bool]) -> Estimate {
+    share(right.iter().filter(|right| **right).count(), right.len())
+}
+
+fn unread(error: impl std::fmt::Display) -> Error {
+    Error::failed(format!("reading from the device: {error}"))
+}
+
+fn read_ints<const D: usize>(tensor: Tensor<D, Int>) -> Result<Vec<i64>> {
+    tensor.try_into_vec_as().map_err(unread)
+}
+
+/// `[pictures, 3, height, width]`, about -1..1, to pictures.
+fn to_pictures(pixels: Tensor<4>) -> Result<Vec<RgbImage>> {
+    let [_, channels, height, width] = pixels.dims();
+    let values: Vec<f32> = pixels.try_into_vec_as().map_err(unread)?;
+    let pictures = values.chunks_exact(channels * height * width);
+    Ok(pictures
+        .map(|values| media::to_rgb(values, width as u32, height as u32))
+        .collect())
+}
+
+/// The original in the size of what the decoder makes of it.
+fn resized(original: &RgbImage, like: &RgbImage) -> RgbImage {
+    let (width, height) = like.dimensions();
+    media::resize::bicubic(original, width, height)
+}
+
+struct Bench<'a> {
+    checkpoint: &'a Checkpoint,
+    device: Device,
+    /// Width and height of the pictures the tower reads.
+    size: usize,
+    seed: u64,
+    on_progress: OnProgress<'a>,
+}
+
+impl Bench<'_> {
+    fn scenes(&self, n: usize) -> Vec<Scene> {
+        (0..n as u64)
+            .map(|index| Scene::sample(Split::HeldOut, self.seed, index))
+            .collect()
+    }
+
+    fn progress(&mut self, what: &str, done: usize, total: usize) -> Result<()> {
+        match (self.on_progress)(what, done, total) {
+            true => Ok(()),
+            false => Err(Error::Interrupted),
+        }
+    }
+
+    /// `[pictures, 3, size, size]` in -1..1
+    fn pixels(&self, pictures: &[RgbImage]) -> Tensor<4> {
+        let values = pictures.iter().flat_map(normalize).collect();
+        let shape = [pictures.len(), 3, self.size, self.size];
+        Tensor::from_data(TensorData::new::<f32, _>(values, shape), &self.device)
+    }
+
+    fn render(&self, scenes: &[Scene]) -> Vec<RgbImage> {
+        let size = self.size as u32;
+        scenes.iter().map(|scene| scene.render(size)).collect()
+    }
+
+    /// Encodes and decodes every scene; gathers the codes met. Also a contact sheet.
+    fn reconstruct(
+        &mut self,
+        what: &str,
+        scenes: &[Scene],
+        codes: &mut Vec<i64>,
+    ) -> Result<(Quality, RgbImage)> {
+        let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
+        let (mut psnrs, mut ssims, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (batch, scenes_now) in scenes.chunks(ACROSS).enumerate() {
+            let originals = self.render(scenes_now);
+            let quantized = tower.encode(self.pixels(&originals));
+            let pictures = to_pictures(tower.decode(quantized.z_q))?;
+            codes.extend(read_ints(quantized.codes)?);
+            for (original, picture) in originals.iter().zip(&pictures) {
+                let original = resized(original, picture);
+                psnrs.push(psnr(&original, picture));
+                ssims.push(ssim(&original, picture));
+            }
+            if rows.len() < 2 * SHOWN {
+                rows.extend(originals);
+                rows.extend(pictures);
+            }
+            let done = (batch * ACROSS + scenes_now.len()).min(scenes.len());
+            self.progress(what, done, scenes.len())?;
+        }
+        let quality = Quality {
+            psnr: mean(&psnrs),
+            ssim: mean(&ssims),
+        };
+        Ok((quality, sheet::grid(&rows, ACROSS)))
+    }
+
+    /// Groups of 100 scenes that differ in caption and picture: is the caption nearest to an image
+    /// its own?
+    fn matching(&mut self, n: usize) -> Result<Estimate> {
+        let config = &self.checkpoint.config;
+        let tokenizer = siglip_tokenizer(
+            &self.checkpoint.files,
+            &config.vision_tower.rqvaesiglip,
+            &config.siglip,
+        )?;
+        let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
+        let groups = n.div_ceil(WAYS);
+        let mut right = Vec::new();
+        let mut next = 0;
+        for group in 0..groups {
+            let (mut captions, mut pictures) = (Vec::new(), Vec::new());
+            while captions.len() < WAYS {
+                let scene = Scene::sample(Split::HeldOut, self.seed, next);
+                next += 1;
+                let (caption, picture) = (scene.caption(), scene.render(self.size as u32));
+                if !captions.contains(&caption) && !pictures.contains(&picture) {
+                    captions.push(caption);
+                    pictures.push(picture);
+                }
+            }
+            let ids: Vec<i64> = captions.iter().flat_map(|c| tokenizer.encode(c)).collect();
+            let shape = [WAYS, ids.len() / WAYS];
+            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &self.device);
+            let texts = tower.text_embeds(ids);
+            for (batch, pictures) in pictures.chunks(BATCH).enumerate() {
+                let images = tower.image_embeds(self.pixels(pictures), true);
+                let nearest = images.matmul(texts.clone().transpose()).argmax(1);
+                let found = read_ints(nearest)?.into_iter();
+                right.extend(found.zip(batch * BATCH..).map(|(at, own)| at == own as i64));
+                self.progress("matching", group * WAYS + batch * BATCH, groups * WAYS)?;
+            }
+        }
+        Ok(part(&right))
+    }
+
+    /// Asks every question about every scene; which answers are exactly right, by kind.
+    fn answers(&mut self, scenes: &[Scene]) -> Result<BTreeMap<Kind, Vec<bool>>> {
+        let Checkpoint {
+            model, tokenizer, ..
+        } = self.checkpoint;
+        let options = TextOptions {
+            sampling: Sampling::GREEDY,
+            seed: self.seed,
+            max_tokens: 32,
+            stop: vec![tokenizer.end()],
+        };
+        let mut right = BTreeMap::<Kind, Vec<bool>>::new();
+        for (index, scene) in scenes.iter().enumerate() {
+            let asked = scene.questions();
+            let mut samples = Vec::new();
+            for question in &asked {
+                let text = conversation::question(&question.question, 1)?;
+                let prompt =
+                    conversation::generation_prompt(&[Turn::human(text)], Reply::Text, true)?;
+                samples.push(Sample::prompt(&tokenizer.encode_prompt(&prompt)));
+            }
+            let tower = &model.vision_tower.rqvaesiglip;
+            let picture = self.pixels(&self.render(std::slice::from_ref(scene)));
+            let feature = tower.encode(picture).z_q.flatten::<2>(0, 2);
+            let visual = model
+                .mm_projector
+                .forward(feature)
+                .repeat_dim(0, asked.len());
+            let rows = Rows::left_padded(&samples, model.image_tokens());
+            let embeds = rows.embeddings(&model.llm, Some(visual));
+            let lengths = samples
+                .iter()
+                .map(|s| s.length(model.image_tokens()))
+                .collect();
+            let prompt = Prompt::new(embeds, lengths)?;
+            let written = text::write(&model.llm, prompt, &options, &mut |_, _| {
+                ControlFlow::Continue(())
+            })?;
+            for (question, tokens) in asked.into_iter().zip(written) {
+                let answer = tokenizer.decode(&tokens);
+                let kind = right.entry(question.kind).or_default();
+                kind.push(answer.trim() == question.answer);
+            }
+            self.progress("answers", index + 1, scenes.len())?;
+        }
+        Ok(right)
+    }
+
+    /// Draws the captions of `n` scenes of one or several copies of an object, and reads the
+    /// drawings back. Also a contact sheet.
+    fn drawing(&mut self, n: usize) -> Result<(Drawing, RgbImage)> {
+        let Checkpoint {
+            model, tokenizer, ..
+        } = self.checkpoint;
+        let seed = self.seed;
+        let wanted: Vec<(Scene, _)> = (0..)
+            .map(|index| Scene::sample(Split::HeldOut, seed, index))
+            .filter_map(|scene| match &scene.layout {
+                Layout::Single { object, .. } | Layout::Copies { object, .. } => {
+                    let object = *object;
+                    Some((scene, object))
+                }
+                Layout::Pair { .. } | Layout::Free { .. } => None,
+            })
+            .take(n)
+            .collect();
+        let mut pictures = Vec::new();
+        for (batch, now) in wanted.chunks(BATCH).enumerate() {
+            let mut prompts = Vec::new();
+            for (scene, _) in now {
+                prompts.push(assistant::drawing_prompt(tokenizer, &scene.caption())?);
+            }
+            let options = VisualOptions {
+                guidance: 3.0,
+                sampling: Sampling::VISUAL,
+                seed: seed.wrapping_add(batch as u64),
+            };
+            let on_progress = &mut self.on_progress;
+            let drawing =
+                assistant::draw_prompts(model, tokenizer, &prompts, &options, &mut |progress| {
+                    let done = batch * BATCH + now.len() * progress.done / progress.total;
+                    match on_progress("drawing", done, n) {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                })?;
+            pictures.extend(to_pictures(drawing.pixels.squeeze_dim::<4>(1))?);
+        }
+        let seen: Vec<_> = pictures.par_iter().map(fit::look).collect();
+        let count = |right: &dyn Fn(&Scene, fit::Seen) -> bool| -> Estimate {
+            let checked = wanted.iter().zip(&seen);
+            let right: Vec<_> = checked
+                .map(|((scene, _), seen)| right(scene, *seen))
+                .collect();
+            part(&right)
+        };
+        let named = wanted
+            .iter()
+            .zip(&seen)
+            .map(|((_, object), seen)| *object == seen.object);
+        let drawing = Drawing {
+            object: part(&named.collect::<Vec<_>>()),
+            background: count(&|scene, seen| seen.background == scene.background),
+            count: count(&|scene, seen| seen.count == scene.count()),
+        };
+        pictures.truncate(SHOWN);
+        Ok((drawing, sheet::grid(&pictures, ACROSS)))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::{
+        checkpoint::{Files, config},
+        text::Tokenizer,
+    };
+
+    /// A small model with the nano vocabularies, not trained.
+    fn untrained(folder: &Path) -> Checkpoint {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (tiny, nano) = (
+            root.join("tests/golden/tiny-d4/checkpoint"),
+            root.join("../../models/nano"),
+        );
+        for (part, from, to) in [
+            ("", "", ""),
+            ("llm/", "\"vocab_size\": 604", "\"vocab_size\": 895"),
+            ("mm_projector/", "", ""),
+            ("vision_tower/", "", ""),
+            ("siglip/", "\"vocab_size\": 300", "\"vocab_size\": 512"),
+        ] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+            let name = format!("{part}config.json");
+            let text = fs::read_to_string(tiny.join(&name)).unwrap();
+            fs::write(folder.join(&name), text.replacen(from, to, 1)).unwrap();
+        }
+        fs::copy(
+            nano.join("siglip/spiece.model"),
+            folder.join("siglip/spiece.model"),
+        )
+        .unwrap();
+        let files = Files::folder(folder);
+        let config = config::read(&files).unwrap();
+        Checkpoint {
+            model: config.init(&Device::flex()),
+            generation: config::GenerationConfig::default(),
+            tokenizer: Tokenizer::from_dir(&nano.join("llm")).unwrap(),
+            files,
+            config,
+        }
+    }
+
+    #[test]
+    fn reports_every_measure() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = untrained(folder.path());
+        let report = run(&checkpoint, 2, 0, &mut |_, done, total| done <= total).unwrap();
+        assert_eq!(report.reconstruction.psnr.n, 2);
+        assert_eq!((report.codebook.len(), report.matching.n), (4, 100));
+        assert!(report.answers.n >= 12 && report.answers_by_kind.len() >= 4);
+        assert_eq!((report.drawing.object.n, report.drawing.count.n), (2, 2));
+        // An untrained model is right by chance only.
+        assert!(report.matching.value < 0.1 && report.reconstruction.psnr.value < 20.0);
+        report.save_sheets(folder.path()).unwrap();
+        assert!(folder.path().join("drawings.png").is_file());
+        let table = report.to_string();
+        assert!(
+            table.contains("drawing: count") && table.contains("n = 100"),
+            "{table}"
+        );
+        assert!(serde_json::to_value(&report).unwrap()["answers_by_kind"]["yes_no"]["n"].is_u64());
+
+        let stopped = run(&checkpoint, 2, 0, &mut |_, _, _| false);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+    }
+}
