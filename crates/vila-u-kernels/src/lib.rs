@@ -5,11 +5,16 @@
 //! Model code makes one call and never asks where it runs.
 
 mod activation;
+mod attention;
 mod bridge;
 mod conv2d;
+mod linear;
 mod math;
+mod matmul;
 mod norm;
 
 pub use activation::{gelu, gelu_tanh, silu_mul};
+pub use attention::attention;
 pub use conv2d::conv2d;
+pub use linear::linear;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};

@@ -1,6 +1,6 @@
 //! Every kernel against the same function composed of Burn operations: values and gradients.
 
-use burn::tensor::{Device, Distribution, Tensor, activation, module, ops::ConvOptions};
+use burn::tensor::{Bool, Device, Distribution, Tensor, activation, module, ops::ConvOptions};
 use vila_u_kernels as kernels;
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -198,4 +198,98 @@ fn checkpointed_graphs_work() {
         .sum()
         .backward();
     assert!(difference(got, x.grad(&grads).expect("a gradient")) < 1e-5);
+}
+
+#[test]
+fn linear() {
+    for [rows, inputs, outputs] in [
+        [2, 3, 5],
+        [16, 1, 1],
+        [17, 192, 192],
+        [64, 50, 100],
+        [300, 900, 33],
+    ] {
+        let name = format!("{rows}x{inputs}->{outputs}");
+        let shapes = ([2, rows, inputs], [inputs, outputs], [outputs]);
+        agree(
+            &name,
+            shapes,
+            |x, w, b| kernels::linear(x, w, Some(b)),
+            |x, w, b| module::linear(x, w, Some(b)),
+        );
+        agree(
+            &name,
+            shapes,
+            |x, w, _: Tensor<1>| kernels::linear(x, w, None),
+            |x, w, _| module::linear(x, w, None),
+        );
+    }
+}
+
+/// Softmax of all scores at once.
+fn plain_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: Option<Tensor<4, Bool>>,
+) -> Tensor<4> {
+    let [batch, heads, queries, width] = q.dims();
+    let [_, kv_heads, keys, _] = k.dims();
+    let spread = |x: Tensor<4>| {
+        x.unsqueeze_dim::<5>(2)
+            .repeat_dim(2, heads / kv_heads)
+            .reshape([batch, heads, keys, width])
+    };
+    let scores = q.matmul(spread(k).transpose()) * 0.2;
+    let scores = match mask {
+        Some(mask) => scores.mask_fill(mask.expand([batch, heads, queries, keys]), -1e30),
+        None => scores,
+    };
+    activation::softmax(scores, 3).matmul(spread(v))
+}
+
+#[test]
+fn attention() {
+    let device = Device::flex();
+    for [batch, heads, kv_heads, queries, keys, width] in [
+        [2, 3, 3, 64, 64, 64],
+        [1, 4, 2, 5, 9, 7],
+        [3, 2, 1, 100, 100, 32],
+        [2, 1, 1, 4, 4, 64],
+        [1, 2, 2, 70, 401, 48],
+    ] {
+        let shapes = (
+            [batch, heads, queries, width],
+            [batch, kv_heads, keys, width],
+            [batch, kv_heads, keys, width],
+        );
+        let some = |shape: [usize; 4]| random(shape, &device).greater_scalar(0.5);
+        let masks = [
+            None,
+            Some(Tensor::<4, Bool>::tril_mask(
+                [1, 1, queries, keys],
+                0,
+                &device,
+            )),
+            Some(some([batch, 1, queries, keys])),
+            Some(some([1, heads, 1, keys])),
+        ];
+        for (index, mask) in masks.into_iter().enumerate() {
+            agree(
+                &format!("{shapes:?} mask {index}"),
+                shapes,
+                |q, k, v| kernels::attention(q, k, v, mask.clone(), 0.2),
+                |q, k, v| plain_attention(q, k, v, mask.clone()),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_query_that_sees_nothing_gets_the_mean() {
+    let device = Device::flex();
+    let [q, k, v] = [8, 16, 16].map(|rows| random([1, 1, rows, 4], &device));
+    let nothing = Tensor::<4, Bool>::full([1, 1, 8, 16], true, &device);
+    let got = kernels::attention(q, k, v.clone(), Some(nothing), 0.5);
+    assert!(difference(got.narrow(2, 3, 1), v.mean_dim(2)) < 1e-5);
 }

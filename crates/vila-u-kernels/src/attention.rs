@@ -1,0 +1,333 @@
+//! Scaled dot-product attention: `P = softmax(Q K' s + mask)`, `O = P V`.
+//!
+//! A task is one key head: its scores exist for a block of queries at a time, and backward finds
+//! them again from the queries and keys, so that memory grows with the positions and not with their
+//! square. With `dP = dO V'`: `dS = P (dP - sum_k P dP)`, `dQ = s dS K`, `dK = s dS' Q`, `dV = P' dO`.
+
+use burn::backend::{BackendTensor, DispatchTensorKind, flex::FlexTensor};
+use burn::tensor::{Bool, Tensor, activation::softmax};
+use rayon::prelude::*;
+use std::{cell::RefCell, ops::Range};
+
+use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
+use crate::math::{exp, simd};
+use crate::matmul::{Matrix, add_product};
+
+/// Fewer queries than this (generation, one position at a time) are left to Burn: every key would be
+/// packed for next to no work.
+const FEWEST_QUERIES: usize = 4;
+/// Queries whose scores exist at once.
+const BLOCK: usize = 64;
+/// The score of what a query may not see; finite, so that a query that sees nothing gets the mean of
+/// the values.
+const UNSEEN: f32 = -1e30;
+
+/// `softmax(Q K' scale + mask) V`.
+///
+/// - `query`: `[batch, heads, queries, head_dim]`
+/// - `key`, `value`: `[batch, kv_heads, keys, head_dim]`; `heads` is a multiple of `kv_heads`,
+///   neighbouring query heads share one key head
+/// - `mask`: `true` where a query may *not* look, broadcastable to `[batch, heads, queries, keys]`
+///
+/// A query that may look nowhere gets the mean of the values.
+///
+/// Returns `[batch, heads, queries, head_dim]`.
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    mask: Option<Tensor<4, Bool>>,
+    scale: f64,
+) -> Tensor<4> {
+    let [_, _, queries, _] = query.dims();
+    let [_, _, keys, _] = key.dims();
+    if queries < FEWEST_QUERIES {
+        return composed(query, key, value, mask, scale);
+    }
+    let ready = match &mask {
+        None => Some(None),
+        Some(mask) => cpu_mask(mask.clone(), queries, keys).map(Some),
+    };
+    let Some(ready) = ready else {
+        return composed(query, key, value, mask, scale);
+    };
+    let kernel = Attention {
+        mask: ready,
+        scale: scale as f32,
+    };
+    let inputs = [query, key, value].map(Tensor::into_dispatch);
+    match bridge::run(kernel, inputs) {
+        Outcome::Done(output) => Tensor::from_dispatch(output),
+        Outcome::Elsewhere(inputs) => {
+            let [query, key, value] = inputs.map(Tensor::from_dispatch);
+            composed(query, key, value, mask, scale)
+        }
+    }
+}
+
+/// Attention out of Burn's operations.
+fn composed(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    mask: Option<Tensor<4, Bool>>,
+    scale: f64,
+) -> Tensor<4> {
+    let [batch, heads, queries, head_dim] = query.dims();
+    let [_, kv_heads, keys, _] = key.dims();
+    // Grouped heads become extra query rows of their key head: no key or value is copied.
+    let group = heads / kv_heads;
+    let grouped = query.reshape([batch, kv_heads, group * queries, head_dim]);
+    let scores = (grouped * scale).matmul(key.transpose());
+    let scores = match mask {
+        None => scores,
+        Some(mask) => {
+            let mask = mask.expand([batch, heads, queries, keys]);
+            let mask = mask.reshape([batch, kv_heads, group * queries, keys]);
+            scores.mask_fill(mask, UNSEEN)
+        }
+    };
+    let out = softmax(scores, 3).matmul(value);
+    out.reshape([batch, heads, queries, head_dim])
+}
+
+/// The mask as bytes `[batch or 1, heads or 1, queries, keys]`, if it is on the CPU.
+fn cpu_mask(mask: Tensor<4, Bool>, queries: usize, keys: usize) -> Option<FlexTensor> {
+    let [batch, heads, ..] = mask.dims();
+    let mask = mask.expand([batch, heads, queries, keys]).into_dispatch();
+    match mask.kind {
+        DispatchTensorKind::Flex(BackendTensor::Bool(mask)) => {
+            let mask = mask.to_contiguous();
+            let [batch, heads, queries, keys] = dims(&mask);
+            (mask.bytes().len() == batch * heads * queries * keys).then_some(mask)
+        }
+        _ => None,
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Attention {
+    mask: Option<FlexTensor>,
+    scale: f32,
+}
+
+/// What `backward` needs: query, key, value, and the largest score and inverse sum of each row.
+#[derive(Clone, Debug)]
+struct Saved {
+    inputs: [FlexTensor; 3],
+    rows: Vec<[f32; 2]>,
+}
+
+thread_local! {
+    /// Scores and their gradients of the block at hand.
+    static SCORES: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// The sizes of a call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    heads: usize,
+    kv_heads: usize,
+    queries: usize,
+    keys: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn of(query: &FlexTensor, key: &FlexTensor) -> Self {
+        let [_, heads, queries, width] = dims(query);
+        let [_, kv_heads, keys, _] = dims(key);
+        Self {
+            heads,
+            kv_heads,
+            queries,
+            keys,
+            width,
+        }
+    }
+
+    /// Query rows of one task.
+    fn rows(self) -> usize {
+        self.heads / self.kv_heads * self.queries
+    }
+
+    /// The blocks of a task: a range of its rows, all of one query head.
+    fn blocks(self) -> impl Iterator<Item = Range<usize>> {
+        let queries = self.queries;
+        (0..self.rows()).step_by(queries).flat_map(move |head| {
+            (0..queries)
+                .step_by(BLOCK)
+                .map(move |first| head + first..head + (first + BLOCK).min(queries))
+        })
+    }
+}
+
+impl Attention {
+    /// The mask's rows for a block of a task.
+    fn mask(&self, sizes: Sizes, task: usize, block: &Range<usize>) -> Option<&[u8]> {
+        let mask = self.mask.as_ref()?;
+        let [batches, heads, ..] = dims::<4>(mask);
+        let batch = (task / sizes.kv_heads) % batches;
+        let group = sizes.heads / sizes.kv_heads;
+        let head = (task % sizes.kv_heads * group + block.start / sizes.queries) % heads;
+        let row = (batch * heads + head) * sizes.queries + block.start % sizes.queries;
+        Some(&mask.bytes()[row * sizes.keys..(row + block.len()) * sizes.keys])
+    }
+
+    /// Scores of a block, before the softmax.
+    fn scores(&self, query: Matrix, key: Matrix, mask: Option<&[u8]>, scores: &mut Vec<f32>) {
+        scores.clear();
+        scores.resize(query.rows * key.rows, 0.0);
+        add_product(query, key.transpose(), scores);
+        simd(|| match mask {
+            None => scores.iter_mut().for_each(|score| *score *= self.scale),
+            Some(mask) => {
+                for (score, unseen) in scores.iter_mut().zip(mask) {
+                    *score = if *unseen == 0 {
+                        *score * self.scale
+                    } else {
+                        UNSEEN
+                    };
+                }
+            }
+        });
+    }
+}
+
+impl Kernel<3> for Attention {
+    type Saved = Saved;
+
+    fn forward(&self, [query, key, value]: [FlexTensor; 3]) -> (FlexTensor, Saved) {
+        let sizes = Sizes::of(&query, &key);
+        let Sizes { keys, width, .. } = sizes;
+        let mut output = vec![0.0; values(&query).len()];
+        let mut rows = vec![[0.0; 2]; output.len() / width];
+        output
+            .par_chunks_mut(sizes.rows() * width)
+            .zip(rows.par_chunks_mut(sizes.rows()))
+            .zip(values(&query).par_chunks(sizes.rows() * width))
+            .enumerate()
+            .for_each(|(task, ((output, rows), query))| {
+                let head = task * keys * width..(task + 1) * keys * width;
+                let key = Matrix::new(&values(&key)[head.clone()], keys, width);
+                let value = Matrix::new(&values(&value)[head], keys, width);
+                SCORES.with_borrow_mut(|[scores, _]| {
+                    for block in sizes.blocks() {
+                        let mask = self.mask(sizes, task, &block);
+                        let span = block.start * width..block.end * width;
+                        let query = Matrix::new(&query[span.clone()], block.len(), width);
+                        self.scores(query, key, mask, scores);
+                        simd(|| {
+                            let scores = scores.chunks_exact_mut(keys);
+                            for (row, scores) in rows[block.clone()].iter_mut().zip(scores) {
+                                *row = softmax_row(scores);
+                            }
+                        });
+                        let weights = Matrix::new(scores, block.len(), keys);
+                        add_product(weights, value, &mut output[span]);
+                    }
+                });
+            });
+        let output = tensor(output, query.layout().shape().clone());
+        let inputs = [query, key, value];
+        (output, Saved { inputs, rows })
+    }
+
+    fn backward(&self, saved: Saved, grad: FlexTensor, _: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let Saved { inputs, rows } = saved;
+        let [query, key, value] = &inputs;
+        let sizes = Sizes::of(query, key);
+        let Sizes { keys, width, .. } = sizes;
+        let mut dquery = vec![0.0; values(query).len()];
+        let mut dkey = vec![0.0; values(key).len()];
+        let mut dvalue = vec![0.0; values(key).len()];
+        dquery
+            .par_chunks_mut(sizes.rows() * width)
+            .zip(dkey.par_chunks_mut(keys * width))
+            .zip(dvalue.par_chunks_mut(keys * width))
+            .enumerate()
+            .for_each(|(task, ((dquery, dkey), dvalue))| {
+                let head = task * keys * width..(task + 1) * keys * width;
+                let key = Matrix::new(&values(key)[head.clone()], keys, width);
+                let value = Matrix::new(&values(value)[head], keys, width);
+                let first = task * sizes.rows();
+                SCORES.with_borrow_mut(|[weights, slopes]| {
+                    for block in sizes.blocks() {
+                        let mask = self.mask(sizes, task, &block);
+                        let count = block.len();
+                        let all = (first + block.start) * width..(first + block.end) * width;
+                        let query = Matrix::new(&values(query)[all.clone()], count, width);
+                        let doutput = Matrix::new(&values(&grad)[all], count, width);
+                        self.scores(query, key, mask, weights);
+                        slopes.clear();
+                        slopes.resize(count * keys, 0.0);
+                        add_product(doutput, value.transpose(), slopes);
+                        let rows = &rows[first + block.start..first + block.end];
+                        simd(|| {
+                            let both = weights.chunks_exact_mut(keys);
+                            for ((weights, slopes), row) in
+                                both.zip(slopes.chunks_exact_mut(keys)).zip(rows)
+                            {
+                                slope_row(weights, slopes, *row, self.scale);
+                            }
+                            // A score that was replaced does not depend on anything.
+                            for (slope, unseen) in slopes.iter_mut().zip(mask.unwrap_or_default()) {
+                                *slope = if *unseen == 0 { *slope } else { 0.0 };
+                            }
+                        });
+                        let weights = Matrix::new(weights, count, keys);
+                        let slopes = Matrix::new(slopes, count, keys);
+                        add_product(weights.transpose(), doutput, dvalue);
+                        add_product(slopes.transpose(), query, dkey);
+                        let span = block.start * width..block.end * width;
+                        add_product(slopes, key, &mut dquery[span]);
+                    }
+                });
+            });
+        let shape = |tensor: &FlexTensor| tensor.layout().shape().clone();
+        [
+            Some(tensor(dquery, shape(query))),
+            Some(tensor(dkey, shape(key))),
+            Some(tensor(dvalue, shape(value))),
+        ]
+    }
+}
+
+/// Softmax in place; returns the largest score and the inverse of the sum.
+#[inline(always)]
+fn softmax_row(scores: &mut [f32]) -> [f32; 2] {
+    let mut strands = [f32::MIN; 16];
+    for chunk in scores.chunks(16) {
+        for (strand, score) in strands.iter_mut().zip(chunk) {
+            *strand = strand.max(*score);
+        }
+    }
+    let largest = strands.iter().copied().fold(f32::MIN, f32::max);
+    let mut strands = [0.0; 16];
+    for chunk in scores.chunks_mut(16) {
+        for (strand, score) in strands.iter_mut().zip(chunk) {
+            *score = exp(*score - largest);
+            *strand += *score;
+        }
+    }
+    let inverse = 1.0 / strands.iter().sum::<f32>();
+    scores.iter_mut().for_each(|score| *score *= inverse);
+    [largest, inverse]
+}
+
+/// Scores become weights, and the weights' gradients the scores'.
+#[inline(always)]
+fn slope_row(weights: &mut [f32], slopes: &mut [f32], row: [f32; 2], scale: f32) {
+    let [largest, inverse] = row;
+    let mut strands = [0.0; 16];
+    for (weights, slopes) in weights.chunks_mut(16).zip(slopes.chunks(16)) {
+        for ((strand, weight), slope) in strands.iter_mut().zip(weights).zip(slopes) {
+            *weight = exp(*weight - largest) * inverse;
+            *strand += *weight * slope;
+        }
+    }
+    let mean = strands.iter().sum::<f32>();
+    for (weight, slope) in weights.iter().zip(slopes) {
+        *slope = weight * (*slope - mean) * scale;
+    }
+}

@@ -1,0 +1,150 @@
+//! A linear layer, `y = x W + b`, with `dx = dy W'`, `dW = x' dy`, `db = sum dy`.
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Tensor, module};
+use rayon::prelude::*;
+
+use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
+use crate::math::simd;
+use crate::matmul::{Matrix, product};
+
+/// Fewer rows than this leave no work to make up for packing the weight.
+const FEWEST_ROWS: usize = 16;
+/// Rows per parallel task of a column sum.
+const ROWS: usize = 64;
+
+/// `x W + b` over the last dimension.
+///
+/// - `x`: `[.., inputs]`
+/// - `weight`: `[inputs, outputs]`
+/// - `bias`: `[outputs]`
+///
+/// Returns `[.., outputs]`.
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let [inputs, _] = weight.dims();
+    let rows = x.shape().num_elements() / inputs.max(1);
+    if D < 2 || rows < FEWEST_ROWS {
+        return module::linear(x, weight, bias);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (x, weight, bias) = match bias {
+        Some(bias) => match bridge::run(Biased, [x, weight, bias.into_dispatch()]) {
+            Outcome::Done(y) => return Tensor::from_dispatch(y),
+            Outcome::Elsewhere([x, weight, bias]) => (x, weight, Some(bias)),
+        },
+        None => match bridge::run(Unbiased, [x, weight]) {
+            Outcome::Done(y) => return Tensor::from_dispatch(y),
+            Outcome::Elsewhere([x, weight]) => (x, weight, None),
+        },
+    };
+    module::linear(
+        Tensor::from_dispatch(x),
+        Tensor::from_dispatch(weight),
+        bias.map(Tensor::from_dispatch),
+    )
+}
+
+#[derive(Clone, Debug)]
+struct Biased;
+
+impl Kernel<3> for Biased {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
+        (forward(&x, &weight, Some(values(&bias))), [x, weight])
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: Self::Saved,
+        grad: FlexTensor,
+        [want_x, want_weight, want_bias]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let [dx, dw] = backward(&x, &weight, &grad, [want_x, want_weight]);
+        let db = want_bias.then(|| column_sums(&grad));
+        [dx, dw, db]
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Unbiased;
+
+impl Kernel<2> for Unbiased {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, [x, weight]: [FlexTensor; 2]) -> (FlexTensor, Self::Saved) {
+        (forward(&x, &weight, None), [x, weight])
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: Self::Saved,
+        grad: FlexTensor,
+        wanted: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        backward(&x, &weight, &grad, wanted)
+    }
+}
+
+/// A tensor `[.., columns]` as a matrix `[rows, columns]`.
+fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+    let values = values(tensor);
+    let columns = tensor.layout().shape().last().copied().unwrap_or(1);
+    Matrix::new(values, values.len() / columns, columns)
+}
+
+fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTensor {
+    let mut shape = x.layout().shape().clone();
+    let [_, outputs] = dims(weight);
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    tensor(product(matrix(x), matrix(weight), bias), shape)
+}
+
+fn backward(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    grad: &FlexTensor,
+    [want_x, want_weight]: [bool; 2],
+) -> [Option<FlexTensor>; 2] {
+    let dy = matrix(grad);
+    let dx = want_x.then(|| {
+        let dx = product(dy, matrix(weight).transpose(), None);
+        tensor(dx, x.layout().shape().clone())
+    });
+    let dw = want_weight.then(|| {
+        let dw = product(matrix(x).transpose(), dy, None);
+        tensor(dw, weight.layout().shape().clone())
+    });
+    [dx, dw]
+}
+
+fn column_sums(grad: &FlexTensor) -> FlexTensor {
+    let Matrix { data, columns, .. } = matrix(grad);
+    let sums = data
+        .par_chunks(ROWS * columns)
+        .map(|rows| {
+            let mut sums = vec![0.0; columns];
+            simd(|| {
+                for row in rows.chunks_exact(columns) {
+                    for (sum, value) in sums.iter_mut().zip(row) {
+                        *sum += value;
+                    }
+                }
+            });
+            sums
+        })
+        .reduce(
+            || vec![0.0; columns],
+            |mut left, right| {
+                left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
+                left
+            },
+        );
+    tensor(sums, [columns])
+}
