@@ -5,7 +5,7 @@
 //! normalised together.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{DType, Tensor, activation};
 use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
@@ -95,7 +95,8 @@ pub fn layer_norm<const D: usize>(
     }
 }
 
-/// Divides by the root mean square of the last dimension, then scales each column.
+/// Divides by the root mean square of the last dimension, in `f32` whatever the inputs are, then
+/// scales each column.
 ///
 /// - `x`: `[.., columns]`
 /// - `gamma`: `[columns]`
@@ -107,8 +108,10 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) ->
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x, gamma]) => {
             let x = Tensor::<D>::from_dispatch(x);
+            let dtype = x.dtype();
+            let x = x.cast(DType::F32);
             let rms = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
-            x / rms * Tensor::<1>::from_dispatch(gamma).unsqueeze()
+            (x / rms).cast(dtype) * Tensor::<1>::from_dispatch(gamma).unsqueeze()
         }
     }
 }

@@ -10,11 +10,12 @@
 use burn::{
     module::{Module, Param},
     nn::{Initializer, LayerNorm, LayerNormConfig, Linear},
-    tensor::{Bool, Device, Distribution, Tensor, activation::gelu},
+    tensor::{Bool, Device, Distribution, Tensor},
 };
 use serde::{Deserialize, Serialize};
+use vila_u_kernels::gelu;
 
-use crate::{attention::attention, language::KvCache};
+use crate::{attention::attention, language::KvCache, layers::apply};
 
 /// The `rqtransformer` block of `vision_tower/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -229,7 +230,7 @@ impl DepthTransformer {
 
     /// The language model and the codebooks may be of another dtype.
     fn embed<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-        linear.forward(x.cast(linear.weight.val().dtype()))
+        apply(linear, x.cast(linear.weight.val().dtype()))
     }
 
     fn step(&self, input: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {
@@ -254,7 +255,7 @@ impl DepthTransformer {
             cache.advance(count);
         }
         let Classifier { layer_norm, linear } = &self.classifier_mlp;
-        linear.forward(layer_norm.forward(x))
+        apply(linear, layer_norm.forward(x))
     }
 }
 
@@ -269,7 +270,7 @@ impl Block {
         let x = x + dropout(attended, self.dropout);
         let mut y = self.ln2.forward(x.clone());
         for (index, linear) in self.mlp.iter().enumerate() {
-            y = linear.forward(if index == 0 { y } else { gelu(y) });
+            y = apply(linear, if index == 0 { y } else { gelu(y) });
         }
         x + dropout(y, self.dropout)
     }
@@ -285,7 +286,7 @@ impl DepthAttention {
         let [n, count, width] = x.dims();
         let head_dim = width / self.heads;
         let heads = |linear: &Linear| {
-            let y = linear.forward(x.clone());
+            let y = apply(linear, x.clone());
             y.reshape([n, count, self.heads, head_dim]).swap_dims(1, 2)
         };
         let new = [heads(&self.key), heads(&self.value)];
@@ -295,8 +296,7 @@ impl DepthAttention {
         };
         let scale = 1.0 / (head_dim as f64).sqrt();
         let out = attention(heads(&self.query), key, value, mask, scale);
-        self.proj
-            .forward(out.swap_dims(1, 2).reshape([n, count, width]))
+        apply(&self.proj, out.swap_dims(1, 2).reshape([n, count, width]))
     }
 }
 

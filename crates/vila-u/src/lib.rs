@@ -16,6 +16,7 @@ pub mod error;
 pub mod evaluation;
 pub mod generation;
 pub mod language;
+mod layers;
 pub mod media;
 pub mod model;
 pub mod projector;

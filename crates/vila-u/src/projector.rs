@@ -3,9 +3,12 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Device, Tensor, activation::gelu},
+    tensor::{Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
+use vila_u_kernels::gelu;
+
+use crate::layers::apply;
 
 /// `mm_projector/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,8 +77,8 @@ impl Projector {
         for (index, layer) in self.layers.iter().enumerate() {
             x = match index {
                 // The tower may be of another dtype.
-                0 => layer.forward(x.cast(layer.weight.val().dtype())),
-                _ => layer.forward(gelu(x)),
+                0 => apply(layer, x.cast(layer.weight.val().dtype())),
+                _ => apply(layer, gelu(x)),
             };
         }
         x

@@ -15,14 +15,15 @@ mod tests;
 use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig},
-    tensor::{Bool, DType, Device, Int, Tensor, activation::silu},
+    tensor::{Bool, DType, Device, Int, Tensor},
 };
+use vila_u_kernels::{rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::{LlamaConfig, RopeScaling};
 use rope::Rotation;
 
-use crate::attention::attention;
+use crate::{attention::attention, layers::apply};
 
 /// The decoder and its text head.
 #[derive(Module, Debug)]
@@ -184,13 +185,13 @@ impl Llama {
         if let Some(cache) = cache {
             cache.advance(count);
         }
-        rms_norm(&decoder.norm, x)
+        normalise(&decoder.norm, x)
     }
 
     /// Logits `[batch, positions, vocabulary]` of the next text token.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.lm_head {
-            Some(head) => head.forward(hidden),
+            Some(head) => apply(head, hidden),
             None => {
                 let table = self.model.embed_tokens.weight.val();
                 burn::tensor::module::linear(hidden, table.transpose(), None)
@@ -223,9 +224,9 @@ impl DecoderLayer {
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let normed = rms_norm(&self.input_layernorm, x.clone());
+        let normed = normalise(&self.input_layernorm, x.clone());
         let x = x + self.self_attn.forward(normed, rotation, mask, cache);
-        let normed = rms_norm(&self.post_attention_layernorm, x.clone());
+        let normed = normalise(&self.post_attention_layernorm, x.clone());
         x + self.mlp.forward(normed)
     }
 }
@@ -244,7 +245,7 @@ impl SelfAttention {
     ) -> Tensor<3> {
         let [batch, count, hidden] = x.dims();
         let heads = |linear: &Linear| {
-            let y = linear.forward(x.clone());
+            let y = apply(linear, x.clone());
             let heads = y.dims()[2] / self.head_dim;
             let y = y.reshape([batch, count, heads, self.head_dim]);
             y.swap_dims(1, 2) // [batch, heads, positions, head_dim]
@@ -258,22 +259,18 @@ impl SelfAttention {
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let out = attention(query, key, value, mask, scale);
         let out = out.swap_dims(1, 2).reshape([batch, count, hidden]);
-        self.o_proj.forward(out)
+        apply(&self.o_proj, out)
     }
 }
 
 impl GatedMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = apply(&self.gate_proj, x.clone());
+        apply(&self.down_proj, silu_mul(gate, apply(&self.up_proj, x)))
     }
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight`, normalised in float32 whatever the weights are.
-fn rms_norm(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
-    let dtype = x.dtype();
-    let x = x.cast(DType::F32);
-    let mean = x.clone().square().mean_dim(2);
-    let x = x / (mean + norm.epsilon).sqrt();
-    x.cast(dtype) * norm.gamma.val().unsqueeze()
+fn normalise(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+    rms_norm(x, norm.gamma.val(), norm.epsilon)
 }

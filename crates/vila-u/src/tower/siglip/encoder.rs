@@ -4,14 +4,12 @@
 use burn::{
     module::Module,
     nn::{Initializer, LayerNorm, LayerNormConfig, Linear},
-    tensor::{
-        Device, Tensor,
-        activation::{gelu, gelu_approximate},
-    },
+    tensor::{Device, Tensor},
 };
+use vila_u_kernels::{gelu, gelu_tanh};
 
 use super::config::Activation;
-use crate::attention::attention;
+use crate::{attention::attention, layers::apply};
 
 #[derive(Module, Debug)]
 pub struct Encoder {
@@ -104,22 +102,23 @@ impl EncoderLayer {
 
 impl SelfAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let query = split_heads(self.q_proj.forward(x.clone()), self.heads);
-        let key = split_heads(self.k_proj.forward(x.clone()), self.heads);
-        let value = split_heads(self.v_proj.forward(x), self.heads);
+        let query = split_heads(apply(&self.q_proj, x.clone()), self.heads);
+        let key = split_heads(apply(&self.k_proj, x.clone()), self.heads);
+        let value = split_heads(apply(&self.v_proj, x), self.heads);
         let scale = head_scale(&query);
         let out = attention(query, key, value, None, scale);
-        self.out_proj.forward(merge_heads(out))
+        apply(&self.out_proj, merge_heads(out))
     }
 }
 
 impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.fc1.forward(x);
-        self.fc2.forward(match self.activation {
-            Activation::GeluTanh => gelu_approximate(x),
+        let x = apply(&self.fc1, x);
+        let x = match self.activation {
+            Activation::GeluTanh => gelu_tanh(x),
             Activation::Gelu => gelu(x),
-        })
+        };
+        apply(&self.fc2, x)
     }
 }
 

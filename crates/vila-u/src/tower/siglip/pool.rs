@@ -3,11 +3,12 @@
 use burn::{
     module::{Module, Param},
     nn::{Initializer, LayerNorm, Linear},
-    tensor::{Device, Tensor, module::linear as project},
+    tensor::{Device, Tensor},
 };
+use vila_u_kernels::linear as project;
 
 use super::encoder::{LayerSizes, Mlp, head_scale, linear, merge_heads, split_heads};
-use crate::attention::attention;
+use crate::{attention::attention, layers::apply};
 
 #[derive(Module, Debug)]
 pub struct AttentionPool {
@@ -72,7 +73,7 @@ impl ProbeAttention {
         let key = split_heads(part(1, x.clone()), self.heads);
         let value = split_heads(part(2, x), self.heads);
         let scale = head_scale(&query);
-        self.out_proj
-            .forward(merge_heads(attention(query, key, value, None, scale)))
+        let out = attention(query, key, value, None, scale);
+        apply(&self.out_proj, merge_heads(out))
     }
 }

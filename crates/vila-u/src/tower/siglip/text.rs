@@ -12,6 +12,7 @@ use super::{
     encoder::{Encoder, LayerSizes, linear},
     vision::embedding,
 };
+use crate::layers::apply;
 
 #[derive(Module, Debug)]
 pub struct TextModel {
@@ -69,6 +70,6 @@ impl TextModel {
         let x = self.last_hidden(ids);
         let [batch, tokens, hidden] = x.dims();
         let last = x.narrow(1, tokens - 1, 1).reshape([batch, hidden]);
-        self.head.forward(last)
+        apply(&self.head, last)
     }
 }
