@@ -138,7 +138,7 @@ pub fn gallery(held_out: bool) -> &'static [Emoji] {
         .filter(|&character| !INVENTORY.contains(character) && !is_sign(character))
         .filter_map(Emoji::find)
         .filter(|emoji| !NOT_ART.iter().any(|word| emoji.name.contains(word)))
-        .partition(|emoji| stable_hash(emoji.name) % 12 != 0)
+        .partition(|emoji| !stable_hash(emoji.name).is_multiple_of(12))
     });
     if held_out { unseen } else { seen }
 }

@@ -5,6 +5,7 @@
 //! nano.jsonl               two LLaVA-style records for each: its questions, and drawing its caption
 //! nano-00000.tar ...       the same scenes as WebDataset shards (.png, .txt, .json)
 //! gallery-00000.tar ...    further art with names only, one for every eight scenes
+//! CREDITS.txt              whose art it is
 //! ```
 
 use std::{
@@ -26,6 +27,13 @@ const SIDE: u32 = 64;
 const SHARD: usize = 1000;
 /// Scenes for each scene of the gallery.
 const GALLERY: usize = 8;
+
+/// The license of the art asks for this wherever the pictures go.
+const CREDITS: &str = "\
+The pictures contain graphics of Twemoji (https://github.com/jdecked/twemoji), placed on coloured
+backgrounds. Copyright 2019 Twitter, Inc and other contributors, licensed under CC-BY 4.0:
+https://creativecommons.org/licenses/by/4.0/
+";
 
 /// Writes `count` scenes of a split to a new folder: the same files for the same arguments.
 ///
@@ -69,6 +77,8 @@ fn write_into(
 ) -> Result<()> {
     let images = folder.join("images");
     fs::create_dir_all(&images).map_err(Error::io(&images))?;
+    let credits = folder.join("CREDITS.txt");
+    fs::write(&credits, CREDITS).map_err(Error::io(&credits))?;
     let lines = folder.join("nano.jsonl");
     let mut jsonl = BufWriter::new(File::create(&lines).map_err(Error::io(&lines))?);
     for first in (0..count).step_by(SHARD) {
