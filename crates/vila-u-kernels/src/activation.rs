@@ -1,6 +1,6 @@
 //! Pointwise nonlinearities: one pass forward, one pass backward, nothing kept but the input.
 
-use burn::backend::flex::FlexTensor;
+use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 use std::{fmt::Debug, marker::PhantomData};
@@ -11,7 +11,7 @@ use crate::math::{erf, exp, sigmoid, simd};
 /// `x * Phi(x)` with the tanh approximation of the normal distribution (PyTorch's
 /// `gelu(approximate="tanh")`), of any shape.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match bridge::run(Pointwise::<GeluTanh>(PhantomData), [x.into_dispatch()]) {
+    match run_gelu_tanh(x.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x]) => activation::gelu_approximate(Tensor::from_dispatch(x)),
     }
@@ -19,7 +19,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x * Phi(x)`, the exact GELU, of any shape.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match bridge::run(Pointwise::<Gelu>(PhantomData), [x.into_dispatch()]) {
+    match run_gelu(x.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x]) => activation::gelu(Tensor::from_dispatch(x)),
     }
@@ -30,12 +30,27 @@ pub fn silu_mul<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     if gate.dims() != up.dims() {
         return activation::silu(gate) * up;
     }
-    match bridge::run(SiluMul, [gate.into_dispatch(), up.into_dispatch()]) {
+    match run_silu_mul(gate.into_dispatch(), up.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([gate, up]) => {
             activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
         }
     }
+}
+
+// Apart from the functions above, which are generic and so compiled wherever they are called, however
+// little is optimised there.
+
+fn run_gelu_tanh(x: DispatchTensor) -> Outcome<1> {
+    bridge::run(Pointwise::<GeluTanh>(PhantomData), [x])
+}
+
+fn run_gelu(x: DispatchTensor) -> Outcome<1> {
+    bridge::run(Pointwise::<Gelu>(PhantomData), [x])
+}
+
+fn run_silu_mul(gate: DispatchTensor, up: DispatchTensor) -> Outcome<2> {
+    bridge::run(SiluMul, [gate, up])
 }
 
 /// Numbers per parallel task.
@@ -104,11 +119,14 @@ impl<C: Curve> Kernel<1> for Pointwise<C> {
         y.par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .for_each(|(y, x)| {
-                simd(|| {
-                    for (y, x) in y.iter_mut().zip(x) {
-                        *y = C::value(*x);
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.iter_mut().zip(x) {
+                            *y = C::value(*x);
+                        }
+                    },
+                );
             });
         (tensor(y, x.layout().shape().clone()), x)
     }
@@ -119,11 +137,14 @@ impl<C: Curve> Kernel<1> for Pointwise<C> {
             .zip(values(&x).par_chunks(CHUNK))
             .zip(values(&grad).par_chunks(CHUNK))
             .for_each(|((dx, x), dy)| {
-                simd(|| {
-                    for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                        *dx = dy * C::slope(*x);
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                            *dx = dy * C::slope(*x);
+                        }
+                    },
+                );
             });
         [Some(tensor(dx, x.layout().shape().clone()))]
     }
@@ -141,11 +162,14 @@ impl Kernel<2> for SiluMul {
             .zip(values(&gate).par_chunks(CHUNK))
             .zip(values(&up).par_chunks(CHUNK))
             .for_each(|((y, gate), up)| {
-                simd(|| {
-                    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                        *y = gate * sigmoid(*gate) * up;
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                            *y = gate * sigmoid(*gate) * up;
+                        }
+                    },
+                );
             });
         (tensor(y, gate.layout().shape().clone()), [gate, up])
     }
@@ -166,16 +190,19 @@ impl Kernel<2> for SiluMul {
             .for_each(|(chunk, (dgate, dup))| {
                 let range = chunk * CHUNK..chunk * CHUNK + dgate.len();
                 let (gate, up, dy) = (&gate[range.clone()], &up[range.clone()], &dy[range]);
-                simd(|| {
-                    let inputs = gate.iter().zip(up).zip(dy);
-                    for ((dgate, dup), ((gate, up), dy)) in
-                        dgate.iter_mut().zip(dup.iter_mut()).zip(inputs)
-                    {
-                        let s = sigmoid(*gate);
-                        *dup = dy * gate * s;
-                        *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        let inputs = gate.iter().zip(up).zip(dy);
+                        for ((dgate, dup), ((gate, up), dy)) in
+                            dgate.iter_mut().zip(dup.iter_mut()).zip(inputs)
+                        {
+                            let s = sigmoid(*gate);
+                            *dup = dy * gate * s;
+                            *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
+                        }
+                    },
+                );
             });
         [Some(tensor(dgate, shape.clone())), Some(tensor(dup, shape))]
     }

@@ -179,18 +179,21 @@ impl Attention {
         scores.clear();
         scores.resize(query.rows * key.rows, 0.0);
         add_product(query, key.transpose(), scores);
-        simd(|| match mask {
-            None => scores.iter_mut().for_each(|score| *score *= self.scale),
-            Some(mask) => {
-                for (score, unseen) in scores.iter_mut().zip(mask) {
-                    *score = if *unseen == 0 {
-                        *score * self.scale
-                    } else {
-                        UNSEEN
-                    };
+        simd(
+            #[inline(always)]
+            || match mask {
+                None => scores.iter_mut().for_each(|score| *score *= self.scale),
+                Some(mask) => {
+                    for (score, unseen) in scores.iter_mut().zip(mask) {
+                        *score = if *unseen == 0 {
+                            *score * self.scale
+                        } else {
+                            UNSEEN
+                        };
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -217,12 +220,15 @@ impl Kernel<3> for Attention {
                         let span = block.start * width..block.end * width;
                         let query = Matrix::new(&query[span.clone()], block.len(), width);
                         self.scores(query, key, mask, scores);
-                        simd(|| {
-                            let scores = scores.chunks_exact_mut(keys);
-                            for (row, scores) in rows[block.clone()].iter_mut().zip(scores) {
-                                *row = softmax_row(scores);
-                            }
-                        });
+                        simd(
+                            #[inline(always)]
+                            || {
+                                let scores = scores.chunks_exact_mut(keys);
+                                for (row, scores) in rows[block.clone()].iter_mut().zip(scores) {
+                                    *row = softmax_row(scores);
+                                }
+                            },
+                        );
                         let weights = Matrix::new(scores, block.len(), keys);
                         add_product(weights, value, &mut output[span]);
                     }
@@ -263,18 +269,23 @@ impl Kernel<3> for Attention {
                         slopes.resize(count * keys, 0.0);
                         add_product(doutput, value.transpose(), slopes);
                         let rows = &rows[first + block.start..first + block.end];
-                        simd(|| {
-                            let both = weights.chunks_exact_mut(keys);
-                            for ((weights, slopes), row) in
-                                both.zip(slopes.chunks_exact_mut(keys)).zip(rows)
-                            {
-                                slope_row(weights, slopes, *row, self.scale);
-                            }
-                            // A score that was replaced does not depend on anything.
-                            for (slope, unseen) in slopes.iter_mut().zip(mask.unwrap_or_default()) {
-                                *slope = if *unseen == 0 { *slope } else { 0.0 };
-                            }
-                        });
+                        simd(
+                            #[inline(always)]
+                            || {
+                                let both = weights.chunks_exact_mut(keys);
+                                for ((weights, slopes), row) in
+                                    both.zip(slopes.chunks_exact_mut(keys)).zip(rows)
+                                {
+                                    slope_row(weights, slopes, *row, self.scale);
+                                }
+                                // A score that was replaced does not depend on anything.
+                                for (slope, unseen) in
+                                    slopes.iter_mut().zip(mask.unwrap_or_default())
+                                {
+                                    *slope = if *unseen == 0 { *slope } else { 0.0 };
+                                }
+                            },
+                        );
                         let weights = Matrix::new(weights, count, keys);
                         let slopes = Matrix::new(slopes, count, keys);
                         add_product(weights.transpose(), doutput, dvalue);

@@ -1,6 +1,6 @@
 //! A linear layer, `y = x W + b`, with `dx = dy W'`, `dW = x' dy`, `db = sum dy`.
 
-use burn::backend::flex::FlexTensor;
+use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{Tensor, module};
 use rayon::prelude::*;
 
@@ -32,11 +32,11 @@ pub fn linear<const D: usize>(
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     let (x, weight, bias) = match bias {
-        Some(bias) => match bridge::run(Biased, [x, weight, bias.into_dispatch()]) {
+        Some(bias) => match run_biased([x, weight, bias.into_dispatch()]) {
             Outcome::Done(y) => return Tensor::from_dispatch(y),
             Outcome::Elsewhere([x, weight, bias]) => (x, weight, Some(bias)),
         },
-        None => match bridge::run(Unbiased, [x, weight]) {
+        None => match run_unbiased([x, weight]) {
             Outcome::Done(y) => return Tensor::from_dispatch(y),
             Outcome::Elsewhere([x, weight]) => (x, weight, None),
         },
@@ -46,6 +46,17 @@ pub fn linear<const D: usize>(
         Tensor::from_dispatch(weight),
         bias.map(Tensor::from_dispatch),
     )
+}
+
+// Apart from `linear`, which is generic and so compiled wherever it is called, however little is
+// optimised there.
+
+fn run_biased(inputs: [DispatchTensor; 3]) -> Outcome<3> {
+    bridge::run(Biased, inputs)
+}
+
+fn run_unbiased(inputs: [DispatchTensor; 2]) -> Outcome<2> {
+    bridge::run(Unbiased, inputs)
 }
 
 #[derive(Clone, Debug)]
@@ -130,13 +141,16 @@ fn column_sums(grad: &FlexTensor) -> FlexTensor {
         .par_chunks(ROWS * columns)
         .map(|rows| {
             let mut sums = vec![0.0; columns];
-            simd(|| {
-                for row in rows.chunks_exact(columns) {
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += value;
+            simd(
+                #[inline(always)]
+                || {
+                    for row in rows.chunks_exact(columns) {
+                        for (sum, value) in sums.iter_mut().zip(row) {
+                            *sum += value;
+                        }
                     }
-                }
-            });
+                },
+            );
             sums
         })
         .reduce(

@@ -5,7 +5,8 @@
 
 use pulp::Arch;
 
-/// Runs a loop with the widest vectors of this machine. What it calls must be `#[inline(always)]`.
+/// Runs a loop with the widest vectors of this machine. The closure and what it calls must be
+/// `#[inline(always)]`: only what ends up inside this function is compiled for them.
 #[inline]
 pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)

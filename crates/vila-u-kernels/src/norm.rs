@@ -4,7 +4,7 @@
 //! `dx = (g - mean(g) - h mean(g h)) / sd` where `g = gamma f'(..) dy`; means over what was
 //! normalised together.
 
-use burn::backend::flex::FlexTensor;
+use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{DType, Tensor, activation};
 use rayon::prelude::*;
 
@@ -84,7 +84,7 @@ pub fn layer_norm<const D: usize>(
         gamma.into_dispatch(),
         beta.into_dispatch(),
     ];
-    match bridge::run(LayerNorm(epsilon as f32), inputs) {
+    match run_layer_norm(epsilon, inputs) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x, gamma, beta]) => {
             let x = Tensor::<D>::from_dispatch(x);
@@ -101,10 +101,7 @@ pub fn layer_norm<const D: usize>(
 /// - `x`: `[.., columns]`
 /// - `gamma`: `[columns]`
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    match bridge::run(
-        RmsNorm(epsilon as f32),
-        [x.into_dispatch(), gamma.into_dispatch()],
-    ) {
+    match run_rms_norm(epsilon, [x.into_dispatch(), gamma.into_dispatch()]) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x, gamma]) => {
             let x = Tensor::<D>::from_dispatch(x);
@@ -114,6 +111,17 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) ->
             (x / rms).cast(dtype) * Tensor::<1>::from_dispatch(gamma).unsqueeze()
         }
     }
+}
+
+// Apart from the functions above, which are generic and so compiled wherever they are called, however
+// little is optimised there.
+
+fn run_layer_norm(epsilon: f64, inputs: [DispatchTensor; 3]) -> Outcome<3> {
+    bridge::run(LayerNorm(epsilon as f32), inputs)
+}
+
+fn run_rms_norm(epsilon: f64, inputs: [DispatchTensor; 2]) -> Outcome<2> {
+    bridge::run(RmsNorm(epsilon as f32), inputs)
 }
 
 /// Numbers per parallel task.
@@ -174,24 +182,27 @@ impl Kernel<3> for GroupNorm {
                 let first = group % self.groups * members;
                 let gamma = &values(&gamma)[first..][..members];
                 let beta = &values(&beta)[first..][..members];
-                simd(|| {
-                    let (mean, inverse) = moments(x, self.epsilon);
-                    let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
-                    for ((y, x), (gamma, beta)) in planes.zip(gamma.iter().zip(beta)) {
-                        let scale = gamma * inverse;
-                        let shift = beta - mean * scale;
-                        if self.silu {
-                            for (y, x) in y.iter_mut().zip(x) {
-                                let z = x * scale + shift;
-                                *y = z * sigmoid(z);
-                            }
-                        } else {
-                            for (y, x) in y.iter_mut().zip(x) {
-                                *y = x * scale + shift;
+                simd(
+                    #[inline(always)]
+                    || {
+                        let (mean, inverse) = moments(x, self.epsilon);
+                        let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+                        for ((y, x), (gamma, beta)) in planes.zip(gamma.iter().zip(beta)) {
+                            let scale = gamma * inverse;
+                            let shift = beta - mean * scale;
+                            if self.silu {
+                                for (y, x) in y.iter_mut().zip(x) {
+                                    let z = x * scale + shift;
+                                    *y = z * sigmoid(z);
+                                }
+                            } else {
+                                for (y, x) in y.iter_mut().zip(x) {
+                                    *y = x * scale + shift;
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
             });
         (tensor(y, shape), [x, gamma, beta])
     }
@@ -218,7 +229,10 @@ impl Kernel<3> for GroupNorm {
                 let first = group % self.groups * members;
                 let gamma = &values(&gamma)[first..][..members];
                 let beta = &values(&beta)[first..][..members];
-                simd(|| self.group_gradient(x, dy, gamma, beta, plane, dx, affine));
+                simd(
+                    #[inline(always)]
+                    || self.group_gradient(x, dy, gamma, beta, plane, dx, affine),
+                );
             });
         let reduce = |which: usize| {
             let total = |channel| {
@@ -299,15 +313,18 @@ impl Kernel<3> for LayerNorm {
         y.par_chunks_mut(rows * columns)
             .zip(values(&x).par_chunks(rows * columns))
             .for_each(|(y, x)| {
-                simd(|| {
-                    for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                        let (mean, inverse) = moments(x, self.0);
-                        let affine = gammas.iter().zip(betas);
-                        for ((y, x), (gamma, beta)) in y.iter_mut().zip(x).zip(affine) {
-                            *y = (x - mean) * inverse * gamma + beta;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+                            let (mean, inverse) = moments(x, self.0);
+                            let affine = gammas.iter().zip(betas);
+                            for ((y, x), (gamma, beta)) in y.iter_mut().zip(x).zip(affine) {
+                                *y = (x - mean) * inverse * gamma + beta;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         (tensor(y, x.layout().shape().clone()), [x, gamma])
     }
@@ -331,27 +348,30 @@ impl Kernel<3> for LayerNorm {
             .map(|((dx, x), dy)| {
                 let mut affine = vec![0.0; 2 * columns];
                 let (dgamma, dbeta) = affine.split_at_mut(columns);
-                simd(|| {
-                    let rows = dx.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(columns)) {
-                        let (mean, inverse) = moments(x, self.0);
-                        let inputs = x.iter().zip(dy).zip(gamma);
-                        let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
-                        for ((dx, ((x, dy), gamma)), (dgamma, dbeta)) in
-                            dx.iter_mut().zip(inputs).zip(sums)
-                        {
-                            *dx = dy * gamma;
-                            *dgamma += dy * (x - mean) * inverse;
-                            *dbeta += dy;
+                simd(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
+                        for ((dx, x), dy) in rows.zip(dy.chunks_exact(columns)) {
+                            let (mean, inverse) = moments(x, self.0);
+                            let inputs = x.iter().zip(dy).zip(gamma);
+                            let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
+                            for ((dx, ((x, dy), gamma)), (dgamma, dbeta)) in
+                                dx.iter_mut().zip(inputs).zip(sums)
+                            {
+                                *dx = dy * gamma;
+                                *dgamma += dy * (x - mean) * inverse;
+                                *dbeta += dy;
+                            }
+                            let total = sum(dx);
+                            let mean_g = total / columns as f32;
+                            let mean_gh = (dot(dx, x) - mean * total) * inverse / columns as f32;
+                            for (dx, x) in dx.iter_mut().zip(x) {
+                                *dx = (*dx - mean_g - (x - mean) * inverse * mean_gh) * inverse;
+                            }
                         }
-                        let total = sum(dx);
-                        let mean_g = total / columns as f32;
-                        let mean_gh = (dot(dx, x) - mean * total) * inverse / columns as f32;
-                        for (dx, x) in dx.iter_mut().zip(x) {
-                            *dx = (*dx - mean_g - (x - mean) * inverse * mean_gh) * inverse;
-                        }
-                    }
-                });
+                    },
+                );
                 affine
             })
             .reduce(Vec::new, add);
@@ -384,14 +404,17 @@ impl Kernel<2> for RmsNorm {
         y.par_chunks_mut(rows * columns)
             .zip(values(&x).par_chunks(rows * columns))
             .for_each(|(y, x)| {
-                simd(|| {
-                    for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                        let inverse = self.inverse(x);
-                        for ((y, x), gamma) in y.iter_mut().zip(x).zip(values(&gamma)) {
-                            *y = x * inverse * gamma;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+                            let inverse = self.inverse(x);
+                            for ((y, x), gamma) in y.iter_mut().zip(x).zip(values(&gamma)) {
+                                *y = x * inverse * gamma;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         (tensor(y, x.layout().shape().clone()), [x, gamma])
     }
@@ -413,23 +436,26 @@ impl Kernel<2> for RmsNorm {
             .zip(dy.par_chunks(rows * columns))
             .map(|((dx, x), dy)| {
                 let mut dgamma = vec![0.0; columns];
-                simd(|| {
-                    let rows = dx.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(columns)) {
-                        let inverse = self.inverse(x);
-                        let inputs = x.iter().zip(dy).zip(gamma);
-                        for ((dx, ((x, dy), gamma)), dgamma) in
-                            dx.iter_mut().zip(inputs).zip(dgamma.iter_mut())
-                        {
-                            *dx = dy * gamma;
-                            *dgamma += dy * x * inverse;
+                simd(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
+                        for ((dx, x), dy) in rows.zip(dy.chunks_exact(columns)) {
+                            let inverse = self.inverse(x);
+                            let inputs = x.iter().zip(dy).zip(gamma);
+                            for ((dx, ((x, dy), gamma)), dgamma) in
+                                dx.iter_mut().zip(inputs).zip(dgamma.iter_mut())
+                            {
+                                *dx = dy * gamma;
+                                *dgamma += dy * x * inverse;
+                            }
+                            let slope = dot(dx, x) * inverse * inverse / columns as f32;
+                            for (dx, x) in dx.iter_mut().zip(x) {
+                                *dx = (*dx - x * slope) * inverse;
+                            }
                         }
-                        let slope = dot(dx, x) * inverse * inverse / columns as f32;
-                        for (dx, x) in dx.iter_mut().zip(x) {
-                            *dx = (*dx - x * slope) * inverse;
-                        }
-                    }
-                });
+                    },
+                );
                 dgamma
             })
             .reduce(Vec::new, add);

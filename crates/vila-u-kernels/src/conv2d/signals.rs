@@ -418,7 +418,15 @@ impl WeightGradient<'_> {
 
 /// The sum of each channel of `[batch, channels, plane]`.
 pub(super) fn channel_sums(dy: &[f32], channels: usize, plane: usize) -> Vec<f32> {
-    let sums: Vec<f32> = dy.par_chunks(plane).map(|dy| simd(|| sum(dy))).collect();
+    let sums: Vec<f32> = dy
+        .par_chunks(plane)
+        .map(|dy| {
+            simd(
+                #[inline(always)]
+                || sum(dy),
+            )
+        })
+        .collect();
     (0..channels)
         .map(|channel| sums.iter().skip(channel).step_by(channels).sum())
         .collect()
