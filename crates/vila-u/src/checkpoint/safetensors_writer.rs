@@ -14,10 +14,7 @@ use safetensors::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{
-    floats::{convert, overflowed},
-    weights::Outgoing,
-};
+use super::weights::Outgoing;
 use crate::{Error, Result};
 
 /// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
@@ -111,23 +108,11 @@ fn write_file(path: &Path, tensors: &[Outgoing], dtype: DType) -> Result<()> {
     io(out.write_all(&header))?;
     io(out.write_all(&b"       "[..padding]))?;
     for tensor in tensors {
-        let data = converted(tensor, dtype_of(tensor, dtype))?;
-        io(out.write_all(&data))?;
+        let data = tensor.read(dtype_of(tensor, dtype))?;
+        io(out.write_all(data.as_bytes()))?;
     }
     io(out.flush())?;
     io(out.get_ref().sync_all())
-}
-
-fn converted(tensor: &Outgoing, dtype: DType) -> Result<Vec<u8>> {
-    let data = tensor.read()?;
-    let (before, old) = (data.as_bytes(), data.dtype());
-    let after = convert(before, old, dtype);
-    if dtype == DType::F16 && overflowed((before, old), (&after, dtype)) {
-        let key = &tensor.key;
-        let reason = format!("tensor `{key}` has values too large for f16: save as bf16 or f32");
-        return Err(Error::failed(reason));
-    }
-    Ok(after)
 }
 
 /// A JSON file as Hugging Face writes it: indented by two, ended by a newline.
@@ -180,7 +165,12 @@ mod tests {
             let mut other = layers();
             crate::checkpoint::weights::load_into(&mut other, folder.path(), Part::Llm).unwrap();
             for (one, other) in tensors.iter().zip(outgoing(&other, Part::Llm)) {
-                assert_eq!(one.read().unwrap(), other.read().unwrap(), "{}", one.key);
+                assert_eq!(
+                    one.read(DType::F32).unwrap(),
+                    other.read(DType::F32).unwrap(),
+                    "{}",
+                    one.key
+                );
             }
         }
     }

@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use super::{
     files::{Bytes, Files, plain},
-    floats::convert,
+    floats::{convert, transpose},
 };
 use crate::{Error, Result};
 
@@ -178,16 +178,16 @@ impl Tensors {
 }
 
 impl Stored {
-    /// The values as `dtype` (f32, f16 or bf16), in the file's row-major order.
+    /// The values as `dtype` (f32, f16 or bf16), row-major; with `transposed`, those of the matrix
+    /// with rows and columns exchanged.
     ///
     /// # Errors
     /// When the tensor is not floating point, or its values cannot be read.
-    pub fn read(&self, key: &str, dtype: DType) -> Result<TensorData> {
+    pub fn read(&self, key: &str, dtype: DType, transposed: bool) -> Result<TensorData> {
         let fail = |reason: String| Error::invalid(&self.file, format!("tensor `{key}`: {reason}"));
         let stored = self
             .float
             .ok_or_else(|| fail(format!("dtype {} is not floating point", self.dtype)))?;
-        let shape = Shape::from(self.shape.clone());
         let raw;
         let bytes: &[u8] = match &self.values {
             Values::Mapped { file, range } => file
@@ -198,8 +198,14 @@ impl Stored {
                 &raw
             }
         };
-        TensorData::try_from_bytes_vec(convert(bytes, stored, dtype), shape, dtype)
-            .map_err(|error| fail(error.to_string()))
+        // Both formats have been checked to hold as many bytes as their shapes ask for.
+        Ok(match self.shape[..] {
+            [rows, columns] if transposed => {
+                let bytes = transpose(bytes, columns, stored.size());
+                convert(&bytes, Shape::from([columns, rows]), stored, dtype)
+            }
+            _ => convert(bytes, Shape::from(self.shape.clone()), stored, dtype),
+        })
     }
 }
 

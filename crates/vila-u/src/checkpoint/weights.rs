@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, Shape, Tensor, TensorData},
+    tensor::{DType, ExecutionError, Shape, Tensor, TensorData},
 };
-use rayon::prelude::*;
 
 use super::{
     files::Files,
+    floats::{convert, overflowed, transpose},
     keys::Part,
     tensors::{Stored, Tensors},
 };
@@ -120,13 +120,32 @@ pub struct Outgoing {
     pub key: String,
     /// As stored, with linear weights transposed back.
     pub shape: Vec<usize>,
-    values: Box<dyn Fn() -> std::result::Result<TensorData, String>>,
+    transposed: bool,
+    values: Box<dyn Fn() -> std::result::Result<TensorData, ExecutionError>>,
 }
 
 impl Outgoing {
-    /// The values, row-major; only now are they brought from the device.
-    pub fn read(&self) -> Result<TensorData> {
-        (self.values)().map_err(|reason| Error::failed(format!("tensor `{}`: {reason}", self.key)))
+    /// The values as `dtype` (f32, f16 or bf16); only now are they brought from the device.
+    ///
+    /// # Errors
+    /// When that fails, or a value is too large for `dtype`.
+    pub fn read(&self, dtype: DType) -> Result<TensorData> {
+        let fail = |reason: String| Error::failed(format!("tensor `{}`: {reason}", self.key));
+        let data = (self.values)().map_err(|error| fail(error.to_string()))?;
+        let old = data.dtype();
+        let turned;
+        let bytes = match self.shape[..] {
+            [rows, _] if self.transposed => {
+                turned = transpose(data.as_bytes(), rows, old.size());
+                turned.as_slice()
+            }
+            _ => data.as_bytes(),
+        };
+        let converted = convert(bytes, Shape::from(self.shape.clone()), old, dtype);
+        if dtype == DType::F16 && overflowed((bytes, old), (converted.as_bytes(), dtype)) {
+            return Err(fail("values too large for f16: save as bf16 or f32".into()));
+        }
+        Ok(converted)
     }
 }
 
@@ -146,22 +165,16 @@ pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
-            let is_transposed = self.position.is_transposed();
+            let transposed = self.position.is_transposed();
             let mut shape = tensor.shape().to_vec();
-            if is_transposed {
+            if transposed {
                 shape.reverse();
             }
             self.found.push(Outgoing {
                 key: self.position.key(self.part),
                 shape,
-                values: Box::new(move || {
-                    let data = tensor.try_to_data().map_err(|error| error.to_string())?;
-                    Ok(if is_transposed {
-                        transpose(&data)
-                    } else {
-                        data
-                    })
-                }),
+                transposed,
+                values: Box::new(move || tensor.try_to_data()),
             });
         }
     }
@@ -247,8 +260,8 @@ fn check_repeats(
         if parameters.contains_key(key) || !parameters.contains_key(&first) {
             continue;
         }
-        let original = tensors.by_key[&first].read(&first, DType::F32)?;
-        if stored.read(key, DType::F32)? != original {
+        let original = tensors.by_key[&first].read(&first, DType::F32, false)?;
+        if stored.read(key, DType::F32, false)? != original {
             let reason = format!(
                 "tensor `{key}` differs from `{first}`, but the configuration shares the two \
                  (shared_codebook, tie_word_embeddings)"
@@ -318,12 +331,7 @@ impl Loader<'_> {
             let reason = format!("tensor `{key}` is missing");
             Error::invalid(&self.opened.tensors.path, reason)
         })?;
-        let data = stored.read(&key, self.dtype)?;
-        Ok(if self.position.is_transposed() {
-            transpose(&data)
-        } else {
-            data
-        })
+        stored.read(&key, self.dtype, self.position.is_transposed())
     }
 }
 
@@ -352,38 +360,4 @@ impl ModuleMapper for Loader<'_> {
             }
         }
     }
-}
-
-/// A matrix of f32, f16 or bf16 transposed.
-pub(super) fn transpose(data: &TensorData) -> TensorData {
-    let (rows, columns) = (data.shape()[0], data.shape()[1]);
-    let out = match data.dtype().size() {
-        2 => transpose_elements::<2>(data.as_bytes(), rows, columns),
-        _ => transpose_elements::<4>(data.as_bytes(), rows, columns),
-    };
-    TensorData::from_bytes_vec(out, Shape::from([columns, rows]), data.dtype())
-}
-
-/// Blocks of columns become blocks of rows, one per core at a time, so that what is read and what is
-/// written both stay in the cache.
-fn transpose_elements<const WIDTH: usize>(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
-    const BLOCK: usize = 32;
-    let mut out = vec![0u8; bytes.len()];
-    if out.is_empty() {
-        return out;
-    }
-    let elements = bytes.as_chunks::<WIDTH>().0;
-    out.par_chunks_mut(BLOCK * rows * WIDTH)
-        .enumerate()
-        .for_each(|(block, out)| {
-            let out = out.as_chunks_mut::<WIDTH>().0;
-            let first = block * BLOCK;
-            let last = (first + BLOCK).min(columns);
-            for (row, elements) in elements.chunks_exact(columns).enumerate() {
-                for (column, element) in elements[first..last].iter().enumerate() {
-                    out[column * rows + row] = *element;
-                }
-            }
-        });
-    out
 }
