@@ -102,25 +102,27 @@ pub fn transpose(bytes: &[u8], columns: usize, width: usize) -> Vec<u8> {
     }
 }
 
-/// Blocks of columns become blocks of rows, one per core at a time, so that what is read and what is
-/// written both stay in the cache.
+/// In square tiles, so that what is read and what is written both stay in the cache; a row of tiles
+/// of the result is one core's at a time.
 fn transpose_elements<const WIDTH: usize>(bytes: &[u8], columns: usize) -> Vec<u8> {
-    const BLOCK: usize = 32;
+    const TILE: usize = 64;
     let mut out = vec![0u8; bytes.len()];
     if out.is_empty() {
         return out;
     }
     let elements = bytes.as_chunks::<WIDTH>().0;
     let rows = elements.len() / columns;
-    out.par_chunks_mut(BLOCK * rows * WIDTH)
+    out.par_chunks_mut(TILE * rows * WIDTH)
         .enumerate()
-        .for_each(|(block, out)| {
+        .for_each(|(index, out)| {
             let out = out.as_chunks_mut::<WIDTH>().0;
-            let first = block * BLOCK;
-            let last = (first + BLOCK).min(columns);
-            for (row, elements) in elements.chunks_exact(columns).enumerate() {
-                for (column, element) in elements[first..last].iter().enumerate() {
-                    out[column * rows + row] = *element;
+            let first = index * TILE;
+            for start in (0..rows).step_by(TILE) {
+                let end = (start + TILE).min(rows);
+                for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                    for (row, out) in (start..end).zip(&mut out[start..end]) {
+                        *out = elements[row * columns + first + column];
+                    }
                 }
             }
         });
