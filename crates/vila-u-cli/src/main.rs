@@ -1,1 +1,46 @@
-fn main() {}
+//! The `vila-u` command.
+
+mod arguments;
+mod commands;
+mod console;
+
+use std::process::ExitCode;
+
+use arguments::{Cli, Command, Data, Eval};
+use clap::Parser;
+use vila_u::Error;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let console = console::Console::new(&cli.global);
+    match run(&cli, &console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console.finish();
+            eprintln!("error: {error}");
+            ExitCode::from(match error {
+                Error::Usage(_) => 2,
+                _ => 1,
+            })
+        }
+    }
+}
+
+fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Generate(args) => commands::generate::run(global, args, console),
+        Command::Ask(args) => commands::ask::run(global, args, console),
+        Command::Reconstruct(args) => commands::reconstruct::run(global, args, console),
+        Command::Encode(args) => commands::encode::run(global, args, console),
+        Command::Decode(args) => commands::decode::run(global, args, console),
+        Command::Classify(args) => commands::classify::run(global, args, console),
+        Command::Tokenize(args) => commands::tokenize::run(global, args, console),
+        Command::Score(args) => commands::score::run(global, args, console),
+        Command::Train(args) => commands::train::run(global, args, console),
+        Command::Data(Data::Nano(args)) => commands::data_nano::run(args, console),
+        Command::Eval(Eval::Nano(args)) => commands::eval_nano::run(global, args, console),
+        Command::Info(args) => commands::info::run(global, args, console),
+        Command::Export(args) => commands::export::run(global, args, console),
+    }
+}

@@ -110,10 +110,10 @@ impl Source {
                 Error::usage("this build has no embedded model: give a folder or hf:ORG/NAME")
             }),
             Self::Folder(folder) if folder.is_dir() => Ok(Files::folder(folder)),
-            Self::Folder(folder) => Err(Error::usage(format!(
-                "{}: no such folder (a model is `nano`, a folder, or hf:ORG/NAME[@REV])",
-                folder.display()
-            ))),
+            Self::Folder(folder) => Err(Error::invalid(
+                folder,
+                "no such folder (a model is `nano`, a folder, or hf:ORG/NAME[@REV])",
+            )),
             Self::Hub { repository } => repository.snapshot(progress),
         }
     }

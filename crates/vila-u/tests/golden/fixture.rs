@@ -104,7 +104,7 @@ pub fn assert_close<const D: usize>(
         "shape of {key}"
     );
     let error = relative_error(
-        &actual.into_data().to_vec::<f32>().unwrap(),
+        &actual.into_data().try_to_vec::<f32>().unwrap(),
         &recorded.floats(key),
     );
     assert!(

@@ -1,0 +1,299 @@
+//! The command line: every option, its default and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Draw from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
+#[derive(Parser)]
+#[command(
+    name = "vila-u",
+    version,
+    after_help = "Examples:\n  \
+        vila-u generate \"a red heart on a blue background\" -o heart.png\n  \
+        vila-u ask \"What is in this picture?\" --image heart.png\n  \
+        vila-u --model hf:mit-han-lab/vila-u-7b-256 generate \"a cat\" -o cat.png\n\n\
+        Results go to standard output, messages to standard error. Exit code 2: wrong usage; 1: any other failure."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct Global {
+    /// `nano` (the small model inside this program), a checkpoint folder, or `hf:ORG/NAME[@REV]`
+    #[arg(long, global = true, default_value = "nano")]
+    pub model: String,
+    /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm)
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: String,
+    /// Number format of the weights on the device: f32, or f16/bf16 where the device computes in it
+    #[arg(long, global = true, default_value = "f32")]
+    pub dtype: String,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress and no messages, results and errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Draw images from a text prompt
+    #[command(
+        after_help = "Example: vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7"
+    )]
+    Generate(Generate),
+    /// Answer a question about images, a video, or nothing but text
+    #[command(after_help = "Examples:\n  \
+        vila-u ask \"What is in this picture?\" --image cat.png\n  \
+        vila-u ask \"Is <image> larger than <image>?\" --image a.png --image b.png\n  \
+        vila-u ask \"What moves?\" --video frames/ --greedy")]
+    Ask(Ask),
+    /// Turn an image into codes and back, and say how close it comes
+    #[command(after_help = "Example: vila-u reconstruct photo.jpg -o back.png --side-by-side")]
+    Reconstruct(Reconstruct),
+    /// Write the codes (and features) of images to a safetensors file
+    #[command(after_help = "Example: vila-u encode a.png b.png -o codes.safetensors --features")]
+    Encode(Encode),
+    /// Draw the images that codes stand for
+    #[command(after_help = "Example: vila-u decode codes.safetensors -o images/")]
+    Decode(Decode),
+    /// Zero-shot classification: how well each label describes each image
+    #[command(
+        after_help = "Example: vila-u classify heart.png --label \"a red heart\" --label \"a dog\""
+    )]
+    Classify(Classify),
+    /// Show the token ids that the model sees for a text
+    #[command(after_help = "Example: vila-u tokenize \"a red heart\" --for image")]
+    Tokenize(Tokenize),
+    /// Teacher-forced losses of a dataset's samples
+    #[command(after_help = "Example: vila-u score samples.jsonl --json")]
+    Score(Score),
+    /// Train from a recipe
+    #[command(after_help = "Examples:\n  vila-u train recipes/nano-tower.toml\n  \
+            vila-u train recipes/nano-sft.toml --set steps=100 --set batch_size=4\n  \
+            vila-u train recipes/nano-tower.toml --resume")]
+    Train(Train),
+    /// Write a dataset
+    #[command(subcommand)]
+    Data(Data),
+    /// Measure a model
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Parts, parameters, number formats and memory need of a checkpoint
+    #[command(after_help = "Example: vila-u info hf:mit-han-lab/vila-u-7b-256")]
+    Info(Info),
+    /// Write a model in the released Hugging Face layout
+    #[command(after_help = "Example: vila-u export nano -o nano-checkpoint")]
+    Export(Export),
+}
+
+#[derive(Args)]
+pub struct Generate {
+    /// What to draw
+    pub prompt: String,
+    /// A .png file, or with -n a folder for 0000.png, 0001.png, ... and a contact sheet sheet.png
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// How many images
+    #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub n: u32,
+    /// Classifier-free guidance weight; 1 turns guidance off
+    #[arg(long, default_value_t = 3.0)]
+    pub cfg: f32,
+    /// Sampling temperature, above 0
+    #[arg(long, default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Sample from the K best codes only; at most the codebook's size, 0 for all [default: 900]
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample from the smallest set of codes with this total probability, in (0, 1]
+    #[arg(long, default_value_t = 0.96)]
+    pub top_p: f32,
+    /// Seed of the random choices [default: a new one each time, printed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Always take the most probable code
+    #[arg(long)]
+    pub greedy: bool,
+    /// Also write the codes, as `encode` does, to this safetensors file
+    #[arg(long)]
+    pub codes: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Ask {
+    /// The question; each `<image>` in it stands for the next --image, otherwise they come first
+    pub question: String,
+    /// An image file; may be given several times
+    #[arg(long)]
+    pub image: Vec<PathBuf>,
+    /// A video: a folder of frames, or an animated GIF or WebP
+    #[arg(long, conflicts_with = "image")]
+    pub video: Option<PathBuf>,
+    /// Always take the most probable token
+    #[arg(long)]
+    pub greedy: bool,
+    /// Longest answer, in tokens
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Sampling temperature, above 0 [default: the model's own]
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Sample from the smallest set of tokens with this total probability [default: the model's own]
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Seed of the random choices [default: a new one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Put the template's system prompt first (the default)
+    #[arg(long, overrides_with = "no_system")]
+    pub system: bool,
+    /// Leave the system prompt out
+    #[arg(long)]
+    pub no_system: bool,
+}
+
+#[derive(Args)]
+pub struct Reconstruct {
+    pub image: PathBuf,
+    /// The .png file to write
+    #[arg(short, long)]
+    pub output: PathBuf,
+    /// Write the original beside the reconstruction
+    #[arg(long)]
+    pub side_by_side: bool,
+}
+
+#[derive(Args)]
+pub struct Encode {
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// The safetensors file to write: `codes` [n, h, w, D] i64
+    #[arg(short, long)]
+    pub output: PathBuf,
+    /// Also write `features` [n, h, w, C] f32, the quantized features
+    #[arg(long)]
+    pub features: bool,
+}
+
+#[derive(Args)]
+pub struct Decode {
+    /// A safetensors file with `codes` [n, h, w, D]
+    pub file: PathBuf,
+    /// The folder for 0000.png, 0001.png, ...
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Classify {
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// A description; give at least two
+    #[arg(long = "label", short, required = true)]
+    pub labels: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Tokenize {
+    pub text: String,
+    /// Put this many image placeholders, each with a newline, before the text
+    #[arg(long, default_value_t = 0)]
+    pub image_slots: usize,
+    /// Wrap the text as the prompt of that task; without it the text is tokenized as it is
+    #[arg(long = "for", value_enum)]
+    pub task: Option<Task>,
+    /// Leave the system prompt out of the wrapped prompt
+    #[arg(long, requires = "task")]
+    pub no_system: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Task {
+    /// Image generation
+    Image,
+    /// Video generation
+    Video,
+    /// Conversation
+    Chat,
+}
+
+#[derive(Args)]
+pub struct Score {
+    /// LLaVA-style records, one JSON object a line; image paths relative to the file
+    pub file: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Train {
+    /// A TOML file; see recipes/
+    pub recipe: PathBuf,
+    /// Change a recipe key, as in `--set steps=100`; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the last checkpoint in the recipe's `out` folder
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Data {
+    /// The nano world: emoji scenes with captions, questions and answers
+    #[command(after_help = "Example: vila-u data nano --out nano-data -n 1000")]
+    Nano(DataNano),
+}
+
+#[derive(Args)]
+pub struct DataNano {
+    /// The folder to write: WebDataset tar shards, images and LLaVA-style JSONL
+    #[arg(short, long)]
+    pub out: PathBuf,
+    /// How many scenes
+    #[arg(short, default_value_t = 1000)]
+    pub n: usize,
+    /// train, or heldout
+    #[arg(long, default_value = "train")]
+    pub split: String,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Subcommand)]
+pub enum Eval {
+    /// Reconstruction, matching, questions and drawing on the held-out nano world
+    #[command(after_help = "Example: vila-u eval nano -n 200 -o report/")]
+    Nano(EvalNano),
+}
+
+#[derive(Args)]
+pub struct EvalNano {
+    /// Scenes for each measurement
+    #[arg(short, default_value_t = 200)]
+    pub n: usize,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A folder for contact sheets of what was measured
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Info {
+    /// The model to look at [default: the one of --model]
+    pub model: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Export {
+    /// nano, a folder, or hf:ORG/NAME[@REV]
+    pub model: String,
+    /// The folder to write; must not exist
+    #[arg(short, long)]
+    pub output: PathBuf,
+}

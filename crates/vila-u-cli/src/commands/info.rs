@@ -1,0 +1,71 @@
+//! `vila-u info`: what is in a checkpoint.
+
+use vila_u::{
+    Result,
+    checkpoint::{self, Info as Contents},
+};
+
+use super::{files, to_json};
+use crate::{
+    arguments::{Global, Info},
+    console::Console,
+};
+
+pub fn run(global: &Global, args: &Info, console: &Console) -> Result<()> {
+    let name = args.model.as_ref().unwrap_or(&global.model);
+    let info = checkpoint::info(&files(name, console)?)?;
+    console.result(describe(&info), to_json(&info)?)
+}
+
+fn describe(info: &Contents) -> String {
+    let mut lines = vec![format!(
+        "{:18} {:>14} {:>10}  stored as",
+        "part", "parameters", "on disk"
+    )];
+    for part in &info.parts {
+        let dtypes: Vec<&str> = part.dtypes.keys().map(String::as_str).collect();
+        lines.push(format!(
+            "{:18} {:>14} {:>10}  {}",
+            part.name,
+            part.parameters,
+            megabytes(part.bytes),
+            dtypes.join(", ")
+        ));
+    }
+    lines.push(format!(
+        "{:18} {:>14} {:>10}",
+        "all",
+        info.parameters,
+        megabytes(info.bytes)
+    ));
+    let visual = &info.visual;
+    let [rows, columns, depth] = visual.codes;
+    lines.push(format!(
+        "images             {0} x {0} pixels as {rows} x {columns} x {depth} codes of {1}",
+        visual.image_size, visual.codebook
+    ));
+    if let Some(language) = &info.language {
+        lines.push(format!(
+            "language model     {} layers of {}, {} tokens, context {}, {} of cache a token",
+            language.layers,
+            language.width,
+            language.vocabulary,
+            language.context,
+            megabytes(language.cache_per_token)
+        ));
+    }
+    lines.push(format!(
+        "weights in memory  {} as f32, {} as f16 or bf16",
+        megabytes(info.memory.f32),
+        megabytes(info.memory.half)
+    ));
+    lines.join("\n")
+}
+
+fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}

@@ -1,0 +1,101 @@
+//! One file a command: read the input, ask the library, print the result.
+
+pub mod ask;
+pub mod classify;
+pub mod data_nano;
+pub mod decode;
+pub mod encode;
+pub mod eval_nano;
+pub mod export;
+pub mod generate;
+pub mod info;
+pub mod reconstruct;
+pub mod score;
+pub mod tokenize;
+pub mod train;
+
+use std::path::{Path, PathBuf};
+
+use vila_u::{
+    Error, Result,
+    burn::tensor::{Device, Tensor, TensorData},
+    checkpoint::{self, Checkpoint, Files, Source, Tower},
+    media::{self, preprocess},
+};
+
+use crate::{arguments::Global, console::Console};
+
+/// The whole model of `--model` on `--device`.
+fn load(global: &Global, console: &Console) -> Result<Checkpoint> {
+    let device = vila_u::device::select(&global.device)?;
+    let dtype = vila_u::device::dtype(&global.dtype, &device)?;
+    checkpoint::load(&files(&global.model, console)?, &device, dtype)
+}
+
+/// The vision tower alone: what codes, reconstruction and matching need.
+fn load_tower(global: &Global, console: &Console) -> Result<Tower> {
+    let device = vila_u::device::select(&global.device)?;
+    let dtype = vila_u::device::dtype(&global.dtype, &device)?;
+    checkpoint::load_tower(&files(&global.model, console)?, &device, dtype)
+}
+
+/// The files of a model, downloaded first if need be.
+fn files(model: &str, console: &Console) -> Result<Files> {
+    let console = console.clone();
+    Source::parse(model)?.files(move |done, total| console.progress("downloading", done, total, ""))
+}
+
+/// One image file as the tower sees it, `[1, 3, size, size]` in -1..1.
+fn read_pixels(
+    path: &Path,
+    size: usize,
+    mode: preprocess::Mode,
+    device: &Device,
+) -> Result<Tensor<4>> {
+    let picture = media::load(path)?;
+    Ok(to_tensor(&picture, size, mode, device))
+}
+
+fn to_tensor(
+    picture: &media::Picture,
+    size: usize,
+    mode: preprocess::Mode,
+    device: &Device,
+) -> Tensor<4> {
+    let pixels = preprocess::pixels(picture, size as u32, mode);
+    Tensor::from_data(TensorData::new(pixels, [1, 3, size, size]), device)
+}
+
+/// `DIR/0000.png`, `DIR/0001.png`, ...
+fn numbered(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index:04}.png"))
+}
+
+/// Pictures are written as PNG only.
+fn check_png(file: &Path) -> Result<()> {
+    match file.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(()),
+        _ => Err(Error::usage(format!(
+            "{}: pictures are written as PNG, give a name that ends in .png",
+            file.display()
+        ))),
+    }
+}
+
+fn create_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))
+}
+
+/// A seed for those who gave none.
+fn new_seed() -> u64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_micros() as u64 % 1_000_000_007)
+}
+
+/// The --json form of a result.
+fn to_json(value: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value)
+        .map_err(|e| Error::failed(format!("cannot be written as JSON: {e}")))
+}

@@ -1,0 +1,40 @@
+//! `vila-u reconstruct`: an image to codes and back.
+
+use serde_json::json;
+use vila_u::{
+    Result,
+    evaluation::metrics::{psnr, ssim},
+    media::{self, preprocess::Mode},
+};
+
+use super::{check_png, generate::to_picture, load_tower, read_pixels};
+use crate::{
+    arguments::{Global, Reconstruct},
+    console::Console,
+};
+
+pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()> {
+    check_png(&args.output)?;
+    let tower = load_tower(global, console)?;
+    let size = tower.siglip.vision_config.image_size;
+    let model = &tower.model;
+    let pixels = read_pixels(
+        &args.image,
+        size,
+        Mode::Understanding,
+        &model.post_quant_conv.weight.device(),
+    )?;
+    let back = to_picture(model.decode(model.encode(pixels.clone()).z_q))?;
+    let original = to_picture(pixels)?;
+    let (psnr, ssim) = (psnr(&original, &back), ssim(&original, &back));
+    let picture = match args.side_by_side {
+        true => media::sheet::side_by_side(&[original, back]),
+        false => back,
+    };
+    media::save_png(&args.output, &picture)?;
+    let file = args.output.display().to_string();
+    console.result(
+        format!("{file}: PSNR {psnr:.2} dB, SSIM {ssim:.4}"),
+        json!({"file": file, "psnr": psnr, "ssim": ssim}),
+    )
+}

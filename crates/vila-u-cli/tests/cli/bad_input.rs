@@ -1,0 +1,237 @@
+//! Bad input of every kind: one clear line, exit code 2 for usage and 1 for the rest, nothing
+//! half-written.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::{golden, input, vila_u};
+
+/// Runs on the recorded model; fails unless the exit code is `code` and the message is one line that
+/// holds every one of `words`.
+fn refuses(folder: &TempDir, arguments: &[&str], code: i32, words: &[&str]) {
+    let model = golden().join("checkpoint").display().to_string();
+    let mut all = vec!["--model", model.as_str()];
+    all.extend(arguments);
+    check(folder, &all, code, words);
+}
+
+fn check(folder: &TempDir, arguments: &[&str], code: i32, words: &[&str]) {
+    let output = vila_u(folder.path(), arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
+    for word in words {
+        assert!(
+            message.contains(word),
+            "{arguments:?}: no {word:?} in: {message}"
+        );
+    }
+    if code == 1 {
+        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
+        assert!(message.starts_with("error: "), "{message}");
+    }
+}
+
+fn folder() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+#[test]
+fn wrong_options_are_usage_errors() {
+    let f = folder();
+    check(&f, &["paint"], 2, &["paint"]);
+    check(&f, &["generate"], 2, &["PROMPT"]);
+    refuses(
+        &f,
+        &["generate", "x", "--temperature", "0"],
+        2,
+        &["--temperature", "--greedy"],
+    );
+    refuses(&f, &["generate", "x", "--top-p", "1.5"], 2, &["top-p"]);
+    refuses(
+        &f,
+        &["generate", "x", "--top-k", "1000"],
+        2,
+        &["--top-k", "128"],
+    );
+    refuses(&f, &["generate", "x", "-n", "0"], 2, &["0"]);
+    refuses(
+        &f,
+        &["generate", "x", "-n", "2", "-o", "a.png"],
+        2,
+        &["a.png", "folder"],
+    );
+    refuses(&f, &["generate", "x", "-o", "a.bmp"], 2, &["a.bmp", ".png"]);
+    refuses(&f, &["ask", "x", "--max-tokens", "0"], 2, &["--max-tokens"]);
+    refuses(
+        &f,
+        &["classify", &input("img0.png"), "--label", "one"],
+        2,
+        &["two labels"],
+    );
+    refuses(
+        &f,
+        &["ask", "x", "--device", "abacus"],
+        2,
+        &["abacus", "cpu"],
+    );
+    refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12"]);
+    refuses(
+        &f,
+        &["ask", "<image> and <image>", "--image", &input("img0.png")],
+        2,
+        &["<image>", "2"],
+    );
+    assert_eq!(
+        fs::read_dir(f.path()).unwrap().count(),
+        0,
+        "something was written"
+    );
+}
+
+#[test]
+fn models_that_are_not_there_are_named() {
+    let f = folder();
+    check(
+        &f,
+        &["ask", "x", "--model", "no/such/folder"],
+        1,
+        &["no/such/folder"],
+    );
+    check(
+        &f,
+        &["ask", "x", "--model", "hf:justonename"],
+        2,
+        &["hf:", "ORG/NAME"],
+    );
+}
+
+#[test]
+fn broken_images_are_named() {
+    let f = folder();
+    fs::write(f.path().join("not.png"), "text").unwrap();
+    let whole = fs::read(input("img0.png")).unwrap();
+    fs::write(f.path().join("half.png"), &whole[..whole.len() / 2]).unwrap();
+    refuses(
+        &f,
+        &["encode", "missing.png", "-o", "c.safetensors"],
+        1,
+        &["missing.png"],
+    );
+    refuses(
+        &f,
+        &["encode", "not.png", "-o", "c.safetensors"],
+        1,
+        &["not.png"],
+    );
+    refuses(
+        &f,
+        &["encode", "half.png", "-o", "c.safetensors"],
+        1,
+        &["half.png"],
+    );
+    refuses(
+        &f,
+        &["reconstruct", "not.png", "-o", "r.png"],
+        1,
+        &["not.png"],
+    );
+    refuses(&f, &["ask", "x", "--video", "missing"], 1, &["missing"]);
+    fs::create_dir(f.path().join("empty")).unwrap();
+    refuses(&f, &["ask", "x", "--video", "empty"], 1, &["empty"]);
+    assert!(!f.path().join("c.safetensors").exists());
+    assert!(!f.path().join("r.png").exists());
+}
+
+#[test]
+fn broken_codes_are_named() {
+    let f = folder();
+    fs::write(f.path().join("c.safetensors"), "text").unwrap();
+    refuses(
+        &f,
+        &["decode", "c.safetensors", "-o", "out"],
+        1,
+        &["c.safetensors"],
+    );
+    refuses(
+        &f,
+        &["decode", "none.safetensors", "-o", "out"],
+        1,
+        &["none.safetensors"],
+    );
+    let other = golden().join("sampling.safetensors").display().to_string();
+    refuses(&f, &["decode", &other, "-o", "out"], 1, &["codes"]);
+    // Codes of a larger codebook.
+    let codes: Vec<u8> = [4000i64; 256]
+        .iter()
+        .flat_map(|c| c.to_le_bytes())
+        .collect();
+    let view =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1, 8, 8, 4], &codes);
+    let bytes = safetensors::serialize([("codes", view.unwrap())], None).unwrap();
+    fs::write(f.path().join("large.safetensors"), bytes).unwrap();
+    refuses(
+        &f,
+        &["decode", "large.safetensors", "-o", "out"],
+        1,
+        &["4000", "128"],
+    );
+    assert!(!f.path().join("out").exists(), "a folder was left behind");
+}
+
+#[test]
+fn broken_checkpoints_are_named() {
+    let f = folder();
+    let copy = f.path().join("checkpoint");
+    for part in ["", "llm", "mm_projector", "vision_tower", "siglip"] {
+        fs::create_dir_all(copy.join(part)).unwrap();
+        for entry in fs::read_dir(golden().join("checkpoint").join(part)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), copy.join(part).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let ask = [
+        "ask",
+        "x",
+        "--model",
+        "checkpoint",
+        "--greedy",
+        "--max-tokens",
+        "1",
+    ];
+    assert!(vila_u(f.path(), &ask).status.success());
+    let weights = copy.join("llm/model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 1000]).unwrap();
+    check(&f, &ask, 1, &["model.safetensors"]);
+    fs::remove_file(&weights).unwrap();
+    check(&f, &ask, 1, &["llm"]);
+    fs::write(&weights, &whole).unwrap();
+    fs::write(copy.join("llm/config.json"), "{").unwrap();
+    check(&f, &ask, 1, &["config.json"]);
+}
+
+#[test]
+fn broken_datasets_are_named() {
+    let f = folder();
+    fs::write(f.path().join("bad.jsonl"), "{\"id\": 1\n").unwrap();
+    refuses(&f, &["score", "bad.jsonl"], 1, &["bad.jsonl", "record 1"]);
+    let line = r#"{"id":"a","image":"../../etc/passwd","conversations":[{"from":"human","value":"x"},{"from":"gpt","value":"y"}]}"#;
+    fs::write(f.path().join("escape.jsonl"), line).unwrap();
+    refuses(&f, &["score", "escape.jsonl"], 1, &["escape.jsonl"]);
+    refuses(&f, &["score", "none.jsonl"], 1, &["none.jsonl"]);
+}
+
+#[test]
+fn broken_recipes_are_named() {
+    let f = folder();
+    fs::write(f.path().join("r.toml"), "steps = ").unwrap();
+    check(&f, &["train", "r.toml"], 1, &["r.toml"]);
+    check(&f, &["train", "none.toml"], 1, &["none.toml"]);
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-tower.toml");
+    check(&f, &["train", recipe, "--set", "stepz=3"], 2, &["stepz"]);
+    check(&f, &["train", recipe, "--set", "steps"], 2, &["steps"]);
+}

@@ -1,0 +1,47 @@
+//! The binary as a user runs it: the recorded model through every command, and bad input of every
+//! kind.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bad_input;
+mod nano;
+mod recorded;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// The folder of the recorded model, its inputs and its outputs.
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../vila-u/tests/golden/tiny-d4")
+}
+
+fn input(name: &str) -> String {
+    golden().join("inputs").join(name).display().to_string()
+}
+
+/// Runs `vila-u` in `folder`.
+fn vila_u(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vila-u"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Runs `vila-u` with --json on the recorded model; the lines it prints.
+fn recorded_json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let model = golden().join("checkpoint").display().to_string();
+    let mut all = vec!["--json", "--model", &model];
+    all.extend(arguments);
+    let output = vila_u(folder, &all);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
