@@ -89,7 +89,10 @@ pub enum Command {
     #[command(after_help = "Example: vila-u info hf:mit-han-lab/vila-u-7b-256")]
     Info(Info),
     /// Write a model in the released Hugging Face layout
-    #[command(after_help = "Example: vila-u export nano -o nano-checkpoint")]
+    #[command(
+        after_help = "Example: vila-u export nano -o nano-checkpoint --dtype f16\n\n\
+            --dtype is the number format of the files."
+    )]
     Export(Export),
 }
 

@@ -4,6 +4,9 @@
 //! of the CPU backend take the kernel, everything else the same composition of Burn operations.
 //! Model code makes one call and never asks where it runs.
 
+// Loops over the fixed tiles of a kernel are written by index: that is what becomes vector registers.
+#![allow(clippy::needless_range_loop, clippy::manual_memcpy)]
+
 mod activation;
 mod attention;
 mod bridge;

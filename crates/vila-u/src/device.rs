@@ -30,23 +30,27 @@ pub fn select(name: &str) -> Result<Device> {
     }
 }
 
-/// The number format of that name, or a usage error unless the device computes in it.
-pub fn dtype(name: &str, device: &Device) -> Result<DType> {
-    let dtype = match name {
-        "f32" => return Ok(DType::F32),
-        "f16" => DType::F16,
-        "bf16" => DType::BF16,
-        name => {
-            return Err(Error::usage(format!(
-                "unknown dtype {name}: choose one of f32, f16, bf16"
-            )));
-        }
-    };
+/// The number format of that name.
+pub fn dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        name => Err(Error::usage(format!(
+            "unknown dtype {name}: choose one of f32, f16, bf16"
+        ))),
+    }
+}
+
+/// A usage error unless the device computes in that number format.
+pub fn check_dtype(dtype: DType, device: &Device) -> Result<()> {
     // The CPU takes half formats, but computes in them a hundred times slower than in f32.
-    if *device == Device::flex() || !device.supports_dtype(dtype) {
+    let half = dtype != DType::F32;
+    if half && (*device == Device::flex() || !device.supports_dtype(dtype)) {
         return Err(Error::usage(format!(
-            "this device does not compute in {name}: use --dtype f32"
+            "this device does not compute in {}: use --dtype f32",
+            dtype.name()
         )));
     }
-    Ok(dtype)
+    Ok(())
 }

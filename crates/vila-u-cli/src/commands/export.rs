@@ -3,6 +3,7 @@
 use serde_json::json;
 use vila_u::{
     Result,
+    burn::tensor::DType,
     checkpoint::{load, save},
 };
 
@@ -13,10 +14,10 @@ use crate::{
 };
 
 pub fn run(global: &Global, args: &Export, console: &Console) -> Result<()> {
-    let device = vila_u::device::select(&global.device)?;
-    let dtype = vila_u::device::dtype(&global.dtype, &device)?;
+    let device = vila_u::device::select("cpu")?;
+    let dtype = vila_u::device::dtype(&global.dtype)?;
     let files = files(&args.model, console)?;
-    let loaded = load(&files, &device, dtype)?;
+    let loaded = load(&files, &device, DType::F32)?;
     save(&args.output, &loaded.config, &loaded.model, &files, dtype)?;
     let folder = args.output.display().to_string();
     console.result(&folder, json!({"folder": folder}))

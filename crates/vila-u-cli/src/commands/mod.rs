@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use vila_u::{
     Error, Result,
-    burn::tensor::{Device, Tensor, TensorData},
+    burn::tensor::{DType, Device, Tensor, TensorData},
     checkpoint::{self, Checkpoint, Files, Source, Tower},
     media::{self, preprocess},
 };
@@ -27,16 +27,21 @@ use crate::{arguments::Global, console::Console};
 
 /// The whole model of `--model` on `--device`.
 fn load(global: &Global, console: &Console) -> Result<Checkpoint> {
-    let device = vila_u::device::select(&global.device)?;
-    let dtype = vila_u::device::dtype(&global.dtype, &device)?;
+    let (device, dtype) = device(global)?;
     checkpoint::load(&files(&global.model, console)?, &device, dtype)
 }
 
 /// The vision tower alone: what codes, reconstruction and matching need.
 fn load_tower(global: &Global, console: &Console) -> Result<Tower> {
-    let device = vila_u::device::select(&global.device)?;
-    let dtype = vila_u::device::dtype(&global.dtype, &device)?;
+    let (device, dtype) = device(global)?;
     checkpoint::load_tower(&files(&global.model, console)?, &device, dtype)
+}
+
+fn device(global: &Global) -> Result<(Device, DType)> {
+    let device = vila_u::device::select(&global.device)?;
+    let dtype = vila_u::device::dtype(&global.dtype)?;
+    vila_u::device::check_dtype(dtype, &device)?;
+    Ok((device, dtype))
 }
 
 /// The files of a model, downloaded first if need be.

@@ -71,7 +71,12 @@ impl Geometry {
         let tile = MAX_LANES * VECTORS;
         let length = self.positions(images).next_multiple_of(tile) + 2 * self.first();
         let length = length.next_multiple_of(MAX_LANES);
-        length + if length % 256 == 0 { MAX_LANES } else { 0 }
+        length
+            + if length.is_multiple_of(256) {
+                MAX_LANES
+            } else {
+                0
+            }
     }
 
     /// Images per task: enough work in each, and tasks for every thread.

@@ -1,5 +1,7 @@
 //! What must hold for any LLaMA: grouped heads, the cache, tied heads, refused configs.
 
+#![allow(clippy::unwrap_used)]
+
 use burn::{
     module::Param,
     tensor::{Device, Distribution, Int, Tensor},

@@ -87,7 +87,7 @@ enum Stage {
     Tower {
         losses: recipe::Tower,
         /// The frozen text encoder, off the tape.
-        texts: TextModel,
+        texts: Box<TextModel>,
     },
 }
 
@@ -113,7 +113,7 @@ impl TowerObjective {
             recipe::Objective::Align(_) => Stage::Align,
             recipe::Objective::Tower(losses) => Stage::Tower {
                 losses: losses.clone(),
-                texts: model.siglip_model.text_model.clone().valid(),
+                texts: Box::new(model.siglip_model.text_model.clone().valid()),
             },
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
