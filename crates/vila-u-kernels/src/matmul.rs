@@ -8,6 +8,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
+use crate::math::simd;
+
 /// Rows and vectors of a tile: as many sums as 32 registers hold besides the factors.
 const ROWS: usize = 8;
 const VECTORS: usize = 3;
@@ -130,19 +132,54 @@ fn pack_left(a: Matrix, rows: Range<usize>, from: usize, length: usize, panels: 
         if height < ROWS {
             panel.fill(0.0);
         }
-        if a.transposed {
-            for (column, to) in panel.chunks_exact_mut(ROWS).enumerate() {
-                let start = (from + column) * a.rows + first;
-                to[..height].copy_from_slice(&a.data[start..start + height]);
-            }
-        } else {
-            for row in 0..height {
-                let start = (first + row) * a.columns + from;
-                let values = &a.data[start..start + length];
-                for (to, value) in panel.chunks_exact_mut(ROWS).zip(values) {
-                    to[row] = *value;
+        let (panel, _) = panel.as_chunks_mut::<ROWS>();
+        simd(
+            #[inline(always)]
+            || {
+                if a.transposed {
+                    let columns = a.data[from * a.rows..].chunks_exact(a.rows);
+                    copy_rows(panel, columns, first, height);
+                } else if let Ok(values) = <[&[f32]; ROWS]>::try_from(
+                    (first..rows.end.min(first + ROWS))
+                        .map(|row| &a.data[row * a.columns + from..][..length])
+                        .collect::<Vec<_>>(),
+                ) {
+                    transpose(panel, values);
+                } else {
+                    for row in 0..height {
+                        let values = &a.data[(first + row) * a.columns + from..][..length];
+                        for (to, value) in panel.iter_mut().zip(values) {
+                            to[row] = *value;
+                        }
+                    }
                 }
-            }
+            },
+        );
+    }
+}
+
+/// `to[k][r] = from[r][k]`.
+#[inline(always)]
+fn transpose<const N: usize>(to: &mut [[f32; N]], from: [&[f32]; N]) {
+    let from = from.map(|row| &row[..to.len()]);
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = std::array::from_fn(|r| from[r][k]);
+    }
+}
+
+/// Some `width` consecutive numbers of each row; whole arrays where they fill one, which needs no
+/// call to copy memory.
+#[inline(always)]
+fn copy_rows<'a, const N: usize>(
+    to: &mut [[f32; N]],
+    from: impl Iterator<Item = &'a [f32]>,
+    first: usize,
+    width: usize,
+) {
+    for (to, from) in to.iter_mut().zip(from) {
+        match from[first..].first_chunk::<N>() {
+            Some(whole) if width == N => *to = *whole,
+            _ => to[..width].copy_from_slice(&from[first..first + width]),
         }
     }
 }
@@ -165,20 +202,32 @@ fn pack_panel(b: Matrix, index: usize, from: usize, length: usize, panel: &mut [
     if width < PANEL {
         panel.fill(0.0);
     }
-    if b.transposed {
-        for column in 0..width {
-            let start = (first + column) * b.rows + from;
-            let values = &b.data[start..start + length];
-            for (to, value) in panel.chunks_exact_mut(PANEL).zip(values) {
-                to[column] = *value;
+    let (panel, _) = panel.as_chunks_mut::<PANEL>();
+    simd(
+        #[inline(always)]
+        || {
+            if b.transposed {
+                let row = |column: usize| &b.data[(first + column) * b.rows + from..][..length];
+                let whole = width / ROWS * ROWS;
+                for column in (0..whole).step_by(ROWS) {
+                    let values: [&[f32]; ROWS] = std::array::from_fn(|c| row(column + c));
+                    for (k, to) in panel.iter_mut().enumerate() {
+                        for c in 0..ROWS {
+                            to[column + c] = values[c][k];
+                        }
+                    }
+                }
+                for column in whole..width {
+                    for (to, value) in panel.iter_mut().zip(row(column)) {
+                        to[column] = *value;
+                    }
+                }
+            } else {
+                let rows = b.data[from * b.columns..].chunks_exact(b.columns);
+                copy_rows(panel, rows, first, width);
             }
-        }
-    } else {
-        for (row, to) in panel.chunks_exact_mut(PANEL).enumerate() {
-            let start = (from + row) * b.columns + first;
-            to[..width].copy_from_slice(&b.data[start..start + width]);
-        }
-    }
+        },
+    );
 }
 
 /// One stretch of the inner dimension for some rows of `c`, which it adds to.

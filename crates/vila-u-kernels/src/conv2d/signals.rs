@@ -94,18 +94,26 @@ fn pack(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<f
     let length = geometry.signal(count);
     signals.clear();
     signals.resize(channels * length, 0.0);
-    for (image, planes) in images.chunks_exact(channels * plane).enumerate() {
-        let start = geometry.first() + image * geometry.image();
-        for (signal, plane) in signals
-            .chunks_exact_mut(length)
-            .zip(planes.chunks_exact(plane))
-        {
-            let rows = signal[start..].chunks_mut(geometry.pitch());
-            for (to, from) in rows.zip(plane.chunks_exact(geometry.width)) {
-                to[..geometry.width].copy_from_slice(from);
+    simd(
+        #[inline(always)]
+        || {
+            for (image, planes) in images.chunks_exact(channels * plane).enumerate() {
+                let start = geometry.first() + image * geometry.image();
+                for (signal, plane) in signals
+                    .chunks_exact_mut(length)
+                    .zip(planes.chunks_exact(plane))
+                {
+                    let rows = signal[start..].chunks_mut(geometry.pitch());
+                    for (to, from) in rows.zip(plane.chunks_exact(geometry.width)) {
+                        // Not `copy_from_slice`: a call costs more than a short row.
+                        for (to, from) in to.iter_mut().zip(from) {
+                            *to = *from;
+                        }
+                    }
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 /// `[outputs, inputs, 3, 3]` as `[blocks][inputs * 9][BLOCK]`, the last block filled with zeros.
