@@ -5,10 +5,11 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
-use crate::checkpoint::{self, Files};
+use crate::Result;
+use crate::checkpoint::weights::load_into;
+use crate::checkpoint::{self, Files, Part};
 use crate::model::{VilaU, VilaUConfig};
 use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig};
-use crate::{Error, Result};
 
 /// A kind of model with its sizes.
 pub trait Format {
@@ -44,12 +45,9 @@ impl Format for TowerFormat {
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<RqVaeSiglip> {
-        let tower = checkpoint::load_tower(&Files::folder(dir), device, DType::F32)?;
-        same_sizes(
-            dir,
-            tower.config == self.config && tower.siglip == self.siglip,
-        )?;
-        Ok(tower.model)
+        let mut model = self.config.init(&self.siglip, device);
+        load_part(&mut model, dir, Part::RqVaeSiglip)?;
+        Ok(model)
     }
 }
 
@@ -68,18 +66,15 @@ impl Format for VilaUFormat {
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<VilaU> {
-        let loaded = checkpoint::load(&Files::folder(dir), device, DType::F32)?;
-        same_sizes(dir, loaded.config == self.config)?;
-        Ok(loaded.model)
+        let mut model = self.config.init(device);
+        let projector = Part::projector(&self.config.mm_projector);
+        load_part(&mut model.llm, dir, Part::Llm)?;
+        load_part(&mut model.mm_projector, dir, projector)?;
+        load_part(&mut model.vision_tower, dir, Part::VisionTower)?;
+        Ok(model)
     }
 }
 
-fn same_sizes(dir: &Path, same: bool) -> Result<()> {
-    match same {
-        true => Ok(()),
-        false => Err(Error::invalid(
-            dir,
-            "the model has other sizes than the recipe: resume with the recipe it was started with",
-        )),
-    }
+fn load_part<M: Module>(module: &mut M, dir: &Path, part: Part) -> Result<()> {
+    load_into(module, &dir.join(part.folder()), part)
 }

@@ -312,23 +312,20 @@ fn set(recipe: &mut Value, setting: &str) -> Result<()> {
         Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
         Err(_) => Value::String(text.into()),
     };
+    // A misspelt key is caught by name when the whole recipe is read.
     let mut place = recipe;
     let (parents, last) = key.trim().rsplit_once('.').unwrap_or(("", key.trim()));
     for part in parents.split('.').filter(|part| !part.is_empty()) {
         place = child(place, part).ok_or_else(|| no_such(key, part))?;
     }
-    // A misspelt last key is caught by name when the whole recipe is read.
-    if let Value::Table(table) = place {
-        table.insert(last.into(), value);
-    } else {
-        *child(place, last).ok_or_else(|| no_such(key, last))? = value;
-    }
+    *child(place, last).ok_or_else(|| no_such(key, last))? = value;
     Ok(())
 }
 
+/// The value under a key; a table that is not there yet is made.
 fn child<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     match value {
-        Value::Table(table) => table.get_mut(key),
+        Value::Table(table) => Some(table.entry(key).or_insert(Value::Table(Table::new()))),
         Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
         _ => None,
     }
@@ -385,6 +382,7 @@ mod tests {
                 "stages.1.optimizer.learning_rate=3e-4",
                 "stages.1.optimizer.betas.1=0.5",
                 "stages.1.objective.pixel=l2",
+                "model.tokenizers=somewhere",
             ],
         )
         .expect("a recipe");
@@ -415,6 +413,8 @@ mod tests {
             (vec!["steps=many"], "invalid type"),
             (vec!["steps"], "key=value"),
             (vec!["stages.7.share=1"], "`7`"),
+            (vec!["modle.llm=1"], "modle"),
+            (vec!["steps.more=1"], "`more`"),
             (vec!["stages.0.objective.pixel=l1"], "pixel"),
             (vec!["stages.1.objective.pixel=l3"], "l3"),
             (vec!["stages.0.optimizer.clip=0"], "clip"),

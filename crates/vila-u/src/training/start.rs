@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -57,7 +58,14 @@ pub fn tower(
             (format!("{name}/spiece.model"), spiece.into()),
         ],
     );
-    let model = config.init(&siglip, device);
+    let mut model = config.init(&siglip, device);
+    // One pair in a row of the batch matches: a model that says so from the start has only the
+    // matching left to learn. SigLIP's own start, -10, is that of a batch of 32 thousand.
+    let others = recipe.batch_size.saturating_sub(1).max(1) as f64;
+    model.siglip_model.logit_bias = Initializer::Constant {
+        value: -others.ln(),
+    }
+    .init([1], device);
     Ok((
         TowerFormat {
             config,

@@ -1,0 +1,327 @@
+//! Whole runs of tiny models.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use burn::tensor::Device;
+use serde_json::Value;
+
+use vila_u::data::nano;
+use vila_u::training::recipe::Recipe;
+use vila_u::training::{Progress, Watch, run};
+use vila_u::{Error, Result};
+
+const COMMON: &str = r#"
+    seed = 1
+    steps = 8
+    batch_size = 4
+    checkpoint_every = 100
+    eval_every = 100
+    sample_every = 100
+"#;
+
+const OPTIMIZER: &str =
+    "{ learning_rate = 3e-3, warm_up = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], clip = 1.0 }";
+
+const TOWER: &str = r#"
+    [model.siglip.vision_config]
+    image_size = 16
+    patch_size = 8
+    hidden_size = 32
+    intermediate_size = 64
+    num_hidden_layers = 2
+    num_attention_heads = 2
+
+    [model.siglip.text_config]
+    vocab_size = 497
+    max_position_embeddings = 16
+    hidden_size = 32
+    intermediate_size = 64
+    num_hidden_layers = 1
+    num_attention_heads = 2
+
+    [model.rqvaesiglip]
+    pretrained_model = "siglip"
+    embed_dim = 32
+    n_embed = 16
+    latent_shape = [2, 2, 32]
+    code_shape = [2, 2, 2]
+    shared_codebook = true
+    restart_unused_codes = true
+
+    [model.rqvaesiglip.ddconfig]
+    z_channels = 32
+    resolution = 16
+    ch = 32
+    ch_mult = [1, 1, 1, 1]
+    num_res_blocks = 0
+    attn_resolutions = []
+
+    [[stages]]
+    objective = { kind = "align" }
+    optimizer = OPTIMIZER
+
+    [[stages]]
+    objective = { kind = "tower", contrastive = 1.0, reconstruction = 1.0, commitment = 0.25, pixel = "l1" }
+    optimizer = OPTIMIZER
+"#;
+
+const LANGUAGE: &str = r#"
+    [model.llm]
+    vocab_size = 895
+    hidden_size = 32
+    intermediate_size = 64
+    num_hidden_layers = 1
+    num_attention_heads = 2
+
+    [model.mm_projector]
+    mm_projector_type = "mlp2x_gelu"
+
+    [model.rqtransformer]
+    block_size = [2, 2, 2]
+    embed_dim = 32
+    input_embed_dim_1 = 32
+    input_embed_dim_2 = 32
+    vocab_size = 16
+
+    [model.rqtransformer.head]
+    n_layer = 1
+
+    [model.rqtransformer.head.block]
+    n_head = 2
+
+    [[stages]]
+    objective = { kind = "pretrain", caption = 1.0, generation = 1.0, question = 1.0, drop_caption = 0.5 }
+    optimizer = OPTIMIZER
+"#;
+
+/// Making the tokenizers is most of the work of a tiny run: they are made once.
+fn tokenizers() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        nano::write_tokenizers(folder.path()).expect("tokenizers");
+        folder
+    });
+    made.path()
+}
+
+/// Trains in `out`; stops by itself when `stop_after` steps are done.
+fn train(
+    recipe: &str,
+    out: &Path,
+    overrides: &[&str],
+    resume: bool,
+    stop_after: Option<u64>,
+) -> Result<PathBuf> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("recipe.toml");
+    let text = recipe.replace("OPTIMIZER", OPTIMIZER);
+    let text = format!("out = {out:?}\n{COMMON}\n{text}");
+    fs::write(&path, text).expect("write");
+    let tokenizers = format!("model.tokenizers={}", tokenizers().display());
+    let mut settings = vec![tokenizers];
+    settings.extend(overrides.iter().map(|text| text.to_string()));
+    let recipe = Recipe::load(&path, &settings)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = stop.clone();
+    let progress = move |progress: &Progress| {
+        // Heeded after the step that follows.
+        if stop_after.is_some_and(|last| progress.step + 1 >= last) {
+            stopper.store(true, Ordering::Relaxed);
+        }
+    };
+    let watch = Watch {
+        progress: Box::new(progress),
+        stop,
+    };
+    // The CPU has one random generator for all threads: one run at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
+    run(&recipe, &Device::flex(), resume, watch)
+}
+
+/// The metrics of every step, without the time it took.
+fn metrics(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+    let mut lines: Vec<Value> = (text.lines())
+        .map(|line| serde_json::from_str(line).expect("an object"))
+        .collect();
+    for line in &mut lines {
+        let seconds = line
+            .as_object_mut()
+            .and_then(|object| object.remove("seconds"));
+        assert!(seconds.is_some_and(|seconds| seconds.as_f64() > Some(0.0)));
+    }
+    lines
+}
+
+fn mean(metrics: &[Value], name: &str) -> f64 {
+    let values: Vec<f64> = metrics
+        .iter()
+        .filter_map(|line| line[name].as_f64())
+        .collect();
+    assert!(!values.is_empty(), "no {name}");
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn assert_same_model(a: &Path, b: &Path, parts: &[&str]) {
+    for part in parts {
+        let read =
+            |model: &Path| fs::read(model.join(part).join("model.safetensors")).expect("weights");
+        assert!(read(a) == read(b), "{part} differs");
+    }
+}
+
+#[test]
+fn the_tower_learns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = [
+        "steps=90",
+        "stages.1.share=2",
+        "eval_every=45",
+        "batch_size=8",
+    ];
+    let model = train(TOWER, &out, &settings, false, None).expect("a run");
+    let metrics = metrics(&out);
+    assert_eq!(metrics.len(), 90);
+    let (align, tower) = metrics.split_at(30);
+    eprintln!(
+        "{:?} {:?} {:?} {:?}",
+        mean(&align[..5], "contrastive"),
+        mean(&align[20..], "contrastive"),
+        mean(&tower[..3], "pixel"),
+        mean(&tower[50..], "pixel")
+    );
+    assert!(align[0].get("pixel").is_none());
+    for name in ["eval/psnr", "eval/matching", "eval/codes_used"] {
+        assert!(metrics[89][name].is_f64(), "{name}");
+    }
+    assert!(out.join("samples/step-00000090.png").is_file());
+    assert_eq!(model, out.join("model"));
+    assert_same_model(
+        &model,
+        &out.join("checkpoints/step-00000090/model"),
+        &["vision_tower"],
+    );
+}
+
+#[test]
+fn a_resumed_tower_run_is_the_uninterrupted_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = folder.path().join("whole");
+    let expected = train(TOWER, &whole, &[], false, None).expect("a run");
+    // In the first stage, between the stages, in the second stage.
+    for stop in [2, 4, 5] {
+        let out = folder.path().join(format!("stopped-{stop}"));
+        let stopped = train(TOWER, &out, &[], false, Some(stop));
+        assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+        assert_eq!(metrics(&out).len() as u64, stop);
+        let model = train(TOWER, &out, &[], true, None).expect("a run");
+        assert_same_model(&expected, &model, &["vision_tower"]);
+        assert_eq!(metrics(&whole), metrics(&out));
+    }
+}
+
+#[test]
+fn a_resumed_language_run_is_the_uninterrupted_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tower = train(
+        TOWER,
+        &folder.path().join("tower"),
+        &["steps=2"],
+        false,
+        None,
+    );
+    let init = format!("init={}", tower.expect("a tower").display());
+    let settings = [init.as_str(), "accumulation=2"];
+    let whole = folder.path().join("whole");
+    let expected = train(LANGUAGE, &whole, &settings, false, None).expect("a run");
+    let out = folder.path().join("stopped");
+    let stopped = train(LANGUAGE, &out, &settings, false, Some(4));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let model = train(LANGUAGE, &out, &settings, true, None).expect("a run");
+    assert_same_model(&expected, &model, &["llm", "mm_projector", "vision_tower"]);
+    assert_eq!(metrics(&whole), metrics(&out));
+
+    // The whole model goes on in a next run; its tower never changed.
+    let settings = [format!("init={}", expected.display()), "steps=30".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let (sizes, stages) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
+    assert!(sizes.contains("[model.llm]"));
+    let out = folder.path().join("further");
+    train(
+        &stages.replace("pretrain", "sft"),
+        &out,
+        &settings,
+        false,
+        None,
+    )
+    .expect("a run");
+    let metrics = metrics(&out);
+    assert!(mean(&metrics[20..], "loss") < 0.9 * mean(&metrics[..3], "loss"));
+    assert!(metrics[29]["eval/answer_loss"].is_f64());
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = [
+        "checkpoint_every=1",
+        "stages.1.optimizer.learning_rate=1e30",
+    ];
+    let error = train(TOWER, &out, &settings, false, None)
+        .expect_err("an error")
+        .to_string();
+    assert!(error.contains("lower the learning rate"), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+    let last = metrics(&out).len();
+    let checkpoint = |step: usize| out.join(format!("checkpoints/step-{step:08}/model"));
+    assert!(checkpoint(last).is_dir() && checkpoint(last - 1).is_dir());
+    assert!(!checkpoint(last - 2).exists() && !checkpoint(last + 1).exists());
+    assert!(error.contains(&format!("step {last} is kept")), "{error}");
+    assert!(!out.join("model").exists());
+}
+
+#[test]
+fn a_run_folder_is_never_overwritten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let error = train(TOWER, &out, &["steps=1"], true, None).expect_err("an error");
+    assert!(
+        error.to_string().contains("run without --resume"),
+        "{error}"
+    );
+    train(TOWER, &out, &["steps=1"], false, None).expect("a run");
+    let error = train(TOWER, &out, &["steps=1"], false, None).expect_err("an error");
+    assert!(error.to_string().contains("--resume"), "{error}");
+    // Nothing is left to do, and that is fine.
+    train(TOWER, &out, &["steps=1"], true, None).expect("a finished run");
+}
+
+#[test]
+fn other_sizes_do_not_resume() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(TOWER, &out, &["steps=1"], false, None).expect("a run");
+    let settings = ["steps=2", "model.rqvaesiglip.n_embed=32"];
+    let error = train(TOWER, &out, &settings, true, None).expect_err("an error");
+    assert!(error.to_string().contains("codebooks"), "{error}");
+}
+
+/// The recipes of the product are complete and fit their tokenizers.
+#[test]
+fn the_recipes_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).expect("recipes") {
+        let path = entry.expect("an entry").path();
+        Recipe::load(&path, &[]).expect("a recipe");
+        names.push(path.file_name().map(|name| name.to_os_string()));
+    }
+    assert!(names.len() >= 3);
+}
