@@ -1,33 +1,56 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, DeviceType};
 
 use crate::{Error, Result};
 
-/// What `--device` takes, best first; `auto` is the first of these that is built in and present.
+/// What `--device` takes; `auto` is the first of the others that is built in and present.
 pub const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
 
-/// The device of that name, or a usage error that says how to get it.
+/// The device of that name, or an error that says how to get it.
 pub fn select(name: &str) -> Result<Device> {
     match name {
-        "cpu" => Ok(Device::flex()),
-        #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(burn::tensor::DeviceIndex::Default)),
-        #[cfg(feature = "rocm")]
-        "rocm" => Ok(Device::rocm(burn::tensor::DeviceIndex::Default)),
-        #[cfg(feature = "metal")]
-        "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
-        "auto" => Ok(Device::flex()),
-        name if NAMES.contains(&name) => Err(Error::usage(format!(
-            "device {name} is not in this build: rebuild with `--features {name}`"
-        ))),
-        name => Err(Error::usage(format!(
+        "auto" => Ok(NAMES
+            .iter()
+            .filter_map(|name| built(name))
+            .find_map(first)
+            .unwrap_or_else(Device::flex)),
+        name if !NAMES.contains(&name) => Err(Error::usage(format!(
             "unknown device {name}: choose one of {}",
             NAMES.join(", ")
         ))),
+        name => match built(name) {
+            None => Err(Error::usage(format!(
+                "device {name} is not in this build: rebuild with `--features {name}`"
+            ))),
+            Some(kind) => first(kind).ok_or_else(|| {
+                Error::failed(format!(
+                    "no {name} device on this machine: use --device cpu"
+                ))
+            }),
+        },
     }
+}
+
+/// The kind of device of that name, if this build has it.
+fn built(name: &str) -> Option<DeviceType> {
+    match name {
+        #[cfg(feature = "cuda")]
+        "cuda" => Some(DeviceType::Cuda),
+        #[cfg(feature = "rocm")]
+        "rocm" => Some(DeviceType::Rocm),
+        #[cfg(feature = "metal")]
+        "metal" => Some(DeviceType::Metal),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Some(DeviceType::Vulkan),
+        "cpu" => Some(DeviceType::Flex),
+        _ => None,
+    }
+}
+
+/// The first device of a kind on this machine.
+fn first(kind: DeviceType) -> Option<Device> {
+    Device::enumerate(kind).into_vec().into_iter().next()
 }
 
 /// The number format of that name.
@@ -53,4 +76,20 @@ pub fn check_dtype(dtype: DType, device: &Device) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_always_there_and_computes_in_f32() {
+        let cpu = select("cpu").unwrap();
+        assert_eq!(cpu, Device::flex());
+        assert!(check_dtype(DType::F32, &cpu).is_ok());
+        assert!(check_dtype(DType::BF16, &cpu).is_err());
+        assert!(select("auto").is_ok());
+        assert!(select("abacus").is_err());
+    }
 }
