@@ -189,13 +189,13 @@ fn the_tower_learns() {
     let metrics = metrics(&out);
     assert_eq!(metrics.len(), 90);
     let (align, tower) = metrics.split_at(30);
-    eprintln!(
-        "{:?} {:?} {:?} {:?}",
+    let (before, after) = (
         mean(&align[..5], "contrastive"),
         mean(&align[20..], "contrastive"),
-        mean(&tower[..3], "pixel"),
-        mean(&tower[50..], "pixel")
     );
+    assert!(after < 0.9 * before, "{before} {after}");
+    let (before, after) = (mean(&tower[..3], "pixel"), mean(&tower[50..], "pixel"));
+    assert!(after < 0.8 * before, "{before} {after}");
     assert!(align[0].get("pixel").is_none());
     for name in ["eval/psnr", "eval/matching", "eval/codes_used"] {
         assert!(metrics[89][name].is_f64(), "{name}");
