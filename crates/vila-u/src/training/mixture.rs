@@ -19,11 +19,12 @@ use super::multimodal::{self, Visual};
 use super::prefetch::Reader;
 use super::recipe::{Mixture, Recipe};
 use super::run::{Losses, Objective, mix};
-use super::sheet::{pixels_of, save_sheet};
+use super::sheet::save_sheet;
 use crate::assistant::{draw_prompts, drawing_prompt};
 use crate::data::nano::{Question, Scene, Split};
 use crate::generation::sampling::Sampling;
 use crate::generation::visual::VisualOptions;
+use crate::media::preprocess::normalize;
 use crate::model::{VilaU, VilaUConfig};
 use crate::sequence::{Layout, Sample, form};
 use crate::text::Tokenizer;
@@ -106,7 +107,7 @@ impl Samples {
         };
         into.samples.push(sample);
         into.pixels
-            .extend(pixels_of(&scene.render(self.size as u32)));
+            .extend(normalize(&scene.render(self.size as u32)));
         Ok(())
     }
 }
@@ -235,7 +236,7 @@ impl Objective<VilaU> for MixtureObjective {
         let mut prompts = Vec::new();
         for index in 0..SHOWN as u64 {
             let scene = Scene::sample(Split::HeldOut, 0, index);
-            meant.extend(pixels_of(&scene.render(self.samples.size as u32)));
+            meant.extend(normalize(&scene.render(self.samples.size as u32)));
             prompts.push(drawing_prompt(&self.samples.tokenizer, &scene.caption())?);
         }
         let options = VisualOptions {
@@ -247,8 +248,10 @@ impl Objective<VilaU> for MixtureObjective {
         let drawing = draw_prompts(&model, tokenizer, &prompts, &options, &mut |_| {
             ControlFlow::Continue(())
         })?;
-        let drawn: Vec<f32> = drawing.pixels.into_data_as::<f32>().iter::<f32>().collect();
-        save_sheet(path, self.samples.size, SHOWN, &[meant, drawn])
+        let size = self.samples.size;
+        let meant = TensorData::new(meant, [SHOWN, 3, size, size]);
+        let meant = Tensor::from_data(meant, &drawing.pixels.device());
+        save_sheet(path, meant, drawing.pixels.squeeze_dim(1))
     }
 }
 

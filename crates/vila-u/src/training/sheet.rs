@@ -1,44 +1,28 @@
-//! Pictures between images and model values, and side by side on a sheet.
+//! Sample sheets: what was meant, and below each what the model made of it.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::imageops::replace;
-use image::{ImageFormat, Rgb, RgbImage};
+use burn::tensor::Tensor;
 
-use crate::{Error, Result, atomic};
+use crate::Result;
+use crate::media::{save_png, sheet::grid, to_rgb};
 
-/// The values of a picture, `[3, height, width]` in -1..1.
-pub fn pixels_of(picture: &RgbImage) -> impl Iterator<Item = f32> {
-    let channel = |channel: usize| {
-        let values = picture.pixels().map(move |pixel| pixel[channel]);
-        values.map(|value| f32::from(value) / 127.5 - 1.0)
-    };
-    channel(0).chain(channel(1)).chain(channel(2))
-}
+/// Pairs side by side.
+const COLUMNS: usize = 8;
 
-/// Writes a PNG with one picture of each of `rows` below the other, `columns` side by side.
-///
-/// A row holds `[pictures, 3, size, size]` in -1..1.
-pub fn save_sheet(path: &Path, size: usize, columns: usize, rows: &[Vec<f32>]) -> Result<()> {
-    let plane = size * size;
-    let pictures = rows.first().map_or(0, |row| row.len() / (3 * plane));
-    let blocks = pictures.div_ceil(columns);
-    let side = size as u32;
-    let mut sheet = RgbImage::new(columns as u32 * side, (blocks * rows.len()) as u32 * side);
-    for (below, row) in rows.iter().enumerate() {
-        for (index, values) in row.chunks_exact(3 * plane).enumerate() {
-            let picture = RgbImage::from_fn(side, side, |x, y| {
-                let at = (y * side + x) as usize;
-                Rgb([0, 1, 2].map(|channel| ((values[channel * plane + at] + 1.0) * 127.5) as u8))
-            });
-            let (x, y) = (index % columns, index / columns * rows.len() + below);
-            replace(&mut sheet, &picture, (x * size) as i64, (y * size) as i64);
-        }
-    }
-    let mut png = Cursor::new(Vec::new());
-    sheet
-        .write_to(&mut png, ImageFormat::Png)
-        .map_err(|error| Error::failed(format!("{}: {error}", path.display())))?;
-    atomic::write(path, png.get_ref())
+/// Writes a sheet of two equally long rows of square pictures, `[n, 3, size, size]` in -1..1,
+/// folded to lines of eight pairs.
+pub fn save_sheet(path: &Path, above: Tensor<4>, below: Tensor<4>) -> Result<()> {
+    let [_, _, _, size] = above.dims();
+    let [above, below] = [above, below].map(|pixels| {
+        let values: Vec<f32> = pixels.into_data_as::<f32>().iter::<f32>().collect();
+        let pictures = values.chunks_exact(3 * size * size);
+        let picture = |values| to_rgb(values, size as u32, size as u32);
+        pictures.map(picture).collect::<Vec<_>>()
+    });
+    let lines = above.chunks(COLUMNS).zip(below.chunks(COLUMNS));
+    let cells: Vec<_> = lines
+        .flat_map(|(above, below)| [above, below].concat())
+        .collect();
+    save_png(path, &grid(&cells, COLUMNS))
 }

@@ -18,8 +18,9 @@ use rand_chacha::ChaCha8Rng;
 use super::prefetch::Reader;
 use super::recipe::{self, NanoData, PixelLoss, Recipe};
 use super::run::{Losses, Objective, mix};
-use super::sheet::{pixels_of, save_sheet};
+use super::sheet::save_sheet;
 use crate::data::nano::{Scene, Split};
+use crate::media::preprocess::normalize;
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
 use crate::tower::{RqVaeSiglip, sigmoid_loss};
@@ -28,9 +29,8 @@ use crate::{Error, Result};
 /// Held-out pictures an evaluation looks at, and how many of them at once.
 const EVALUATED: usize = 128;
 const AT_ONCE: usize = 32;
-/// Pictures on a sample sheet, and in a row of it.
+/// Pictures on a sample sheet.
 const SHOWN: usize = 16;
-const COLUMNS: usize = 8;
 
 /// Pictures and their captions, on the host.
 pub struct Captioned {
@@ -61,7 +61,7 @@ impl Pictures {
             } else {
                 Scene::sample(split, seed, index)
             };
-            pixels.extend(pixels_of(&scene.render(self.size as u32)));
+            pixels.extend(normalize(&scene.render(self.size as u32)));
             ids.extend(self.tokenizer.encode(&scene.caption()));
         }
         Captioned { pixels, ids }
@@ -263,8 +263,6 @@ impl Objective<RqVaeSiglip> for TowerObjective {
         let model = model.clone().valid();
         let (pixels, _) = self.held_out(0, SHOWN);
         let drawn = model.decode(model.encode(pixels.clone()).z_q);
-        let values = |pixels: Tensor<4>| pixels.into_data_as::<f32>().iter::<f32>().collect();
-        let rows = [values(pixels), values(drawn)];
-        save_sheet(path, self.pictures.size, COLUMNS, &rows)
+        save_sheet(path, pixels, drawn)
     }
 }
