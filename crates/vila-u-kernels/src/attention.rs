@@ -2,20 +2,25 @@
 //!
 //! A task is one key head: its scores exist for a block of queries at a time, and backward finds
 //! them again from the queries and keys, so that memory grows with the positions and not with their
-//! square. With `dP = dO V'`: `dS = P (dP - sum_k P dP)`, `dQ = s dS K`, `dK = s dS' Q`, `dV = P' dO`.
+//! square. Heads of a few positions (the depth transformer's) are computed number by number instead.
+//! With `dP = dO V'`: `dS = P (dP - sum_k P dP)`, `dQ = s dS K`, `dK = s dS' Q`, `dV = P' dO`.
 
 use burn::backend::{BackendTensor, DispatchTensorKind, flex::FlexTensor};
-use burn::tensor::{Bool, Tensor, activation::softmax};
+use burn::tensor::{Bool, Tensor, activation};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use crate::math::{exp, simd};
+use crate::math::{dot, exp, simd, softmax};
 use crate::matmul::{Matrix, add_product};
 
 /// Fewer queries than this (generation, one position at a time) are left to Burn: every key would be
 /// packed for next to no work.
 const FEWEST_QUERIES: usize = 4;
+/// Up to so many scores a head is too small for matrix products.
+const SMALL: usize = 256;
+/// Heads per parallel task, where they are small.
+const SMALL_HEADS: usize = 64;
 /// Queries whose scores exist at once.
 const BLOCK: usize = 64;
 /// The score of what a query may not see; finite, so that a query that sees nothing gets the mean of
@@ -87,7 +92,7 @@ fn composed(
             scores.mask_fill(mask, UNSEEN)
         }
     };
-    let out = softmax(scores, 3).matmul(value);
+    let out = activation::softmax(scores, 3).matmul(value);
     out.reshape([batch, heads, queries, head_dim])
 }
 
@@ -151,6 +156,16 @@ impl Sizes {
         self.heads / self.kv_heads * self.queries
     }
 
+    /// Are scores too few for matrix products?
+    fn small(self) -> bool {
+        self.queries * self.keys <= SMALL
+    }
+
+    /// Tasks that one thread should take at least.
+    fn tasks_together(self) -> usize {
+        if self.small() { SMALL_HEADS } else { 1 }
+    }
+
     /// The blocks of a task: a range of its rows, all of one query head.
     fn blocks(self) -> impl Iterator<Item = Range<usize>> {
         let queries = self.queries;
@@ -178,7 +193,7 @@ impl Attention {
     fn scores(&self, query: Matrix, key: Matrix, mask: Option<&[u8]>, scores: &mut Vec<f32>) {
         scores.clear();
         scores.resize(query.rows * key.rows, 0.0);
-        add_product(query, key.transpose(), scores);
+        multiply(query, key.transpose(), scores);
         simd(
             #[inline(always)]
             || match mask {
@@ -209,6 +224,7 @@ impl Kernel<3> for Attention {
             .par_chunks_mut(sizes.rows() * width)
             .zip(rows.par_chunks_mut(sizes.rows()))
             .zip(values(&query).par_chunks(sizes.rows() * width))
+            .with_min_len(sizes.tasks_together())
             .enumerate()
             .for_each(|(task, ((output, rows), query))| {
                 let head = task * keys * width..(task + 1) * keys * width;
@@ -225,12 +241,12 @@ impl Kernel<3> for Attention {
                             || {
                                 let scores = scores.chunks_exact_mut(keys);
                                 for (row, scores) in rows[block.clone()].iter_mut().zip(scores) {
-                                    *row = softmax_row(scores);
+                                    *row = softmax(scores);
                                 }
                             },
                         );
                         let weights = Matrix::new(scores, block.len(), keys);
-                        add_product(weights, value, &mut output[span]);
+                        multiply(weights, value, &mut output[span]);
                     }
                 });
             });
@@ -251,6 +267,7 @@ impl Kernel<3> for Attention {
             .par_chunks_mut(sizes.rows() * width)
             .zip(dkey.par_chunks_mut(keys * width))
             .zip(dvalue.par_chunks_mut(keys * width))
+            .with_min_len(sizes.tasks_together())
             .enumerate()
             .for_each(|(task, ((dquery, dkey), dvalue))| {
                 let head = task * keys * width..(task + 1) * keys * width;
@@ -267,7 +284,7 @@ impl Kernel<3> for Attention {
                         self.scores(query, key, mask, weights);
                         slopes.clear();
                         slopes.resize(count * keys, 0.0);
-                        add_product(doutput, value.transpose(), slopes);
+                        multiply(doutput, value.transpose(), slopes);
                         let rows = &rows[first + block.start..first + block.end];
                         simd(
                             #[inline(always)]
@@ -288,10 +305,10 @@ impl Kernel<3> for Attention {
                         );
                         let weights = Matrix::new(weights, count, keys);
                         let slopes = Matrix::new(slopes, count, keys);
-                        add_product(weights.transpose(), doutput, dvalue);
-                        add_product(slopes.transpose(), query, dkey);
+                        multiply(weights.transpose(), doutput, dvalue);
+                        multiply(slopes.transpose(), query, dkey);
                         let span = block.start * width..block.end * width;
-                        add_product(slopes, key, &mut dquery[span]);
+                        multiply(slopes, key, &mut dquery[span]);
                     }
                 });
             });
@@ -304,26 +321,40 @@ impl Kernel<3> for Attention {
     }
 }
 
-/// Softmax in place; returns the largest score and the inverse of the sum.
-#[inline(always)]
-fn softmax_row(scores: &mut [f32]) -> [f32; 2] {
-    let mut strands = [f32::MIN; 16];
-    for chunk in scores.chunks(16) {
-        for (strand, score) in strands.iter_mut().zip(chunk) {
-            *strand = strand.max(*score);
-        }
+/// `c += a b`.
+fn multiply(a: Matrix, b: Matrix, c: &mut [f32]) {
+    if a.rows * a.columns.min(b.columns) > SMALL {
+        return add_product(a, b, c);
     }
-    let largest = strands.iter().copied().fold(f32::MIN, f32::max);
-    let mut strands = [0.0; 16];
-    for chunk in scores.chunks_mut(16) {
-        for (strand, score) in strands.iter_mut().zip(chunk) {
-            *score = exp(*score - largest);
-            *strand += *score;
-        }
-    }
-    let inverse = 1.0 / strands.iter().sum::<f32>();
-    scores.iter_mut().for_each(|score| *score *= inverse);
-    [largest, inverse]
+    simd(
+        #[inline(always)]
+        || {
+            if b.transposed {
+                // Rows of `a` and of what `b` is the transpose of.
+                for (c, a) in c
+                    .chunks_exact_mut(b.columns)
+                    .zip(a.data.chunks_exact(a.columns))
+                {
+                    for (c, b) in c.iter_mut().zip(b.data.chunks_exact(b.rows)) {
+                        *c += dot(a, b);
+                    }
+                }
+                return;
+            }
+            for (inner, b) in b.data.chunks_exact(b.columns).enumerate() {
+                for (row, c) in c.chunks_exact_mut(b.len()).enumerate() {
+                    let a = if a.transposed {
+                        a.data[inner * a.rows + row]
+                    } else {
+                        a.data[row * a.columns + inner]
+                    };
+                    for (c, b) in c.iter_mut().zip(b) {
+                        *c += a * b;
+                    }
+                }
+            }
+        },
+    );
 }
 
 /// Scores become weights, and the weights' gradients the scores'.

@@ -82,7 +82,8 @@ pub(crate) fn run<const N: usize, K: Kernel<N>>(
     })
 }
 
-fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
+/// Would a kernel take this tensor?
+pub(crate) fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
     let kind = match &tensor.kind {
         DispatchTensorKind::Autodiff(inner) => inner.as_ref(),
         kind => kind,

@@ -78,6 +78,43 @@ pub(crate) fn fold(numbers: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     strands.iter().sum::<f32>() + rest
 }
 
+/// `sum_i a_i b_i` in sixteen strands.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut strands = [0.0; 16];
+    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest = a.remainder().iter().zip(b.remainder());
+    let rest: f32 = rest.map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for ((strand, a), b) in strands.iter_mut().zip(a).zip(b) {
+            *strand += a * b;
+        }
+    }
+    strands.iter().sum::<f32>() + rest
+}
+
+/// Softmax in place; returns the largest score and the inverse of the sum.
+#[inline(always)]
+pub(crate) fn softmax(scores: &mut [f32]) -> [f32; 2] {
+    let mut strands = [f32::MIN; 16];
+    for chunk in scores.chunks(16) {
+        for (strand, score) in strands.iter_mut().zip(chunk) {
+            *strand = strand.max(*score);
+        }
+    }
+    let largest = strands.iter().copied().fold(f32::MIN, f32::max);
+    let mut strands = [0.0; 16];
+    for chunk in scores.chunks_mut(16) {
+        for (strand, score) in strands.iter_mut().zip(chunk) {
+            *score = exp(*score - largest);
+            *strand += *score;
+        }
+    }
+    let inverse = 1.0 / strands.iter().sum::<f32>();
+    scores.iter_mut().for_each(|score| *score *= inverse);
+    [largest, inverse]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

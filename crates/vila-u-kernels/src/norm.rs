@@ -9,7 +9,7 @@ use burn::tensor::{DType, Tensor, activation};
 use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use crate::math::{fold, sigmoid, simd, sum};
+use crate::math::{dot, fold, sigmoid, simd, sum};
 
 /// Group normalisation: each image's channels in `groups` consecutive groups, every group
 /// normalised over its channels and pixels, then scaled and shifted per channel.
@@ -134,21 +134,6 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     let mean = sum(x) / count;
     let variance = fold(x, |x| (x - mean) * (x - mean)) / count;
     (mean, 1.0 / (variance + epsilon).sqrt())
-}
-
-/// `sum_i a_i b_i` in sixteen strands.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut strands = [0.0; 16];
-    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
-    let rest = a.remainder().iter().zip(b.remainder());
-    let rest: f32 = rest.map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for ((strand, a), b) in strands.iter_mut().zip(a).zip(b) {
-            *strand += a * b;
-        }
-    }
-    strands.iter().sum::<f32>() + rest
 }
 
 /// Sums vectors of one length over tasks.

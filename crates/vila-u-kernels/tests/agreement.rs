@@ -1,6 +1,6 @@
 //! Every kernel against the same function composed of Burn operations: values and gradients.
 
-use burn::tensor::{Bool, Device, Distribution, Tensor, activation, module, ops::ConvOptions};
+use burn::tensor::{Bool, Device, Distribution, Int, Tensor, activation, module, ops::ConvOptions};
 use vila_u_kernels as kernels;
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -142,7 +142,7 @@ fn rms_norm() {
 
 #[test]
 fn pointwise() {
-    for length in [1, 37, 40_000] {
+    for length in [19, 37, 40_000] {
         let shapes = ([length], [length], [1]);
         agree(
             "gelu_tanh",
@@ -253,6 +253,8 @@ fn attention() {
     let device = Device::flex();
     for [batch, heads, kv_heads, queries, keys, width] in [
         [2, 3, 3, 64, 64, 64],
+        [130, 4, 2, 4, 4, 64],
+        [3, 1, 1, 16, 5, 9],
         [1, 4, 2, 5, 9, 7],
         [3, 2, 1, 100, 100, 32],
         [2, 1, 1, 4, 4, 64],
@@ -292,4 +294,41 @@ fn a_query_that_sees_nothing_gets_the_mean() {
     let nothing = Tensor::<4, Bool>::full([1, 1, 8, 16], true, &device);
     let got = kernels::attention(q, k, v.clone(), Some(nothing), 0.5);
     assert!(difference(got.narrow(2, 3, 1), v.mean_dim(2)) < 1e-5);
+}
+
+#[test]
+fn cross_entropy() {
+    let device = Device::flex();
+    for [rows, classes] in [[9, 3], [40, 1024], [17, 37]] {
+        let targets: Vec<i32> = (0..rows).map(|row| ((row * 31) % classes) as i32).collect();
+        let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), &device);
+        agree(
+            &format!("{rows}x{classes}"),
+            ([rows, classes], [1], [1]),
+            |x, _: Tensor<1>, _: Tensor<1>| kernels::cross_entropy(x * 5.0, targets.clone()),
+            |x, _, _| {
+                let log_p = activation::log_softmax(x * 5.0, 1);
+                -log_p
+                    .gather(1, targets.clone().unsqueeze_dim(1))
+                    .squeeze_dim(1)
+            },
+        );
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_its_mask() {
+    let device = Device::flex().autodiff();
+    let x = Tensor::<2>::ones([300, 400], &device).require_grad();
+    let y = kernels::dropout(x.clone(), 0.1);
+    let grads = y.clone().sum().backward();
+    let dx = x.grad(&grads).expect("a gradient");
+    assert_eq!(y.clone().inner().to_data(), dx.to_data());
+    let mean = y.clone().mean().into_scalar::<f32>();
+    assert!((mean - 1.0).abs() < 0.01, "mean {mean}");
+    let dropped = y.equal_scalar(0.0).float().mean().into_scalar::<f32>();
+    assert!((dropped - 0.1).abs() < 0.005, "dropped {dropped}");
+    let [a, b] = [0, 1].map(|_| kernels::dropout(x.clone(), 0.5).inner());
+    let same = a.equal(b).float().mean().into_scalar::<f32>();
+    assert!((same - 0.5).abs() < 0.01, "two masks agree on {same}");
 }

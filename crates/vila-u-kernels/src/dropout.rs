@@ -1,0 +1,89 @@
+//! Dropout whose mask is never stored: whether a number stays is a hash of the call's seed and the
+//! number's place, computed again on the way back.
+
+use burn::backend::{DispatchTensor, flex::FlexTensor};
+use burn::tensor::{Distribution, Int, Tensor};
+use rayon::prelude::*;
+
+use crate::bridge::{self, Kernel, Outcome, tensor, values};
+use crate::math::simd;
+
+/// Zeroes each number with `probability`, below 1, and scales the others so that the mean stays; of
+/// any shape. Chance comes from the device's generator.
+pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
+    let device = x.device();
+    let x = x.into_dispatch();
+    if bridge::is_cpu_f32(&x) {
+        let range = Distribution::Uniform(0.0, f64::from(i32::MAX));
+        let seed: i64 = Tensor::<1, Int>::random([1], range, &device).into_scalar();
+        if let Outcome::Done(y) = run(x.clone(), probability, seed as u32) {
+            return Tensor::from_dispatch(y);
+        }
+    }
+    let x = Tensor::<D>::from_dispatch(x);
+    let kept = x.random_like(Distribution::Bernoulli(1.0 - probability));
+    x * kept * (1.0 / (1.0 - probability))
+}
+
+fn run(x: DispatchTensor, probability: f64, seed: u32) -> Outcome<1> {
+    let kernel = Dropout {
+        seed,
+        threshold: (probability * f64::from(u32::MAX)) as u32,
+        scale: (1.0 / (1.0 - probability)) as f32,
+    };
+    bridge::run(kernel, [x])
+}
+
+/// Numbers per parallel task.
+const CHUNK: usize = 1 << 14;
+
+#[derive(Clone, Debug)]
+struct Dropout {
+    seed: u32,
+    /// Hashes below it are dropped.
+    threshold: u32,
+    scale: f32,
+}
+
+impl Dropout {
+    fn apply(&self, x: &FlexTensor) -> FlexTensor {
+        let from = values(x);
+        let mut y = vec![0.0; from.len()];
+        y.par_chunks_mut(CHUNK)
+            .zip(from.par_chunks(CHUNK))
+            .enumerate()
+            .for_each(|(chunk, (y, x))| {
+                let seed = hash(self.seed ^ hash(chunk as u32));
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (place, (y, x)) in (0u32..).zip(y.iter_mut().zip(x)) {
+                            let kept = hash(seed.wrapping_add(place)) >= self.threshold;
+                            *y = if kept { x * self.scale } else { 0.0 };
+                        }
+                    },
+                );
+            });
+        tensor(y, x.layout().shape().clone())
+    }
+}
+
+/// A bijection of 32 bits in which every bit depends on all others (Wellons' `lowbias32`).
+#[inline(always)]
+fn hash(x: u32) -> u32 {
+    let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+impl Kernel<1> for Dropout {
+    type Saved = ();
+
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, ()) {
+        (self.apply(&x), ())
+    }
+
+    fn backward(&self, (): (), grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(self.apply(&grad))]
+    }
+}
