@@ -9,13 +9,17 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, LayerNormConfig, Linear},
-    tensor::{Bool, Device, Distribution, Tensor},
+    nn::{Initializer, Linear},
+    tensor::{Bool, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
-use crate::{attention::attention, language::KvCache, layers::apply};
+use crate::{
+    attention::attention,
+    language::KvCache,
+    layers::{LayerNorm, apply},
+};
 
 /// The `rqtransformer` block of `vision_tower/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,7 +148,7 @@ impl DepthConfig {
             weight: NORMAL.init([input, output], device),
             bias: Some(Initializer::Zeros.init([output], device)),
         };
-        let norm = || LayerNormConfig::new(width).with_epsilon(1e-5).init(device);
+        let norm = || LayerNorm::new(width, 1e-5, device);
         let block = || Block {
             ln1: norm(),
             ln2: norm(),
@@ -305,6 +309,5 @@ fn dropout(x: Tensor<3>, probability: f64) -> Tensor<3> {
     if probability == 0.0 || !x.device().is_autodiff() {
         return x;
     }
-    let keep = x.random_like(Distribution::Bernoulli(1.0 - probability));
-    x * keep * (1.0 / (1.0 - probability))
+    vila_u_kernels::dropout(x, probability)
 }

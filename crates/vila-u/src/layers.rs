@@ -1,7 +1,11 @@
 //! Burn's layers through the fused kernels of `vila-u-kernels`.
 
-use burn::{nn::Linear, tensor::Tensor};
-use vila_u_kernels::linear;
+use burn::{
+    module::{Module, Param},
+    nn::{GroupNorm, Initializer, Linear},
+    tensor::{Device, Tensor},
+};
+use vila_u_kernels::{group_norm, layer_norm, linear};
 
 /// What `layer.forward(x)` computes: `[.., inputs]` -> `[.., outputs]`.
 pub(crate) fn apply<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
@@ -10,4 +14,38 @@ pub(crate) fn apply<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         layer.weight.val(),
         layer.bias.as_ref().map(|bias| bias.val()),
     )
+}
+
+/// Normalises the last dimension, then scales and shifts it; Burn's layer of this name does not tell
+/// its epsilon.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    pub gamma: Param<Tensor<1>>,
+    pub beta: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            gamma: Initializer::Ones.init([width], device),
+            beta: Initializer::Zeros.init([width], device),
+            epsilon,
+        }
+    }
+
+    /// `[.., width]` to the same.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
+    }
+}
+
+/// What `norm.forward(x)` computes: `[batch, channels, height, width]` to the same.
+pub(crate) fn normalise_groups(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    match (&norm.gamma, &norm.beta) {
+        (Some(gamma), Some(beta)) => {
+            group_norm(x, gamma.val(), beta.val(), norm.num_groups, norm.epsilon)
+        }
+        _ => norm.forward(x),
+    }
 }

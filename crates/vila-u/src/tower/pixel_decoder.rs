@@ -9,16 +9,16 @@ use burn::{
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{
-        Device, Distribution, Tensor,
+        Device, Tensor,
         activation::silu,
         module::interpolate,
         ops::{InterpolateMode, InterpolateOptions},
     },
 };
 use serde::{Deserialize, Serialize};
-use vila_u_kernels::{conv2d, group_norm_silu};
+use vila_u_kernels::{conv2d, dropout, group_norm_silu};
 
-use crate::attention::attention;
+use crate::{attention::attention, layers::normalise_groups};
 
 /// Groups of every norm.
 const GROUPS: usize = 32;
@@ -242,7 +242,7 @@ impl PixelAttention {
 
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let normed = self.norm.forward(x.clone());
+        let normed = normalise_groups(&self.norm, x.clone());
         // [batch, channels, height, width] -> [batch, 1, positions, channels]
         let positions = |conv: &Conv2d| {
             convolve(conv, normed.clone())
@@ -294,8 +294,7 @@ fn drop_out(x: Tensor<4>, probability: f64) -> Tensor<4> {
     if probability == 0.0 || !x.device().is_autodiff() {
         return x;
     }
-    let kept = x.random_like(Distribution::Bernoulli(1.0 - probability));
-    x * kept / (1.0 - probability)
+    dropout(x, probability)
 }
 
 fn group_norm(channels: usize, device: &Device) -> GroupNorm {

@@ -14,6 +14,7 @@ use burn::{
     tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData},
 };
 use rand::{Rng, seq::index};
+use vila_u_kernels::linear;
 
 use super::config::RqVaeSiglipConfig;
 use crate::{Error, Result};
@@ -318,10 +319,10 @@ impl Codebook {
     fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
         let rows = self.rows();
         let half_squares = rows.clone().square().sum_dim(1).transpose() * 0.5; // [1, K]
-        let rows = rows.transpose();
+        let rows = rows.transpose(); // [channels, K]
         let at_once = (DISTANCES / self.codes()).max(1);
         let of_chunk =
-            |chunk: Tensor<2>| (half_squares.clone() - chunk.matmul(rows.clone())).argmin(1);
+            |chunk: Tensor<2>| (half_squares.clone() - linear(chunk, rows.clone(), None)).argmin(1);
         let codes = vectors.split(at_once, 0).into_iter().map(of_chunk);
         Tensor::cat(codes.collect(), 0).squeeze_dim(1)
     }

@@ -11,9 +11,10 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Int, Tensor, TensorData, activation::log_softmax},
+    tensor::{Int, Tensor, TensorData},
 };
 use serde::Serialize;
+use vila_u_kernels::cross_entropy;
 
 use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
 
@@ -89,7 +90,7 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
         let ids = Tensor::from_data(TensorData::from(ids.as_slice()), &device);
         let hidden = hidden.clone().select(0, from);
         let logits = llm.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
-        surprise(logits, ids)
+        cross_entropy(logits, ids)
     });
 
     let targets = &layout.visual_targets;
@@ -103,7 +104,7 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
         let sums = quantizer.cumulative_embeddings(codes.clone()).inner();
         let hidden = hidden.select(0, from);
         let logits = tower.rqtransformer.teacher_forced(hidden, sums);
-        surprise(logits.flatten(0, 1), codes.flatten(0, 1)).reshape([count, depth])
+        cross_entropy(logits.flatten(0, 1), codes.flatten(0, 1)).reshape([count, depth])
     });
     Ok(Losses { text, visual })
 }
@@ -181,14 +182,6 @@ impl Mean {
     fn value(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
-}
-
-/// `-log p` of each target: logits `[n, classes]`, targets `[n]` -> `[n]`, in float32.
-fn surprise(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let log_p = log_softmax(logits.cast(DType::F32), 1);
-    -log_p
-        .gather(1, targets.unsqueeze_dim(1))
-        .squeeze_dim::<1>(1)
 }
 
 fn read(values: Tensor<1>) -> Result<Vec<f64>> {

@@ -3,13 +3,16 @@
 
 use burn::{
     module::Module,
-    nn::{Initializer, LayerNorm, LayerNormConfig, Linear},
+    nn::{Initializer, Linear},
     tensor::{Device, Tensor},
 };
 use vila_u_kernels::{gelu, gelu_tanh};
 
 use super::config::Activation;
-use crate::{attention::attention, layers::apply};
+use crate::{
+    attention::attention,
+    layers::{LayerNorm, apply},
+};
 
 #[derive(Module, Debug)]
 pub struct Encoder {
@@ -53,9 +56,7 @@ pub(super) struct LayerSizes {
 
 impl LayerSizes {
     pub fn norm(&self, device: &Device) -> LayerNorm {
-        LayerNormConfig::new(self.hidden)
-            .with_epsilon(self.epsilon)
-            .init(device)
+        LayerNorm::new(self.hidden, self.epsilon, device)
     }
 
     pub fn mlp(&self, device: &Device) -> Mlp {

@@ -2,13 +2,16 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, Linear},
+    nn::{Initializer, Linear},
     tensor::{Device, Tensor},
 };
 use vila_u_kernels::linear as project;
 
 use super::encoder::{LayerSizes, Mlp, head_scale, linear, merge_heads, split_heads};
-use crate::{attention::attention, layers::apply};
+use crate::{
+    attention::attention,
+    layers::{LayerNorm, apply},
+};
 
 #[derive(Module, Debug)]
 pub struct AttentionPool {

@@ -3,7 +3,7 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, LayerNorm, Linear},
+    nn::{Embedding, Linear},
     tensor::{Device, Int, Tensor},
 };
 
@@ -12,7 +12,7 @@ use super::{
     encoder::{Encoder, LayerSizes, linear},
     vision::embedding,
 };
-use crate::layers::apply;
+use crate::layers::{LayerNorm, apply};
 
 #[derive(Module, Debug)]
 pub struct TextModel {

@@ -6,7 +6,7 @@
 use burn::{
     module::Module,
     nn::{
-        Embedding, EmbeddingConfig, Initializer, LayerNorm,
+        Embedding, EmbeddingConfig, Initializer,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Device, Tensor},
@@ -17,6 +17,7 @@ use super::{
     encoder::{Encoder, LayerSizes},
     pool::AttentionPool,
 };
+use crate::layers::LayerNorm;
 
 #[derive(Module, Debug)]
 pub struct VisionModel {
