@@ -42,7 +42,7 @@ pub struct RootConfig {
     pub mm_use_vi_start_end: bool,
     #[serde(default)]
     pub mm_use_im_patch_token: bool,
-    /// How an image to understand becomes square: `resize` or `pad`.
+    /// How an image to understand becomes square: `pad`, anything else stretches it.
     #[serde(default = "resize")]
     pub image_aspect_ratio: String,
     /// Frames taken from a video to understand.
@@ -101,12 +101,6 @@ impl VilaUConfig {
                 self.root.mm_hidden_size,
                 self.llm.hidden_size,
                 tower.embed_dim
-            ));
-        }
-        if !["resize", "pad"].contains(&self.root.image_aspect_ratio.as_str()) {
-            return Err(format!(
-                "image_aspect_ratio {} is not supported: it is resize or pad",
-                self.root.image_aspect_ratio
             ));
         }
         Ok(())

@@ -93,17 +93,18 @@ fn sampling(args: &Ask, checkpoint: &Checkpoint) -> Sampling {
 fn images(args: &Ask, checkpoint: &Checkpoint) -> Result<Option<Tensor<4>>> {
     let device: Device = checkpoint.model.llm.device();
     let size = checkpoint.config.siglip.vision_config.image_size;
-    let mode = match checkpoint.config.root.image_aspect_ratio.as_str() {
-        "pad" => Mode::Pad,
-        _ => Mode::Understanding,
+    // The released model's inference resizes pictures as they are stored, and frames as RGB.
+    let (picture, frame) = match checkpoint.config.root.image_aspect_ratio.as_str() {
+        "pad" => (Mode::Pad, Mode::Pad),
+        _ => (Mode::UnderstandingNative, Mode::Understanding),
     };
     let mut images = Vec::new();
     for path in &args.image {
-        images.push(read_pixels(path, size, mode, &device)?);
+        images.push(read_pixels(path, size, picture, &device)?);
     }
     if let Some(path) = &args.video {
         let frames = video::frames(path, checkpoint.config.root.num_video_frames)?;
-        images.extend(frames.iter().map(|f| to_tensor(f, size, mode, &device)));
+        images.extend(frames.iter().map(|f| to_tensor(f, size, frame, &device)));
     }
     Ok((!images.is_empty()).then(|| Tensor::cat(images, 0)))
 }

@@ -99,17 +99,21 @@ fn decode_draws_what_was_encoded() {
 fn greedy_answers_are_the_recorded_ones() {
     let folder = TempDir::new().unwrap();
     let recorded = File::recorded("llm.safetensors");
-    let [image0, image2] = ["img0.png", "img2.png"].map(input);
+    let [image0, image1, image2, image3] =
+        ["img0.png", "img1.png", "img2.png", "img3.png"].map(input);
     let frames = folder.path().join("frames");
     fs::create_dir(&frames).unwrap();
     for index in 0..8 {
         let name = format!("frame{index}.png");
         fs::copy(input(&name), frames.join(&name)).unwrap();
     }
-    let cases: [(&str, Vec<&str>); 4] = [
+    let two =
+        "Here is one picture:<image>\nand here is another:<image>\nWhich of the two is darker?";
+    let cases: [(&str, Vec<&str>); 5] = [
         ("a", vec!["Why is the old castle so quiet at night?"]),
         ("b", vec!["What is in the image?", "--image", &image0]),
         ("c", vec!["What moves in this video?", "--video", "frames"]),
+        ("d", vec![two, "--image", &image1, "--image", &image3]),
         ("e", vec!["A cat?", "--image", &image2]),
     ];
     for (case, mut question) in cases {

@@ -78,7 +78,7 @@ fn siglip(files: &Files, tower: &RqVaeSiglipConfig) -> Result<SiglipConfig> {
 /// The folder of the checkpoint that `pretrained_model` names, if it is one. It never leaves the
 /// checkpoint.
 pub(super) fn siglip_folder(files: &Files, tower: &RqVaeSiglipConfig) -> Option<Files> {
-    let folder = files.join(plain(&tower.pretrained_model)?);
+    let folder = files.join(plain(tower.pretrained_model.trim_start_matches("./"))?);
     folder.contains("config.json").then_some(folder)
 }
 

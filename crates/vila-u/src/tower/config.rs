@@ -1,6 +1,6 @@
 //! The tower's sizes, field by field as `vision_tower/config.json` has them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{pixel_decoder::PixelDecoderConfig, siglip::SiglipConfig};
 use crate::depth::DepthConfig;
@@ -47,15 +47,18 @@ pub struct RqVaeSiglipConfig {
     pub pretrained_model: String,
     /// Channels of the latents, equal to the width of the vision encoder.
     pub embed_dim: usize,
-    /// Rows of a codebook, K.
+    /// Rows of a codebook, K. A list of one number for each codebook is read too.
+    #[serde(deserialize_with = "one_or_equal")]
     pub n_embed: usize,
     /// Height, width and channels of the latents.
     pub latent_shape: [usize; 3],
     /// Height and width of the code grid, and codes per position D.
     pub code_shape: [usize; 3],
+    #[serde(default)]
     pub shared_codebook: bool,
+    #[serde(default)]
     pub restart_unused_codes: bool,
-    #[serde(default = "decay")]
+    #[serde(default = "decay", deserialize_with = "one_or_equal")]
     pub decay: f64,
     /// Weight of the commitment loss in training.
     #[serde(default = "latent_loss_weight")]
@@ -64,6 +67,31 @@ pub struct RqVaeSiglipConfig {
     #[serde(default)]
     pub decoder_latent_shape: Option<[usize; 2]>,
     pub ddconfig: PixelDecoderConfig,
+}
+
+/// One number, or a list of equal numbers.
+fn one_or_equal<'de, D, T>(input: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + PartialEq,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Numbers<T> {
+        One(T),
+        Many(Vec<T>),
+    }
+    let mut numbers = match Numbers::deserialize(input)? {
+        Numbers::One(number) => return Ok(number),
+        Numbers::Many(numbers) => numbers,
+    };
+    numbers.dedup();
+    match (numbers.pop(), numbers.is_empty()) {
+        (Some(number), true) => Ok(number),
+        _ => Err(serde::de::Error::custom(
+            "codebooks of different kinds are not supported",
+        )),
+    }
 }
 
 fn large() -> String {

@@ -45,7 +45,7 @@ pub struct SiglipVisionConfig {
 pub enum Activation {
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`
     #[default]
-    #[serde(rename = "gelu_pytorch_tanh")]
+    #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new")]
     GeluTanh,
     /// `x/2 * (1 + erf(x/sqrt(2)))`
     #[serde(rename = "gelu")]
