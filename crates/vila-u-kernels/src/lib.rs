@@ -17,6 +17,7 @@ mod loss;
 mod math;
 mod matmul;
 mod norm;
+mod precision;
 
 pub use activation::{gelu, gelu_tanh, silu_mul};
 pub use attention::attention;
@@ -25,3 +26,4 @@ pub use dropout::dropout;
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
+pub use precision::{MixedPrecision, exactly};

@@ -3,12 +3,14 @@
 //! Both factors are copied into panels, the left one of 8 rows and the right one of 3 vectors'
 //! width, so that the inner loop reads both in order. A tile of 8 rows by 3 vectors of sums stays in
 //! registers along the inner dimension, which is cut into stretches that leave the panels in cache.
+//! In mixed precision a panel holds pairs of neighbours along that dimension.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
 use crate::math::simd;
+use crate::precision::{MulAdd, Work, dispatch, pair, paired};
 
 /// Rows and vectors of a tile: as many sums as 32 registers hold besides the factors.
 const ROWS: usize = 8;
@@ -16,7 +18,7 @@ const VECTORS: usize = 3;
 /// The widest vector, in lanes. Panels are as wide as a tile on such a machine.
 const MAX_LANES: usize = 16;
 const PANEL: usize = VECTORS * MAX_LANES;
-/// Length of a stretch of the inner dimension.
+/// Length of a stretch of the inner dimension, in numbers or pairs.
 const STRETCH: usize = 384;
 /// Panels that one pass over rows uses: with a stretch, half of a usual second-level cache.
 const PANELS_AT_ONCE: usize = 7;
@@ -58,9 +60,40 @@ thread_local! {
     static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A stretch of the inner dimension.
+#[derive(Clone, Copy)]
+struct Stretch {
+    from: usize,
+    /// In numbers.
+    length: usize,
+    paired: bool,
+}
+
+impl Stretch {
+    /// Those that make up the whole dimension.
+    fn of(inner: usize, paired: bool) -> impl Iterator<Item = Self> {
+        let longest = if paired { 2 * STRETCH } else { STRETCH };
+        (0..inner).step_by(longest).map(move |from| Self {
+            from,
+            length: longest.min(inner - from),
+            paired,
+        })
+    }
+
+    /// Its length in numbers or pairs.
+    fn depth(self) -> usize {
+        if self.paired {
+            self.length.div_ceil(2)
+        } else {
+            self.length
+        }
+    }
+}
+
 /// `a b`, plus `bias` on every row.
 pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
-    let (rows, columns, inner) = (a.rows, b.columns, a.columns);
+    let paired = paired();
+    let (rows, columns) = (a.rows, b.columns);
     let mut c = match bias {
         Some(bias) => bias.repeat(rows),
         None => vec![0.0; rows * columns],
@@ -71,25 +104,25 @@ pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let share = rows.div_ceil(4 * rayon::current_num_threads());
     let share = share.next_multiple_of(ROWS).min(128);
     let mut right = RIGHT.take();
-    for from in (0..inner).step_by(STRETCH) {
-        let length = STRETCH.min(inner - from);
-        right_panels(b, length, &mut right)
+    for stretch in Stretch::of(a.columns, paired) {
+        right_panels(b, stretch, &mut right)
             .enumerate()
             .par_bridge()
-            .for_each(|(index, panel)| pack_panel(b, index, from, length, panel));
+            .for_each(|(index, panel)| pack_right(b, index, stretch, panel));
         c.par_chunks_mut(share * columns)
             .enumerate()
             .for_each(|(task, c)| {
                 LEFT.with_borrow_mut(|left| {
                     let rows = task * share..task * share + c.len() / columns;
-                    pack_left(a, rows, from, length, left);
-                    Arch::new().dispatch(Pass {
+                    pack_left(a, rows, stretch, left);
+                    let pass = Pass {
                         left,
                         right: &right,
-                        length,
+                        depth: stretch.depth(),
                         columns,
                         c,
-                    });
+                    };
+                    dispatch(pass, paired);
                 });
             });
     }
@@ -99,161 +132,184 @@ pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
 
 /// `c += a b` on this thread alone.
 pub(crate) fn add_product(a: Matrix, b: Matrix, c: &mut [f32]) {
+    let paired = paired();
     let mut right = RIGHT.take();
     LEFT.with_borrow_mut(|left| {
-        for from in (0..a.columns).step_by(STRETCH) {
-            let length = STRETCH.min(a.columns - from);
-            for (index, panel) in right_panels(b, length, &mut right).enumerate() {
-                pack_panel(b, index, from, length, panel);
+        for stretch in Stretch::of(a.columns, paired) {
+            for (index, panel) in right_panels(b, stretch, &mut right).enumerate() {
+                pack_right(b, index, stretch, panel);
             }
-            pack_left(a, 0..a.rows, from, length, left);
-            Arch::new().dispatch(Pass {
+            pack_left(a, 0..a.rows, stretch, left);
+            let pass = Pass {
                 left,
                 right: &right,
-                length,
+                depth: stretch.depth(),
                 columns: b.columns,
                 c,
-            });
+            };
+            dispatch(pass, paired);
         }
     });
     RIGHT.set(right);
 }
 
-/// Columns `from..from + length` of some rows of `a` as panels `[panel][length][ROWS]`, the last
-/// filled with zeros.
-fn pack_left(a: Matrix, rows: Range<usize>, from: usize, length: usize, panels: &mut Vec<f32>) {
-    let size = rows.len().div_ceil(ROWS) * length * ROWS;
+/// A stretch of some rows of `a` as panels `[panel][depth][ROWS]`, the last filled with zeros.
+fn pack_left(a: Matrix, rows: Range<usize>, stretch: Stretch, panels: &mut Vec<f32>) {
+    let size = rows.len().div_ceil(ROWS) * stretch.depth() * ROWS;
     panels.resize(size.max(panels.len()), 0.0);
-    for (panel, first) in panels[..size]
-        .chunks_exact_mut(length * ROWS)
+    let (panels, _) = panels[..size].as_chunks_mut::<ROWS>();
+    for (panel, first) in panels
+        .chunks_exact_mut(stretch.depth())
         .zip(rows.clone().step_by(ROWS))
     {
-        let height = ROWS.min(rows.end - first);
-        if height < ROWS {
-            panel.fill(0.0);
-        }
-        let (panel, _) = panel.as_chunks_mut::<ROWS>();
-        simd(
-            #[inline(always)]
-            || {
-                if a.transposed {
-                    let columns = a.data[from * a.rows..].chunks_exact(a.rows);
-                    copy_rows(panel, columns, first, height);
-                } else if let Ok(values) = <[&[f32]; ROWS]>::try_from(
-                    (first..rows.end.min(first + ROWS))
-                        .map(|row| &a.data[row * a.columns + from..][..length])
-                        .collect::<Vec<_>>(),
-                ) {
-                    transpose(panel, values);
-                } else {
-                    for row in 0..height {
-                        let values = &a.data[(first + row) * a.columns + from..][..length];
-                        for (to, value) in panel.iter_mut().zip(values) {
-                            to[row] = *value;
-                        }
-                    }
-                }
-            },
-        );
+        // As columns of the transpose, which is stored the other way round.
+        let width = ROWS.min(rows.end - first);
+        pack(a.transpose(), first, width, stretch, panel);
     }
 }
 
-/// `to[k][r] = from[r][k]`.
-#[inline(always)]
-fn transpose<const N: usize>(to: &mut [[f32; N]], from: [&[f32]; N]) {
-    let from = from.map(|row| &row[..to.len()]);
-    for (k, to) in to.iter_mut().enumerate() {
-        *to = std::array::from_fn(|r| from[r][k]);
-    }
-}
-
-/// Some `width` consecutive numbers of each row; whole arrays where they fill one, which needs no
-/// call to copy memory.
-#[inline(always)]
-fn copy_rows<'a, const N: usize>(
-    to: &mut [[f32; N]],
-    from: impl Iterator<Item = &'a [f32]>,
-    first: usize,
-    width: usize,
-) {
-    for (to, from) in to.iter_mut().zip(from) {
-        match from[first..].first_chunk::<N>() {
-            Some(whole) if width == N => *to = *whole,
-            _ => to[..width].copy_from_slice(&from[first..first + width]),
-        }
-    }
-}
-
-/// Room for rows of `b`, `length` of them, as panels `[panel][length][PANEL]`.
+/// Room for a stretch of `b` as panels `[panel][depth][PANEL]`.
 fn right_panels<'a>(
     b: Matrix,
-    length: usize,
+    stretch: Stretch,
     panels: &'a mut Vec<f32>,
-) -> std::slice::ChunksExactMut<'a, f32> {
-    let size = b.columns.div_ceil(PANEL) * length * PANEL;
+) -> std::slice::ChunksExactMut<'a, [f32; PANEL]> {
+    let size = b.columns.div_ceil(PANEL) * stretch.depth() * PANEL;
     panels.resize(size.max(panels.len()), 0.0);
-    panels[..size].chunks_exact_mut(length * PANEL)
+    let (panels, _) = panels[..size].as_chunks_mut::<PANEL>();
+    panels.chunks_exact_mut(stretch.depth())
 }
 
-/// Rows `from..from + length` of one panel of `b`; columns beyond the last are zeros.
-fn pack_panel(b: Matrix, index: usize, from: usize, length: usize, panel: &mut [f32]) {
+fn pack_right(b: Matrix, index: usize, stretch: Stretch, panel: &mut [[f32; PANEL]]) {
     let first = index * PANEL;
-    let width = PANEL.min(b.columns - first);
-    if width < PANEL {
-        panel.fill(0.0);
+    pack(b, first, PANEL.min(b.columns - first), stretch, panel);
+}
+
+/// A stretch of rows of a matrix, columns `first..first + width` of them, as a panel. Columns beyond
+/// these are zeros.
+fn pack<const N: usize>(
+    matrix: Matrix,
+    first: usize,
+    width: usize,
+    stretch: Stretch,
+    panel: &mut [[f32; N]],
+) {
+    let Stretch {
+        from,
+        length,
+        paired,
+    } = stretch;
+    if width < N {
+        panel.fill([0.0; N]);
     }
-    let (panel, _) = panel.as_chunks_mut::<PANEL>();
     simd(
         #[inline(always)]
         || {
-            if b.transposed {
-                let row = |column: usize| &b.data[(first + column) * b.rows + from..][..length];
-                let whole = width / ROWS * ROWS;
-                for column in (0..whole).step_by(ROWS) {
-                    let values: [&[f32]; ROWS] = std::array::from_fn(|c| row(column + c));
-                    for (k, to) in panel.iter_mut().enumerate() {
-                        for c in 0..ROWS {
-                            to[column + c] = values[c][k];
-                        }
-                    }
+            if matrix.transposed {
+                // A column is a run of memory: eight of them side by side.
+                let run =
+                    |column: usize| &matrix.data[(first + column) * matrix.rows + from..][..length];
+                let whole = width / 8 * 8;
+                for column in (0..whole).step_by(8) {
+                    let runs: [&[f32]; 8] = std::array::from_fn(|c| run(column + c));
+                    pack_runs(panel, column, runs, paired);
                 }
                 for column in whole..width {
-                    for (to, value) in panel.iter_mut().zip(row(column)) {
-                        to[column] = *value;
-                    }
+                    pack_runs(panel, column, [run(column)], paired);
                 }
             } else {
-                let rows = b.data[from * b.columns..].chunks_exact(b.columns);
-                copy_rows(panel, rows, first, width);
+                let rows = &matrix.data[from * matrix.columns..][..length * matrix.columns];
+                pack_rows(panel, rows, matrix.columns, first, width, paired);
             }
         },
     );
+}
+
+/// `panel[k][column + c] = runs[c][k]`.
+#[inline(always)]
+fn pack_runs<const N: usize, const C: usize>(
+    panel: &mut [[f32; N]],
+    column: usize,
+    runs: [&[f32]; C],
+    paired: bool,
+) {
+    if paired {
+        let pairs = runs.map(|run| run.as_chunks::<2>());
+        for (k, to) in panel.iter_mut().enumerate() {
+            for c in 0..C {
+                let (pairs, rest) = pairs[c];
+                to[column + c] = match pairs.get(k) {
+                    Some([low, high]) => pair(*low, *high),
+                    None => pair(rest[0], 0.0),
+                };
+            }
+        }
+    } else {
+        let runs = runs.map(|run| &run[..panel.len()]);
+        for (k, to) in panel.iter_mut().enumerate() {
+            for c in 0..C {
+                to[column + c] = runs[c][k];
+            }
+        }
+    }
+}
+
+/// `panel[k][c] = rows[k][first + c]`.
+#[inline(always)]
+fn pack_rows<const N: usize>(
+    panel: &mut [[f32; N]],
+    rows: &[f32],
+    columns: usize,
+    first: usize,
+    width: usize,
+    paired: bool,
+) {
+    if paired {
+        for (to, rows) in panel.iter_mut().zip(rows.chunks(2 * columns)) {
+            let low = &rows[first..first + width];
+            if let Some(high) = rows.get(columns + first..columns + first + width) {
+                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+                    *to = pair(*low, *high);
+                }
+            } else {
+                for (to, low) in to.iter_mut().zip(low) {
+                    *to = pair(*low, 0.0);
+                }
+            }
+        }
+    } else {
+        for (to, row) in panel.iter_mut().zip(rows.chunks_exact(columns)) {
+            // A whole array needs no call to copy memory.
+            match row[first..].first_chunk::<N>() {
+                Some(whole) if width == N => *to = *whole,
+                _ => to[..width].copy_from_slice(&row[first..first + width]),
+            }
+        }
+    }
 }
 
 /// One stretch of the inner dimension for some rows of `c`, which it adds to.
 struct Pass<'a> {
     left: &'a [f32],
     right: &'a [f32],
-    length: usize,
+    depth: usize,
     columns: usize,
     c: &'a mut [f32],
 }
 
-impl WithSimd for Pass<'_> {
-    type Output = ();
-
+impl Work for Pass<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
         // On machines with narrower vectors a panel is several tiles wide.
         let tile = S::F32_LANES * VECTORS;
         let mut sums = [[0.0; PANEL]; ROWS];
         let panels = self.columns.div_ceil(PANEL);
         for first in (0..panels).step_by(PANELS_AT_ONCE) {
-            let left = self.left.chunks_exact(self.length * ROWS);
+            let left = self.left.chunks_exact(self.depth * ROWS);
             for (left, c) in left.zip(self.c.chunks_mut(ROWS * self.columns)) {
                 for panel in first..panels.min(first + PANELS_AT_ONCE) {
-                    let right = &self.right[panel * self.length * PANEL..];
-                    let right = &right[..self.length * PANEL];
+                    let right = &self.right[panel * self.depth * PANEL..];
+                    let right = &right[..self.depth * PANEL];
                     for within in (0..PANEL).step_by(tile) {
                         let column = panel * PANEL + within;
                         if column >= self.columns {
@@ -261,7 +317,7 @@ impl WithSimd for Pass<'_> {
                         }
                         let width = tile.min(self.columns - column);
                         let rows = c.len() / self.columns;
-                        block::<S>(simd, left, right, within, rows, width, &mut sums);
+                        block(simd, multiply, left, right, within, rows, width, &mut sums);
                         for (c, sums) in c.chunks_exact_mut(self.columns).zip(&sums) {
                             let c = &mut c[column..column + width];
                             for (c, sum) in c.iter_mut().zip(sums) {
@@ -277,8 +333,10 @@ impl WithSimd for Pass<'_> {
 
 /// A tile, or the part of it that exists, in a shape that fits the registers.
 #[inline(always)]
-fn block<S: Simd>(
+#[allow(clippy::too_many_arguments)]
+fn block<S: Simd, M: MulAdd<S>>(
     simd: S,
+    multiply: M,
     left: &[f32],
     right: &[f32],
     within: usize,
@@ -290,25 +348,26 @@ fn block<S: Simd>(
     let vectors = width.div_ceil(S::F32_LANES);
     if S::REGISTER_COUNT >= 32 && rows > HALF {
         match vectors {
-            1 => tile::<S, ROWS, 1>(simd, left, right, within, 0, sums),
-            2 => tile::<S, ROWS, 2>(simd, left, right, within, 0, sums),
-            _ => tile::<S, ROWS, VECTORS>(simd, left, right, within, 0, sums),
+            1 => tile::<S, M, ROWS, 1>(simd, multiply, left, right, within, 0, sums),
+            2 => tile::<S, M, ROWS, 2>(simd, multiply, left, right, within, 0, sums),
+            _ => tile::<S, M, ROWS, VECTORS>(simd, multiply, left, right, within, 0, sums),
         }
         return;
     }
     for first in (0..rows).step_by(HALF) {
         match vectors {
-            1 => tile::<S, HALF, 1>(simd, left, right, within, first, sums),
-            2 => tile::<S, HALF, 2>(simd, left, right, within, first, sums),
-            _ => tile::<S, HALF, VECTORS>(simd, left, right, within, first, sums),
+            1 => tile::<S, M, HALF, 1>(simd, multiply, left, right, within, first, sums),
+            2 => tile::<S, M, HALF, 2>(simd, multiply, left, right, within, first, sums),
+            _ => tile::<S, M, HALF, VECTORS>(simd, multiply, left, right, within, first, sums),
         }
     }
 }
 
 /// The inner loop of everything: `R` rows by `V` vectors along the stretch.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const V: usize>(
+fn tile<S: Simd, M: MulAdd<S>, const R: usize, const V: usize>(
     simd: S,
+    multiply: M,
     left: &[f32],
     right: &[f32],
     within: usize,
@@ -322,7 +381,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(
         for r in 0..R {
             let left = simd.splat_f32s(left[first + r]);
             for v in 0..V {
-                acc[r][v] = simd.mul_add_e_f32s(left, right[v], acc[r][v]);
+                acc[r][v] = multiply.mul_add(simd, left, right[v], acc[r][v]);
             }
         }
     }

@@ -11,12 +11,16 @@
 //! shifted views of the signal: nothing is unfolded, borders need no care, and the zeros between
 //! rows cost a few percent of wasted work. The gradient of the input is the same product with the
 //! kernel turned around, the gradient of the kernel a dot product of two signals per tap.
+//!
+//! In mixed precision the product sums over pairs of channels, which share a signal, and the dot
+//! product over pairs of positions, which are neighbours in a signal of bfloat16.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
 use crate::math::{simd, sum};
+use crate::precision::{MulAdd, Work, dispatch, pair, paired, round};
 
 /// Output channels computed together: their accumulators fill the registers.
 const BLOCK: usize = 8;
@@ -68,7 +72,8 @@ impl Geometry {
     /// Length of a channel's signal: a row of zeros on both sides and room to read a whole tile
     /// past the end. Never a multiple of 4 KiB, where all channels would share a cache set.
     fn signal(self, images: usize) -> usize {
-        let tile = MAX_LANES * VECTORS;
+        // A multiple of the tile's width and of a vector of bfloat16.
+        let tile = 2 * MAX_LANES * VECTORS;
         let length = self.positions(images).next_multiple_of(tile) + 2 * self.first();
         let length = length.next_multiple_of(MAX_LANES);
         length
@@ -87,28 +92,132 @@ impl Geometry {
     }
 }
 
+/// What a signal is made of.
+trait Lane: Copy + Default + Send + Sync {
+    /// As many as fill a vector.
+    type Vector<S: Simd>: Copy;
+    /// How many share a lane.
+    const SHARING: usize;
+
+    fn from(number: f32) -> Self;
+    fn vectors<S: Simd>(lanes: &[Self]) -> &[Self::Vector<S>];
+    fn lanes<S: Simd>(vector: Self::Vector<S>) -> S::f32s;
+}
+
+impl Lane for f32 {
+    type Vector<S: Simd> = S::f32s;
+    const SHARING: usize = 1;
+
+    #[inline(always)]
+    fn from(number: f32) -> Self {
+        number
+    }
+
+    #[inline(always)]
+    fn vectors<S: Simd>(lanes: &[Self]) -> &[S::f32s] {
+        S::as_simd_f32s(lanes).0
+    }
+
+    #[inline(always)]
+    fn lanes<S: Simd>(vector: S::f32s) -> S::f32s {
+        vector
+    }
+}
+
+/// The bits of a bfloat16.
+impl Lane for u16 {
+    type Vector<S: Simd> = S::u16s;
+    const SHARING: usize = 2;
+
+    #[inline(always)]
+    fn from(number: f32) -> Self {
+        (round(number) >> 16) as u16
+    }
+
+    #[inline(always)]
+    fn vectors<S: Simd>(lanes: &[Self]) -> &[S::u16s] {
+        S::as_simd_u16s(lanes).0
+    }
+
+    #[inline(always)]
+    fn lanes<S: Simd>(vector: S::u16s) -> S::f32s {
+        assert!(size_of::<S::u16s>() == size_of::<S::f32s>());
+        // SAFETY: both are of the same size and any bits make an `f32`.
+        unsafe { std::mem::transmute_copy(&vector) }
+    }
+}
+
 /// Copies images `[images, channels, height, width]` into signals `[channels, signal]`.
-fn pack(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<f32>) {
+fn pack<L: Lane>(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<L>) {
+    fill(
+        images,
+        channels,
+        1,
+        geometry,
+        signals,
+        #[inline(always)]
+        |plane, at, to| {
+            // Not `copy_from_slice`: a call costs more than a short row.
+            for (to, from) in to.iter_mut().zip(&plane[at..]) {
+                *to = L::from(*from);
+            }
+        },
+    );
+}
+
+/// Copies images `[images, channels, height, width]` into signals `[channels / 2, signal]` of pairs; a
+/// last odd channel is paired with zeros.
+fn pack_pairs(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<f32>) {
+    let size = geometry.height * geometry.width;
+    fill(
+        images,
+        channels,
+        2,
+        geometry,
+        signals,
+        #[inline(always)]
+        |planes, at, to| {
+            if planes.len() > size {
+                let both = planes[at..].iter().zip(&planes[size + at..]);
+                for (to, (low, high)) in to.iter_mut().zip(both) {
+                    *to = pair(*low, *high);
+                }
+            } else {
+                for (to, low) in to.iter_mut().zip(&planes[at..]) {
+                    *to = pair(*low, 0.0);
+                }
+            }
+        },
+    );
+}
+
+/// Lays out images with `together` channels per signal.
+#[inline(always)]
+fn fill<L: Lane>(
+    images: &[f32],
+    channels: usize,
+    together: usize,
+    geometry: Geometry,
+    signals: &mut Vec<L>,
+    copy_row: impl Fn(&[f32], usize, &mut [L]),
+) {
     let plane = geometry.height * geometry.width;
     let count = images.len() / (channels * plane);
     let length = geometry.signal(count);
     signals.clear();
-    signals.resize(channels * length, 0.0);
+    signals.resize(channels.div_ceil(together) * length, L::default());
     simd(
         #[inline(always)]
         || {
             for (image, planes) in images.chunks_exact(channels * plane).enumerate() {
                 let start = geometry.first() + image * geometry.image();
-                for (signal, plane) in signals
+                for (signal, planes) in signals
                     .chunks_exact_mut(length)
-                    .zip(planes.chunks_exact(plane))
+                    .zip(planes.chunks(together * plane))
                 {
                     let rows = signal[start..].chunks_mut(geometry.pitch());
-                    for (to, from) in rows.zip(plane.chunks_exact(geometry.width)) {
-                        // Not `copy_from_slice`: a call costs more than a short row.
-                        for (to, from) in to.iter_mut().zip(from) {
-                            *to = *from;
-                        }
+                    for (row, to) in rows.take(geometry.height).enumerate() {
+                        copy_row(planes, row * geometry.width, &mut to[..geometry.width]);
                     }
                 }
             }
@@ -116,39 +225,66 @@ fn pack(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<f
     );
 }
 
-/// `[outputs, inputs, 3, 3]` as `[blocks][inputs * 9][BLOCK]`, the last block filled with zeros.
-/// `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
-pub(super) fn pack_weight(weight: &[f32], outputs: usize, inputs: usize, turned: bool) -> Vec<f32> {
+/// A kernel `[outputs, inputs, 3, 3]` ready for [`convolve`].
+pub(super) struct Packed {
+    /// `[blocks][depth * 9][BLOCK]`, the last block filled with zeros.
+    weight: Vec<f32>,
+    /// Numbers, or pairs of numbers, of the summed dimension.
+    depth: usize,
+    paired: bool,
+}
+
+/// Packs a kernel. `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
+pub(super) fn pack_weight(weight: &[f32], outputs: usize, inputs: usize, turned: bool) -> Packed {
     let (rows, columns) = if turned {
         (inputs, outputs)
     } else {
         (outputs, inputs)
     };
-    let mut packed = vec![0.0; rows.div_ceil(BLOCK) * columns * TAPS * BLOCK];
+    let number = |row: usize, column: usize, tap: usize| {
+        if column >= columns {
+            0.0
+        } else if turned {
+            weight[(column * inputs + row) * TAPS + (TAPS - 1 - tap)]
+        } else {
+            weight[(row * inputs + column) * TAPS + tap]
+        }
+    };
+    let paired = paired();
+    let depth = if paired { columns.div_ceil(2) } else { columns };
+    let mut packed = vec![0.0; rows.div_ceil(BLOCK) * depth * TAPS * BLOCK];
     for row in 0..rows {
-        let block = &mut packed[row / BLOCK * columns * TAPS * BLOCK..];
-        for column in 0..columns {
+        let block = &mut packed[row / BLOCK * depth * TAPS * BLOCK..];
+        for column in 0..depth {
             for tap in 0..TAPS {
-                block[(column * TAPS + tap) * BLOCK + row % BLOCK] = if turned {
-                    weight[(column * inputs + row) * TAPS + (TAPS - 1 - tap)]
+                block[(column * TAPS + tap) * BLOCK + row % BLOCK] = if paired {
+                    pair(
+                        number(row, 2 * column, tap),
+                        number(row, 2 * column + 1, tap),
+                    )
                 } else {
-                    weight[(row * inputs + column) * TAPS + tap]
+                    number(row, column, tap)
                 };
             }
         }
     }
-    packed
+    Packed {
+        weight: packed,
+        depth,
+        paired,
+    }
 }
 
 thread_local! {
     /// Signals of the task at hand; kept, because a fresh allocation costs as much as filling it.
     static SIGNALS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static HALVES: RefCell<[Vec<u16>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 /// The convolution of `x` `[batch, inputs, height, width]` with a packed kernel.
 pub(super) fn convolve(
     x: &[f32],
-    packed: &[f32],
+    packed: &Packed,
     bias: Option<&[f32]>,
     geometry: Geometry,
     inputs: usize,
@@ -173,20 +309,25 @@ pub(super) fn convolve(
             let x = &x[task * images * inputs * plane..];
             let x = &x[..x.len().min(images * inputs * plane)];
             let first = split * channels;
-            let packed = &packed[first / BLOCK * inputs * TAPS * BLOCK..];
+            let weight = &packed.weight[first / BLOCK * packed.depth * TAPS * BLOCK..];
             let bias = bias.map(|bias| &bias[first..]);
             let outputs = channels.min(outputs - first);
             SIGNALS.with_borrow_mut(|[signals, _]| {
-                pack(x, inputs, geometry, signals);
-                Arch::new().dispatch(Convolve {
+                if packed.paired {
+                    pack_pairs(x, inputs, geometry, signals);
+                } else {
+                    pack(x, inputs, geometry, signals);
+                }
+                let work = Convolve {
                     signals,
-                    packed,
+                    weight,
                     bias,
                     geometry,
-                    inputs,
+                    depth: packed.depth,
                     outputs,
                     y,
-                });
+                };
+                dispatch(work, packed.paired);
             });
         });
     y
@@ -195,59 +336,55 @@ pub(super) fn convolve(
 /// One task of `convolve`: some images, already signals, into some output channels of `y`.
 struct Convolve<'a> {
     signals: &'a [f32],
-    packed: &'a [f32],
+    weight: &'a [f32],
     bias: Option<&'a [f32]>,
     geometry: Geometry,
-    inputs: usize,
+    depth: usize,
     outputs: usize,
     y: &'a mut [f32],
 }
 
-impl WithSimd for Convolve<'_> {
-    type Output = ();
-
+impl Work for Convolve<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
         let geometry = self.geometry;
         let plane = geometry.height * geometry.width;
         let images = self.y.len() / (self.outputs * plane);
         let length = geometry.signal(images);
-        let offsets: Vec<usize> = (0..self.inputs)
+        let offsets: Vec<usize> = (0..self.depth)
             .flat_map(|input| {
                 (0..TAPS).map(move |tap| input * length + tap / 3 * geometry.pitch() + tap % 3)
             })
             .collect();
-        let depth = self.inputs * TAPS;
-        let tile = S::F32_LANES * VECTORS;
+        let depth = self.depth * TAPS;
+        let width = S::F32_LANES * VECTORS;
         let mut sums = [[0.0; MAX_LANES * VECTORS]; BLOCK];
-        for start in (0..geometry.positions(images)).step_by(tile) {
-            for (block, weight) in self.packed.chunks_exact(depth * BLOCK).enumerate() {
+        for start in (0..geometry.positions(images)).step_by(width) {
+            for (block, weight) in self.weight.chunks_exact(depth * BLOCK).enumerate() {
                 let first = block * BLOCK;
                 let Some(live) = self.outputs.checked_sub(first).filter(|live| *live > 0) else {
                     break;
                 };
+                let tile = Tile {
+                    weight,
+                    signals: self.signals,
+                    start,
+                    offsets: &offsets,
+                };
                 // Sixteen registers hold half a block.
-                if S::REGISTER_COUNT >= 32 && live > BLOCK / 2 {
-                    product::<S, BLOCK>(simd, weight, self.signals, start, &offsets, 0, &mut sums);
+                const HALF: usize = BLOCK / 2;
+                if S::REGISTER_COUNT >= 32 && live > HALF {
+                    tile.product::<S, M, BLOCK>(simd, multiply, 0, &mut sums);
                 } else {
-                    const HALF: usize = BLOCK / 2;
-                    product::<S, HALF>(simd, weight, self.signals, start, &offsets, 0, &mut sums);
+                    tile.product::<S, M, HALF>(simd, multiply, 0, &mut sums);
                     if live > HALF {
-                        product::<S, HALF>(
-                            simd,
-                            weight,
-                            self.signals,
-                            start,
-                            &offsets,
-                            HALF,
-                            &mut sums,
-                        );
+                        tile.product::<S, M, HALF>(simd, multiply, HALF, &mut sums);
                     }
                 }
                 for (row, sums) in sums.iter().enumerate().take(live) {
                     let bias = self.bias.map_or(0.0, |bias| bias[first + row]);
                     store(
-                        &sums[..tile],
+                        &sums[..width],
                         bias,
                         start,
                         geometry,
@@ -260,33 +397,41 @@ impl WithSimd for Convolve<'_> {
     }
 }
 
-/// `ROWS` output channels at `VECTORS` vectors of positions: the inner loop of everything.
-#[inline(always)]
-fn product<S: Simd, const ROWS: usize>(
-    simd: S,
-    weight: &[f32],
-    signals: &[f32],
+/// A block of output channels at `VECTORS` vectors of positions.
+struct Tile<'a> {
+    weight: &'a [f32],
+    signals: &'a [f32],
     start: usize,
-    offsets: &[usize],
-    first_row: usize,
-    sums: &mut [[f32; MAX_LANES * VECTORS]; BLOCK],
-) {
-    let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    let tile = S::F32_LANES * VECTORS;
-    for (weight, &offset) in weight.chunks_exact(BLOCK).zip(offsets) {
-        let (x, _) = S::as_simd_f32s(&signals[start + offset..][..tile]);
-        let x = [x[0], x[1], x[2]];
-        for row in 0..ROWS {
-            let w = simd.splat_f32s(weight[first_row + row]);
-            for vector in 0..VECTORS {
-                acc[row][vector] = simd.mul_add_e_f32s(w, x[vector], acc[row][vector]);
+    offsets: &'a [usize],
+}
+
+impl Tile<'_> {
+    /// The inner loop of everything, for `ROWS` rows of the block.
+    #[inline(always)]
+    fn product<S: Simd, M: MulAdd<S>, const ROWS: usize>(
+        &self,
+        simd: S,
+        multiply: M,
+        first_row: usize,
+        sums: &mut [[f32; MAX_LANES * VECTORS]; BLOCK],
+    ) {
+        let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        let width = S::F32_LANES * VECTORS;
+        for (weight, &offset) in self.weight.chunks_exact(BLOCK).zip(self.offsets) {
+            let (x, _) = S::as_simd_f32s(&self.signals[self.start + offset..][..width]);
+            let x = [x[0], x[1], x[2]];
+            for row in 0..ROWS {
+                let w = simd.splat_f32s(weight[first_row + row]);
+                for vector in 0..VECTORS {
+                    acc[row][vector] = multiply.mul_add(simd, w, x[vector], acc[row][vector]);
+                }
             }
         }
-    }
-    for row in 0..ROWS {
-        let (to, _) = S::as_mut_simd_f32s(&mut sums[first_row + row][..tile]);
-        for vector in 0..VECTORS {
-            to[vector] = acc[row][vector];
+        for row in 0..ROWS {
+            let (to, _) = S::as_mut_simd_f32s(&mut sums[first_row + row][..width]);
+            for vector in 0..VECTORS {
+                to[vector] = acc[row][vector];
+            }
         }
     }
 }
@@ -332,24 +477,23 @@ pub(super) fn weight_gradient(
 ) -> Vec<f32> {
     let plane = geometry.height * geometry.width;
     let images = geometry.images_per_task();
+    let paired = paired();
     x.par_chunks(images * inputs * plane)
         .zip(dy.par_chunks(images * outputs * plane))
         .fold(
             || vec![0.0; outputs * inputs * TAPS],
             |mut dw, (x, dy)| {
-                SIGNALS.with_borrow_mut(|[xs, dys]| {
-                    pack(x, inputs, geometry, xs);
-                    pack(dy, outputs, geometry, dys);
-                    Arch::new().dispatch(WeightGradient {
-                        xs,
-                        dys,
-                        geometry,
-                        images: x.len() / (inputs * plane),
-                        inputs,
-                        outputs,
-                        dw: &mut dw,
-                    });
-                });
+                let task = Task {
+                    geometry,
+                    images: x.len() / (inputs * plane),
+                    inputs,
+                    outputs,
+                };
+                if paired {
+                    HALVES.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
+                } else {
+                    SIGNALS.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
+                }
                 dw
             },
         )
@@ -362,65 +506,87 @@ pub(super) fn weight_gradient(
         )
 }
 
-struct WeightGradient<'a> {
-    xs: &'a [f32],
-    dys: &'a [f32],
+/// Some images' part of a weight gradient.
+struct Task {
     geometry: Geometry,
     images: usize,
     inputs: usize,
     outputs: usize,
+}
+
+impl Task {
+    fn run<L: Lane>(self, x: &[f32], dy: &[f32], signals: &mut [Vec<L>; 2], dw: &mut [f32]) {
+        let [xs, dys] = signals;
+        pack(x, self.inputs, self.geometry, xs);
+        pack(dy, self.outputs, self.geometry, dys);
+        let task = self;
+        dispatch(WeightGradient { task, xs, dys, dw }, L::SHARING == 2);
+    }
+}
+
+struct WeightGradient<'a, L> {
+    task: Task,
+    xs: &'a [L],
+    dys: &'a [L],
     dw: &'a mut [f32],
 }
 
-impl WithSimd for WeightGradient<'_> {
-    type Output = ();
-
+impl<L: Lane> Work for WeightGradient<'_, L> {
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
+    fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, multiply: M) {
         let mut output = 0;
-        while output < self.outputs {
+        while output < self.task.outputs {
             // Three rows of nine accumulators fill 32 registers.
-            if S::REGISTER_COUNT >= 32 && self.outputs - output >= 3 {
-                self.rows::<S, 3>(simd, output);
+            if S::REGISTER_COUNT >= 32 && self.task.outputs - output >= 3 {
+                self.rows::<S, M, 3>(simd, multiply, output);
                 output += 3;
             } else {
-                self.rows::<S, 1>(simd, output);
+                self.rows::<S, M, 1>(simd, multiply, output);
                 output += 1;
             }
         }
     }
 }
 
-impl WeightGradient<'_> {
+impl<L: Lane> WeightGradient<'_, L> {
     /// The nine taps of `ROWS` output channels and every input channel.
     #[inline(always)]
-    fn rows<S: Simd, const ROWS: usize>(&mut self, simd: S, output: usize) {
-        let geometry = self.geometry;
-        let length = geometry.signal(self.images);
-        let span = geometry
-            .positions(self.images)
-            .next_multiple_of(S::F32_LANES);
-        let dys: [&[S::f32s]; ROWS] = std::array::from_fn(|row| {
+    fn rows<S: Simd, M: MulAdd<S>, const ROWS: usize>(
+        &mut self,
+        simd: S,
+        multiply: M,
+        output: usize,
+    ) {
+        let Task {
+            geometry,
+            images,
+            inputs,
+            ..
+        } = self.task;
+        let length = geometry.signal(images);
+        let step = S::F32_LANES * L::SHARING;
+        let span = geometry.positions(images).next_multiple_of(step);
+        let dys: [&[L::Vector<S>]; ROWS] = std::array::from_fn(|row| {
             let from = (output + row) * length + geometry.first();
-            S::as_simd_f32s(&self.dys[from..][..span]).0
+            L::vectors::<S>(&self.dys[from..][..span])
         });
-        for input in 0..self.inputs {
-            let xs: [&[S::f32s]; TAPS] = std::array::from_fn(|tap| {
+        for input in 0..inputs {
+            let xs: [&[L::Vector<S>]; TAPS] = std::array::from_fn(|tap| {
                 let from = input * length + tap / 3 * geometry.pitch() + tap % 3;
-                S::as_simd_f32s(&self.xs[from..][..span]).0
+                L::vectors::<S>(&self.xs[from..][..span])
             });
             let mut acc = [[simd.splat_f32s(0.0); TAPS]; ROWS];
-            for at in 0..span / S::F32_LANES {
-                let dy: [S::f32s; ROWS] = std::array::from_fn(|row| dys[row][at]);
+            for at in 0..span / step {
+                let dy: [S::f32s; ROWS] = std::array::from_fn(|row| L::lanes::<S>(dys[row][at]));
                 for tap in 0..TAPS {
-                    let x = xs[tap][at];
+                    let x = L::lanes::<S>(xs[tap][at]);
                     for row in 0..ROWS {
-                        acc[row][tap] = simd.mul_add_e_f32s(dy[row], x, acc[row][tap]);
+                        acc[row][tap] = multiply.mul_add(simd, dy[row], x, acc[row][tap]);
                     }
                 }
             }
             for row in 0..ROWS {
-                let to = &mut self.dw[((output + row) * self.inputs + input) * TAPS..][..TAPS];
+                let to = &mut self.dw[((output + row) * inputs + input) * TAPS..][..TAPS];
                 for tap in 0..TAPS {
                     to[tap] += simd.reduce_sum_f32s(acc[row][tap]);
                 }

@@ -14,7 +14,7 @@ use burn::{
     tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData},
 };
 use rand::{Rng, seq::index};
-use vila_u_kernels::linear;
+use vila_u_kernels::{exactly, linear};
 
 use super::config::RqVaeSiglipConfig;
 use crate::{Error, Result};
@@ -323,8 +323,11 @@ impl Codebook {
         let at_once = (DISTANCES / self.codes()).max(1);
         let of_chunk =
             |chunk: Tensor<2>| (half_squares.clone() - linear(chunk, rows.clone(), None)).argmin(1);
-        let codes = vectors.split(at_once, 0).into_iter().map(of_chunk);
-        Tensor::cat(codes.collect(), 0).squeeze_dim(1)
+        // Which row is nearest is often a matter of the last digits.
+        exactly(|| {
+            let codes = vectors.split(at_once, 0).into_iter().map(of_chunk);
+            Tensor::cat(codes.collect(), 0).squeeze_dim(1)
+        })
     }
 
     /// Moves the running means towards the vectors `[n, channels]` that fell on `codes` `[n]`.

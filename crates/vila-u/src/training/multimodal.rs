@@ -14,7 +14,7 @@ use burn::{
     tensor::{Int, Tensor, TensorData},
 };
 use serde::Serialize;
-use vila_u_kernels::cross_entropy;
+use vila_u_kernels::{cross_entropy, exactly};
 
 use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
 
@@ -37,7 +37,8 @@ impl Visual {
         let tower = tower.valid();
         let (mut codes, mut features) = (Vec::new(), Vec::new());
         for pixels in pixels.inner().split(IMAGES_AT_ONCE, 0) {
-            let quantized = tower.encode(pixels);
+            // The codes must be those that this tower gives anywhere else.
+            let quantized = exactly(|| tower.encode(pixels));
             codes.push(quantized.codes.flatten::<2>(0, 2));
             features.push(quantized.z_q.flatten::<2>(0, 2));
         }

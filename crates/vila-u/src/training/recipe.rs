@@ -23,6 +23,9 @@ pub struct Recipe {
     pub steps: u64,
     /// Samples whose gradients are computed at once.
     pub batch_size: usize,
+    /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way.
+    #[serde(default)]
+    pub mixed_precision: bool,
     /// Batches whose gradients are averaged into one optimizer step.
     #[serde(default = "one")]
     pub accumulation: usize,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
+use vila_u_kernels::MixedPrecision;
 
 use super::adamw::{AdamW, Gradients};
 use super::events::Events;
@@ -228,6 +229,7 @@ impl<'a, F: Format> Run<'a, F> {
         let count = self.recipe.accumulation;
         let mut gradients = Gradients::default();
         let mut metrics = BTreeMap::new();
+        let mixed = self.recipe.mixed_precision.then(MixedPrecision::begin);
         for _ in 0..count {
             let batch = batches.next()?;
             let losses = objective.losses(&mut self.model, batch, self.step)?;
@@ -240,6 +242,7 @@ impl<'a, F: Format> Run<'a, F> {
             let tape = (losses.total / count as f64).backward();
             gradients.add(&self.model, tape);
         }
+        drop(mixed);
         let norm = gradients.clip(&self.model, stage.optimizer.clip);
         self.finite("gradient norm", norm)?;
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);

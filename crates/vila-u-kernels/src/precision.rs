@@ -1,0 +1,149 @@
+//! How exactly products are computed, and on which instructions.
+//!
+//! Factors are `f32`. In mixed precision they are rounded to bfloat16 on their way into a product,
+//! two neighbours along the summed dimension sharing the 32 bits of a lane; sums stay `f32`. CPUs with
+//! AVX512-BF16 multiply twice as many of them at a time.
+
+use pulp::{Arch, Simd, WithSimd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many of each are in force.
+static MIXED: AtomicUsize = AtomicUsize::new(0);
+static EXACT: AtomicUsize = AtomicUsize::new(0);
+
+/// While it lives, the factors of large products (convolutions, linear layers, attention) are rounded
+/// to bfloat16 in the whole program, where the CPU is faster that way; elsewhere nothing changes.
+/// Made for training: the rounding is that of training in bfloat16 on any device.
+#[must_use = "mixed precision ends when this is dropped"]
+pub struct MixedPrecision(());
+
+impl MixedPrecision {
+    pub fn begin() -> Self {
+        MIXED.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for MixedPrecision {
+    fn drop(&mut self) {
+        MIXED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Does something in full precision, whatever [`MixedPrecision`] is in force.
+pub fn exactly<R>(work: impl FnOnce() -> R) -> R {
+    struct Exact;
+    impl Drop for Exact {
+        fn drop(&mut self) {
+            EXACT.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    EXACT.fetch_add(1, Ordering::Relaxed);
+    let _exact = Exact;
+    work()
+}
+
+/// Are factors to be paired in bfloat16?
+pub(crate) fn paired() -> bool {
+    MIXED.load(Ordering::Relaxed) > 0 && EXACT.load(Ordering::Relaxed) == 0 && has_bf16()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16") && pulp::x86::V4::try_new().is_some()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
+}
+
+/// `c + a b` lane by lane.
+pub(crate) trait MulAdd<S: Simd>: Copy {
+    fn mul_add(self, simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s;
+}
+
+/// Lanes are `f32`.
+#[derive(Clone, Copy)]
+pub(crate) struct Single;
+
+impl<S: Simd> MulAdd<S> for Single {
+    #[inline(always)]
+    fn mul_add(self, simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(a, b, c)
+    }
+}
+
+/// A loop to run with the machine's widest vectors. What it calls must be `#[inline(always)]`.
+pub(crate) trait Work {
+    fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M);
+}
+
+/// Runs a loop over numbers, or over pairs of them; pairs only where [`paired`] allows them.
+pub(crate) fn dispatch<W: Work>(work: W, pairs: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if pairs
+        && has_bf16()
+        && let Some(simd) = pulp::x86::V4::try_new()
+    {
+        // SAFETY: the CPU has every feature that `bf16::run` is compiled for, as just detected.
+        return unsafe { bf16::run(work, simd) };
+    }
+    debug_assert!(!pairs, "pairs need AVX512-BF16");
+    Arch::new().dispatch(Numbers(work));
+}
+
+struct Numbers<W>(W);
+
+impl<W: Work> WithSimd for Numbers<W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.run(simd, Single);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod bf16 {
+    use super::{MulAdd, Work};
+    use pulp::{f32x16, x86::V4};
+    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+
+    /// Lanes are pairs of bfloat16: `c + a0 b0 + a1 b1`.
+    #[derive(Clone, Copy)]
+    struct Paired;
+
+    impl MulAdd<V4> for Paired {
+        #[inline(always)]
+        fn mul_add(self, _: V4, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+            // SAFETY: only `run` makes a `Paired`, and its caller has detected the instruction. All
+            // types are 64 bytes of plain bits.
+            unsafe {
+                let c: __m512 = std::mem::transmute(c);
+                let [a, b]: [__m512bh; 2] = std::mem::transmute([a, b]);
+                std::mem::transmute(_mm512_dpbf16_ps(c, a, b))
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the features named here.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2")]
+    pub(super) unsafe fn run<W: Work>(work: W, simd: V4) {
+        work.run(simd, Paired);
+    }
+}
+
+/// Two numbers as bfloat16, rounded to nearest even, in the bits of one; the first in the low half.
+#[inline(always)]
+pub(crate) fn pair(low: f32, high: f32) -> f32 {
+    f32::from_bits((round(low) >> 16) | (round(high) & 0xffff_0000))
+}
+
+/// A number whose upper 16 bits are its nearest bfloat16.
+#[inline(always)]
+pub(crate) fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
+}
