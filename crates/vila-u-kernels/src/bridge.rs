@@ -22,6 +22,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 use burn::tensor::{DType, Shape, TensorData};
+use pulp::Arch;
 use std::{fmt::Debug, marker::PhantomData};
 
 /// A differentiable function of `N` CPU tensors.
@@ -48,7 +49,8 @@ pub(crate) enum Outcome<const N: usize> {
     Elsewhere([DispatchTensor; N]),
 }
 
-/// Runs `kernel` if all `inputs` are `f32` tensors of the CPU backend.
+/// Runs `kernel` if all `inputs` are `f32` tensors of the CPU backend, and the CPU has vectors that this
+/// build uses.
 pub(crate) fn run<const N: usize, K: Kernel<N>>(
     kernel: K,
     inputs: [DispatchTensor; N],
@@ -91,7 +93,7 @@ pub(crate) fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
     // With the CPU as the only backend of a build the pattern always matches.
     #[allow(irrefutable_let_patterns)]
     if let DispatchTensorKind::Flex(BackendTensor::Float(_) | BackendTensor::Autodiff(_)) = kind {
-        tensor.dtype() == DType::F32
+        tensor.dtype() == DType::F32 && !matches!(Arch::new(), Arch::Scalar)
     } else {
         false
     }

@@ -22,6 +22,8 @@ const PANEL: usize = VECTORS * MAX_LANES;
 const STRETCH: usize = 384;
 /// Panels that one pass over rows uses: with a stretch, half of a usual second-level cache.
 const PANELS_AT_ONCE: usize = 7;
+/// Numbers that one thread should pack at least.
+const PACKED_TOGETHER: usize = 1 << 15;
 
 /// A matrix stored by rows, or its transpose.
 #[derive(Clone, Copy)]
@@ -106,8 +108,9 @@ pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let mut right = RIGHT.take();
     for stretch in Stretch::of(a.columns, paired) {
         right_panels(b, stretch, &mut right)
+            .par_chunks_exact_mut(stretch.depth())
+            .with_min_len(PACKED_TOGETHER.div_ceil(stretch.depth() * PANEL))
             .enumerate()
-            .par_bridge()
             .for_each(|(index, panel)| pack_right(b, index, stretch, panel));
         c.par_chunks_mut(share * columns)
             .enumerate()
@@ -136,7 +139,8 @@ pub(crate) fn add_product(a: Matrix, b: Matrix, c: &mut [f32]) {
     let mut right = RIGHT.take();
     LEFT.with_borrow_mut(|left| {
         for stretch in Stretch::of(a.columns, paired) {
-            for (index, panel) in right_panels(b, stretch, &mut right).enumerate() {
+            let panels = right_panels(b, stretch, &mut right);
+            for (index, panel) in panels.chunks_exact_mut(stretch.depth()).enumerate() {
                 pack_right(b, index, stretch, panel);
             }
             pack_left(a, 0..a.rows, stretch, left);
@@ -168,16 +172,15 @@ fn pack_left(a: Matrix, rows: Range<usize>, stretch: Stretch, panels: &mut Vec<f
     }
 }
 
-/// Room for a stretch of `b` as panels `[panel][depth][PANEL]`.
+/// Room for a stretch of `b` as panels `[panel][depth][PANEL]`, one after the other.
 fn right_panels<'a>(
     b: Matrix,
     stretch: Stretch,
     panels: &'a mut Vec<f32>,
-) -> std::slice::ChunksExactMut<'a, [f32; PANEL]> {
+) -> &'a mut [[f32; PANEL]] {
     let size = b.columns.div_ceil(PANEL) * stretch.depth() * PANEL;
     panels.resize(size.max(panels.len()), 0.0);
-    let (panels, _) = panels[..size].as_chunks_mut::<PANEL>();
-    panels.chunks_exact_mut(stretch.depth())
+    panels[..size].as_chunks_mut::<PANEL>().0
 }
 
 fn pack_right(b: Matrix, index: usize, stretch: Stretch, panel: &mut [[f32; PANEL]]) {
