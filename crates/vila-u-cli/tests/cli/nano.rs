@@ -1,1 +1,190 @@
-//! The embedded model draws, answers and measures itself.
+//! The embedded model draws, answers and measures itself; data and training work from the command
+//! line.
+
+use std::fs;
+
+use image::{DynamicImage, GrayImage, Rgb, RgbImage, Rgba, RgbaImage};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::vila_u;
+
+/// Runs with --json; what it printed.
+fn json(folder: &TempDir, arguments: &[&str]) -> Vec<Value> {
+    let mut all = vec!["--json"];
+    all.extend(arguments);
+    let output = vila_u(folder.path(), &all);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_seed_always_draws_the_same_picture() {
+    let folder = TempDir::new().unwrap();
+    let prompt = "a red heart on a blue background";
+    for name in ["a.png", "b.png"] {
+        let printed = json(&folder, &["generate", prompt, "--seed", "5", "-o", name]);
+        assert_eq!(printed[0]["seed"], 5);
+    }
+    let [a, b] = ["a.png", "b.png"].map(|name| fs::read(folder.path().join(name)).unwrap());
+    assert_eq!(a, b);
+    let printed = json(
+        &folder,
+        &["generate", prompt, "--seed", "5", "-n", "2", "-o", "two"],
+    );
+    assert_eq!(printed[0]["files"].as_array().unwrap().len(), 3);
+    let first = image::open(folder.path().join("two/0000.png")).unwrap();
+    let alone = image::open(folder.path().join("a.png")).unwrap();
+    assert_eq!(
+        first, alone,
+        "an image depends on how many are drawn with it"
+    );
+    assert_eq!((first.width(), first.height()), (64, 64));
+}
+
+#[test]
+fn it_answers_and_stops_when_told() {
+    let folder = TempDir::new().unwrap();
+    RgbImage::from_pixel(64, 64, Rgb([38, 98, 217]))
+        .save(folder.path().join("blue.png"))
+        .unwrap();
+    let question = [
+        "ask",
+        "What colour is the background?",
+        "--image",
+        "blue.png",
+        "--greedy",
+    ];
+    let answer = &json(&folder, &question)[0];
+    assert!(!answer["text"].as_str().unwrap().is_empty());
+    let short: Vec<&str> = question.into_iter().chain(["--max-tokens", "1"]).collect();
+    assert_eq!(
+        json(&folder, &short)[0]["tokens"].as_array().unwrap().len(),
+        1
+    );
+    // Without --json the answer alone is printed.
+    let output = vila_u(folder.path(), &question);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.trim(), answer["text"].as_str().unwrap());
+}
+
+#[test]
+fn every_kind_of_image_file_is_read() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let rgb = RgbImage::from_fn(90, 40, |x, y| Rgb([x as u8 * 2, y as u8 * 5, 90]));
+    for name in ["a.png", "a.jpg", "a.bmp", "a.tiff", "a.gif", "a.webp"] {
+        rgb.save(path(name)).unwrap();
+    }
+    GrayImage::new(7, 300).save(path("gray.png")).unwrap();
+    RgbaImage::from_pixel(30, 30, Rgba([9, 9, 9, 40]))
+        .save(path("clear.png"))
+        .unwrap();
+    DynamicImage::ImageRgb8(rgb)
+        .to_rgb16()
+        .save(path("deep.png"))
+        .unwrap();
+    let mut arguments = vec!["encode", "-o", "c.safetensors"];
+    let names = [
+        "a.png",
+        "a.jpg",
+        "a.bmp",
+        "a.tiff",
+        "a.gif",
+        "a.webp",
+        "gray.png",
+        "clear.png",
+        "deep.png",
+    ];
+    arguments.extend(names);
+    let printed = json(&folder, &arguments);
+    assert_eq!(
+        printed[0]["codes"],
+        serde_json::json!([names.len(), 8, 8, 4])
+    );
+}
+
+#[test]
+fn reconstruction_and_matching_give_numbers() {
+    let folder = TempDir::new().unwrap();
+    json(&folder, &["data", "nano", "-n", "2", "-o", "world"]);
+    let picture = fs::read_dir(folder.path().join("world/images"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let picture = picture.to_str().unwrap();
+    let printed = json(
+        &folder,
+        &["reconstruct", picture, "-o", "r.png", "--side-by-side"],
+    );
+    assert!(printed[0]["psnr"].as_f64().unwrap() > 10.0);
+    let arguments = [
+        "classify",
+        picture,
+        "--label",
+        "a dog",
+        "--label",
+        "a red heart",
+    ];
+    let printed = json(&folder, &arguments);
+    let shares = printed[0][0]["probabilities"].as_object().unwrap();
+    let sum: f64 = shares.values().map(|p| p.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-4);
+}
+
+#[test]
+fn it_measures_itself() {
+    let folder = TempDir::new().unwrap();
+    let report = &json(&folder, &["eval", "nano", "-n", "4", "-o", "report"])[0];
+    assert!(report.get("reconstruction").is_some(), "{report}");
+    assert!(fs::read_dir(folder.path().join("report")).unwrap().count() > 0);
+}
+
+#[test]
+fn an_exported_model_is_the_same_model() {
+    let folder = TempDir::new().unwrap();
+    json(&folder, &["export", "nano", "-o", "copy"]);
+    let question = ["ask", "What is this?", "--greedy", "--max-tokens", "4"];
+    let ours = json(&folder, &question);
+    let copy: Vec<&str> = question.into_iter().chain(["--model", "copy"]).collect();
+    assert_eq!(ours, json(&folder, &copy));
+    let info = &json(&folder, &["info", "copy"])[0];
+    assert!(info["parameters"].as_u64().unwrap() > 1_000_000);
+}
+
+#[test]
+fn training_runs_resumes_and_refuses_to_overwrite() {
+    let folder = TempDir::new().unwrap();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-tower.toml");
+    let steps = [
+        "--set",
+        "out=run",
+        "--set",
+        "batch_size=8",
+        "--set",
+        "steps=2",
+    ];
+    let mut train = vec!["train", recipe];
+    train.extend(steps);
+    json(&folder, &train);
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = metrics
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    for key in ["step", "loss", "learning_rate", "seconds"] {
+        assert!(lines[0].get(key).is_some(), "no {key} in {}", lines[0]);
+    }
+    let again = vila_u(folder.path(), &train);
+    assert_eq!(again.status.code(), Some(2), "overwrote a run");
+    train.push("--resume");
+    json(&folder, &train);
+}

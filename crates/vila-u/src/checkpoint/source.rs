@@ -106,9 +106,7 @@ impl Source {
     /// When there is no such folder, or the Hub cannot be reached and the cache does not have it.
     pub fn files(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<Files> {
         match self {
-            Self::Nano => nano::files().ok_or_else(|| {
-                Error::usage("this build has no embedded model: give a folder or hf:ORG/NAME")
-            }),
+            Self::Nano => Ok(nano::files()),
             Self::Folder(folder) if folder.is_dir() => Ok(Files::folder(folder)),
             Self::Folder(folder) => Err(Error::invalid(
                 folder,
