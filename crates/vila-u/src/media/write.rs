@@ -1,10 +1,10 @@
 //! Pixels -> image files.
 
-use std::{io::BufWriter, path::Path};
+use std::{io::Cursor, path::Path};
 
 use image::{ImageFormat, RgbImage};
 
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// The tower's output `[3, height, width]` as an image: -1 is black, 1 is full, what lies outside is
 /// cut off.
@@ -22,21 +22,11 @@ pub fn to_rgb(pixels: &[f32], width: u32, height: u32) -> RgbImage {
 
 /// Writes a PNG file; on any failure the file at `path` is as it was.
 pub fn save_png(path: &Path, image: &RgbImage) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".vila-u-").suffix(".png");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    let mut bytes = Vec::new();
     image
-        .write_to(&mut BufWriter::new(&mut file), ImageFormat::Png)
+        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
         .map_err(|error| Error::invalid(path, format!("cannot be written: {error}")))?;
-    file.persist(path)
-        .map_err(|error| Error::io(path)(error.error))?;
-    Ok(())
+    atomic::write(path, &bytes)
 }
 
 #[cfg(test)]
