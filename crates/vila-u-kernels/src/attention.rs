@@ -13,6 +13,7 @@ use std::{cell::RefCell, ops::Range};
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{dot, exp, simd, softmax};
 use crate::matmul::{Matrix, add_product};
+use crate::precision::paired;
 
 /// Fewer queries than this (generation, one position at a time) are left to Burn: every key would be
 /// packed for next to no work.
@@ -59,6 +60,7 @@ pub fn attention(
     let kernel = Attention {
         mask: ready,
         scale: scale as f32,
+        paired: paired(),
     };
     let inputs = [query, key, value].map(Tensor::into_dispatch);
     match bridge::run(kernel, inputs) {
@@ -114,6 +116,8 @@ fn cpu_mask(mask: Tensor<4, Bool>, queries: usize, keys: usize) -> Option<FlexTe
 struct Attention {
     mask: Option<FlexTensor>,
     scale: f32,
+    /// Are factors bfloat16?
+    paired: bool,
 }
 
 /// What `backward` needs: query, key, value, and the largest score and inverse sum of each row.
@@ -193,7 +197,7 @@ impl Attention {
     fn scores(&self, query: Matrix, key: Matrix, mask: Option<&[u8]>, scores: &mut Vec<f32>) {
         scores.clear();
         scores.resize(query.rows * key.rows, 0.0);
-        multiply(query, key.transpose(), scores);
+        multiply(query, key.transpose(), scores, self.paired);
         simd(
             #[inline(always)]
             || match mask {
@@ -246,7 +250,7 @@ impl Kernel<3> for Attention {
                             },
                         );
                         let weights = Matrix::new(scores, block.len(), keys);
-                        multiply(weights, value, &mut output[span]);
+                        multiply(weights, value, &mut output[span], self.paired);
                     }
                 });
             });
@@ -284,7 +288,7 @@ impl Kernel<3> for Attention {
                         self.scores(query, key, mask, weights);
                         slopes.clear();
                         slopes.resize(count * keys, 0.0);
-                        multiply(doutput, value.transpose(), slopes);
+                        multiply(doutput, value.transpose(), slopes, self.paired);
                         let rows = &rows[first + block.start..first + block.end];
                         simd(
                             #[inline(always)]
@@ -305,10 +309,10 @@ impl Kernel<3> for Attention {
                         );
                         let weights = Matrix::new(weights, count, keys);
                         let slopes = Matrix::new(slopes, count, keys);
-                        multiply(weights.transpose(), doutput, dvalue);
-                        multiply(slopes.transpose(), query, dkey);
+                        multiply(weights.transpose(), doutput, dvalue, self.paired);
+                        multiply(slopes.transpose(), query, dkey, self.paired);
                         let span = block.start * width..block.end * width;
-                        multiply(slopes, key, &mut dquery[span]);
+                        multiply(slopes, key, &mut dquery[span], self.paired);
                     }
                 });
             });
@@ -322,9 +326,9 @@ impl Kernel<3> for Attention {
 }
 
 /// `c += a b`.
-fn multiply(a: Matrix, b: Matrix, c: &mut [f32]) {
+fn multiply(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
     if a.rows * a.columns.min(b.columns) > SMALL {
-        return add_product(a, b, c);
+        return add_product(a, b, c, paired);
     }
     simd(
         #[inline(always)]

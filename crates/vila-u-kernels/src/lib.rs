@@ -26,4 +26,4 @@ pub use dropout::dropout;
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
-pub use precision::{MixedPrecision, exactly};
+pub use precision::{exactly, mixed};

@@ -133,9 +133,8 @@ pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     c
 }
 
-/// `c += a b` on this thread alone.
-pub(crate) fn add_product(a: Matrix, b: Matrix, c: &mut [f32]) {
-    let paired = paired();
+/// `c += a b` on this thread alone, with `paired` factors or not.
+pub(crate) fn add_product(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
     let mut right = RIGHT.take();
     LEFT.with_borrow_mut(|left| {
         for stretch in Stretch::of(a.columns, paired) {

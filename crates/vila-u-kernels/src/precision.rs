@@ -5,47 +5,39 @@
 //! AVX512-BF16 multiply twice as many of them at a time.
 
 use pulp::{Arch, Simd, WithSimd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
-/// How many of each are in force.
-static MIXED: AtomicUsize = AtomicUsize::new(0);
-static EXACT: AtomicUsize = AtomicUsize::new(0);
-
-/// While it lives, the factors of large products (convolutions, linear layers, attention) are rounded
-/// to bfloat16 in the whole program, where the CPU is faster that way; elsewhere nothing changes.
-/// Made for training: the rounding is that of training in bfloat16 on any device.
-#[must_use = "mixed precision ends when this is dropped"]
-pub struct MixedPrecision(());
-
-impl MixedPrecision {
-    pub fn begin() -> Self {
-        MIXED.fetch_add(1, Ordering::Relaxed);
-        Self(())
-    }
+thread_local! {
+    static MIXED: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Drop for MixedPrecision {
-    fn drop(&mut self) {
-        MIXED.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Does something with the factors of large products (convolutions, linear layers, attention) rounded
+/// to bfloat16, where the CPU is faster that way; elsewhere nothing changes. Made for training: the
+/// rounding is that of training in bfloat16 on any device.
+pub fn mixed<R>(work: impl FnOnce() -> R) -> R {
+    with(true, work)
 }
 
-/// Does something in full precision, whatever [`MixedPrecision`] is in force.
+/// Does something in full precision, even inside [`mixed`].
 pub fn exactly<R>(work: impl FnOnce() -> R) -> R {
-    struct Exact;
-    impl Drop for Exact {
+    with(false, work)
+}
+
+/// Holds for operations started on this thread, on whichever threads they are computed.
+fn with<R>(mixed: bool, work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
         fn drop(&mut self) {
-            EXACT.fetch_sub(1, Ordering::Relaxed);
+            MIXED.set(self.0);
         }
     }
-    EXACT.fetch_add(1, Ordering::Relaxed);
-    let _exact = Exact;
+    let _restore = Restore(MIXED.replace(mixed));
     work()
 }
 
-/// Are factors to be paired in bfloat16?
+/// Are factors to be paired in bfloat16? To be asked where an operation starts.
 pub(crate) fn paired() -> bool {
-    MIXED.load(Ordering::Relaxed) > 0 && EXACT.load(Ordering::Relaxed) == 0 && has_bf16()
+    MIXED.get() && has_bf16()
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,7 @@
-//! Mixed precision rounds like bfloat16, comes and goes with its guard, and leaves out what is to be
-//! exact. On its own: it holds for the whole program.
+//! Mixed precision rounds like bfloat16, ends where it ends, and leaves out what is to be exact.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use vila_u_kernels::{MixedPrecision, conv2d, exactly, linear};
+use vila_u_kernels::{attention, conv2d, exactly, linear, mixed};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -30,23 +29,28 @@ fn products_are_close_and_exact_ones_exact() {
         let dw = kernel.grad(&tape).expect("a gradient");
         (y.inner(), dx, dw)
     };
-    let want = product();
+    let (query, key, value) = (
+        random([2, 3, 40, 33]),
+        random([2, 3, 50, 33]),
+        random([2, 3, 50, 33]),
+    );
+    let attend = || attention(query.clone(), key.clone(), value.clone(), None, 0.2);
+    let (want, seen) = (product(), attend());
     let (y, dx, dw) = gradients();
 
-    let mixed = MixedPrecision::begin();
-    let off = difference(product(), want.clone());
-    assert!(off < 5e-3, "a product is off by {off}");
-    let got = gradients();
-    let off = [
-        difference(got.0, y),
-        difference(got.1, dx),
-        difference(got.2, dw),
-    ];
-    assert!(
-        off.iter().all(|off| *off < 5e-3),
-        "convolution is off by {off:?}"
-    );
-    assert_eq!(exactly(product).to_data(), want.to_data());
-    drop(mixed);
+    mixed(|| {
+        let got = gradients();
+        let off = [
+            difference(product(), want.clone()),
+            difference(attend(), seen.clone()),
+            difference(got.0, y),
+            difference(got.1, dx),
+            difference(got.2, dw),
+        ];
+        assert!(off.iter().all(|off| *off < 5e-3), "off by {off:?}");
+        assert_eq!(exactly(product).to_data(), want.to_data());
+        assert_eq!(exactly(attend).to_data(), seen.to_data());
+    });
     assert_eq!(product().to_data(), want.to_data());
+    assert_eq!(attend().to_data(), seen.to_data());
 }

@@ -88,7 +88,7 @@ pub struct Classifier {
 }
 
 /// The dropout that the released models are trained with.
-const DROPOUT: f64 = 0.1;
+pub(crate) const DROPOUT: f64 = 0.1;
 
 const NORMAL: Initializer = Initializer::Normal {
     mean: 0.0,

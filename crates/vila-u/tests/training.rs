@@ -237,7 +237,8 @@ fn a_resumed_language_run_is_the_uninterrupted_one() {
         None,
     );
     let init = format!("init={}", tower.expect("a tower").display());
-    let settings = [init.as_str(), "accumulation=2"];
+    // Side by side, since nothing is dropped out.
+    let settings = [init.as_str(), "accumulation=2", "dropout=0.0"];
     let whole = folder.path().join("whole");
     let expected = train(LANGUAGE, &whole, &settings, false, None).expect("a run");
     let out = folder.path().join("stopped");
@@ -264,6 +265,37 @@ fn a_resumed_language_run_is_the_uninterrupted_one() {
     let metrics = metrics(&out);
     assert!(mean(&metrics[20..], "loss") < 0.9 * mean(&metrics[..3], "loss"));
     assert!(metrics[29]["eval/answer_loss"].is_f64());
+}
+
+#[test]
+fn batches_side_by_side_are_those_one_after_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tower = train(
+        TOWER,
+        &folder.path().join("tower"),
+        &["steps=2"],
+        false,
+        None,
+    );
+    let init = format!("init={}", tower.expect("a tower").display());
+    let settings = [init.as_str(), "accumulation=3", "dropout=0.0"];
+    let run = |name: &str, threads: usize| {
+        let out = folder.path().join(name);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("threads")
+            .install(|| train(LANGUAGE, &out, &settings, false, None))
+            .expect("a run");
+        metrics(&out)
+    };
+    let (one, two) = (run("one", 1), run("two", 2));
+    assert_eq!(one.len(), two.len());
+    for (one, two) in one.iter().zip(&two) {
+        for name in ["loss", "gradient_norm"] {
+            let (one, two) = (&one[name], &two[name]);
+            let (one, two) = (one.as_f64().expect("f64"), two.as_f64().expect("f64"));
+            assert!((one - two).abs() < 1e-3 * one, "{name}: {one} and {two}");
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! is updated in place; on a CPU its memory is the tensor's own, on a GPU it is copied in and out
 //! and the moments need no GPU memory.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
@@ -25,12 +26,28 @@ const CHUNK: usize = 1 << 16;
 pub struct Gradients(HashMap<ParamId, Vec<f32>>);
 
 impl Gradients {
-    /// Adds what a backward pass found for the parameters of `model`.
-    pub fn add<M: Module>(&mut self, model: &M, tape: Tape) {
-        model.visit(&mut Collect {
-            tape,
-            gradients: self,
-        });
+    /// What a backward pass found for the parameters of `model`.
+    pub fn of<M: Module>(model: &M, tape: Tape) -> Self {
+        let gradients = HashMap::new();
+        let mut collect = Collect { tape, gradients };
+        model.visit(&mut collect);
+        Self(collect.gradients)
+    }
+
+    pub fn add(&mut self, more: Self) {
+        for (id, new) in more.0 {
+            match self.0.entry(id) {
+                Entry::Vacant(place) => {
+                    place.insert(new);
+                }
+                Entry::Occupied(mut sum) => {
+                    sum.get_mut()
+                        .iter_mut()
+                        .zip(new)
+                        .for_each(|(sum, new)| *sum += new);
+                }
+            }
+        }
     }
 
     /// Scales all gradients so that their common 2-norm is at most `limit`; returns the norm before.
@@ -53,12 +70,12 @@ impl Gradients {
     }
 }
 
-struct Collect<'a> {
+struct Collect {
     tape: Tape,
-    gradients: &'a mut Gradients,
+    gradients: HashMap<ParamId, Vec<f32>>,
 }
 
-impl ModuleVisitor for Collect<'_> {
+impl ModuleVisitor for Collect {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
             return;
@@ -66,13 +83,7 @@ impl ModuleVisitor for Collect<'_> {
         let Some(gradient) = param.val().grad_remove(&mut self.tape) else {
             return;
         };
-        let new = floats(gradient);
-        match self.gradients.0.get_mut(&param.id) {
-            None => {
-                self.gradients.0.insert(param.id, new);
-            }
-            Some(sum) => sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += new),
-        }
+        self.gradients.insert(param.id, floats(gradient));
     }
 }
 
@@ -239,8 +250,7 @@ mod tests {
         for _ in 0..5 {
             let input = Tensor::<2>::random([3, 7], Distribution::Default, &device);
             let loss = |model: &Linear| model.forward(input.clone()).square().mean();
-            let mut gradients = Gradients::default();
-            gradients.add(&ours, loss(&ours).backward());
+            let gradients = Gradients::of(&ours, loss(&ours).backward());
             ours = adamw.step(ours, gradients, 0.01, &settings);
             let gradients = GradientsParams::from_grads(loss(&theirs).backward(), &theirs);
             theirs = reference.step(0.01, theirs, gradients);
@@ -258,7 +268,7 @@ mod tests {
         for _ in 0..2 {
             let bias = model.bias.as_ref().map(Param::val).expect("a bias");
             let loss = model.weight.val().sum() * 3.0 + bias.sum() * 4.0;
-            gradients.add(&model, loss.backward());
+            gradients.add(Gradients::of(&model, loss.backward()));
         }
         // 4 weights at 6 and 2 biases at 8: sqrt(4 * 36 + 2 * 64)
         let norm = gradients.clip(&model, 1.0);

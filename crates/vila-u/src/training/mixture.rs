@@ -118,6 +118,7 @@ pub struct MixtureObjective {
     samples: Samples,
     seed: u64,
     batch_size: usize,
+    dropout: f64,
     /// Positions of an image, and of the longest sample.
     image_tokens: usize,
     max_length: usize,
@@ -140,6 +141,7 @@ impl MixtureObjective {
             },
             seed: recipe.seed,
             batch_size: recipe.batch_size,
+            dropout: recipe.dropout,
             image_tokens: config.vision_tower.rqtransformer.positions(),
             max_length: config.llm.max_length(),
             device: device.clone(),
@@ -181,11 +183,15 @@ impl Objective<VilaU> for MixtureObjective {
         })
     }
 
+    fn independent(&self) -> bool {
+        self.dropout == 0.0
+    }
+
     fn trains(&self, path: &str) -> bool {
         !path.starts_with("vision_tower.rqvaesiglip.")
     }
 
-    fn losses(&mut self, model: &mut VilaU, batch: Prepared, _step: u64) -> Result<Losses> {
+    fn losses(&self, model: &mut VilaU, batch: Prepared, _step: u64) -> Result<Losses> {
         let losses = self.losses_of(model, batch, &self.device)?;
         let total = losses
             .total()
@@ -200,7 +206,7 @@ impl Objective<VilaU> for MixtureObjective {
 
     /// The losses of each form on held-out scenes: of captions and answers those of their words, of
     /// drawings those of their codes.
-    fn evaluate(&mut self, model: &VilaU) -> Result<Vec<(&'static str, f64)>> {
+    fn evaluate(&self, model: &VilaU) -> Result<Vec<(&'static str, f64)>> {
         let model = model.clone().valid();
         let device = self.device.clone().inner();
         let mut metrics = Vec::new();
@@ -230,7 +236,7 @@ impl Objective<VilaU> for MixtureObjective {
     }
 
     /// Held-out pictures, and below each what the model draws from its caption.
-    fn sample(&mut self, model: &VilaU, path: &Path) -> Result<()> {
+    fn sample(&self, model: &VilaU, path: &Path) -> Result<()> {
         let model = model.clone().valid();
         let mut meant = Vec::new();
         let mut prompts = Vec::new();

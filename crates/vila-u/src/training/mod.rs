@@ -3,6 +3,7 @@
 mod adamw;
 mod events;
 mod format;
+mod lanes;
 mod mixture;
 pub mod multimodal;
 mod prefetch;
@@ -62,6 +63,8 @@ fn vila_u(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Resul
     let config = format.config.clone();
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, resume, watch, new)?;
+    let depth = &mut run.model.vision_tower.rqtransformer;
+    *depth = depth.clone().with_dropout(recipe.dropout);
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (Objective::Pretrain(mixture) | Objective::Sft(mixture)) = &stage.objective else {
             return Err(Error::usage(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, depth};
 
 /// One training run: a model, data, and the stages it is trained in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -29,6 +29,9 @@ pub struct Recipe {
     /// Batches whose gradients are averaged into one optimizer step.
     #[serde(default = "one")]
     pub accumulation: usize,
+    /// Dropout of the depth transformer.
+    #[serde(default = "released_dropout")]
+    pub dropout: f64,
     /// Steps between checkpoints; the last two are kept.
     pub checkpoint_every: u64,
     /// Steps between evaluations on held-out data.
@@ -48,6 +51,10 @@ pub struct Recipe {
 
 fn one() -> usize {
     1
+}
+
+fn released_dropout() -> f64 {
+    depth::DROPOUT
 }
 
 /// Sizes of the parts that start from random weights, each with the keys of that part's
@@ -227,6 +234,10 @@ impl Recipe {
         must(self.steps > 0, "steps must be at least 1")?;
         must(self.batch_size > 0, "batch_size must be at least 1")?;
         must(self.accumulation > 0, "accumulation must be at least 1")?;
+        must(
+            (0.0..1.0).contains(&self.dropout),
+            "dropout must be at least 0 and below 1",
+        )?;
         must(
             self.checkpoint_every > 0,
             "checkpoint_every must be at least 1",

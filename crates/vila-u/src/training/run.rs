@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
-use vila_u_kernels::MixedPrecision;
+use vila_u_kernels::mixed;
 
 use super::adamw::{AdamW, Gradients};
 use super::events::Events;
 use super::format::Format;
+use super::lanes::Lanes;
 use super::prefetch::{Prefetch, Reader};
 use super::recipe::{Recipe, Stage};
 use super::{schedule, state};
 use crate::{Error, Result, atomic};
 
 /// What is trained in a stage: the loop knows nothing about models and data but this.
-pub trait Objective<M: Module> {
+pub trait Objective<M: Module>: Sync {
     /// What the prefetch thread prepares: plain host memory.
     type Batch: Send + 'static;
 
@@ -32,14 +33,18 @@ pub trait Objective<M: Module> {
     /// Whether the parameter at this path is trained.
     fn trains(&self, path: &str) -> bool;
 
+    /// Whether a step's batches may be computed side by side: `losses` neither changes the model nor
+    /// draws from the device.
+    fn independent(&self) -> bool;
+
     /// The losses of a batch. `step` seeds anything random in it.
-    fn losses(&mut self, model: &mut M, batch: Self::Batch, step: u64) -> Result<Losses>;
+    fn losses(&self, model: &mut M, batch: Self::Batch, step: u64) -> Result<Losses>;
 
     /// Measures on held-out data.
-    fn evaluate(&mut self, model: &M) -> Result<Vec<(&'static str, f64)>>;
+    fn evaluate(&self, model: &M) -> Result<Vec<(&'static str, f64)>>;
 
     /// Draws a sample sheet into the file `path`.
-    fn sample(&mut self, model: &M, path: &Path) -> Result<()>;
+    fn sample(&self, model: &M, path: &Path) -> Result<()>;
 }
 
 /// `total` is what is minimised; `parts` are its terms, unweighted, and anything else worth a curve.
@@ -83,6 +88,7 @@ pub struct Run<'a, F: Format> {
     optimizer: AdamW,
     metrics: Metrics,
     watch: Watch,
+    lanes: Lanes,
     /// Smoothed seconds of a step.
     pace: Option<f64>,
 }
@@ -135,12 +141,13 @@ impl<'a, F: Format> Run<'a, F> {
             optimizer,
             metrics: Metrics::open(out, step)?,
             watch,
+            lanes: Lanes::new(recipe.accumulation, device)?,
             pace: None,
         })
     }
 
     /// Trains one stage to its end; does nothing if a resumed run is past it.
-    pub fn stage<O: Objective<F::Model>>(&mut self, index: usize, mut objective: O) -> Result<()> {
+    pub fn stage<O: Objective<F::Model>>(&mut self, index: usize, objective: O) -> Result<()> {
         let recipe = self.recipe;
         let ends = recipe.stage_ends();
         let first = if index == 0 { 0 } else { ends[index - 1] };
@@ -160,7 +167,7 @@ impl<'a, F: Format> Run<'a, F> {
         while self.step < end {
             let start = Instant::now();
             let stage = &recipe.stages[index];
-            let mut metrics = self.step(&mut objective, &batches, stage, first, end)?;
+            let mut metrics = self.step(&objective, &batches, stage, first, end)?;
             let seconds = start.elapsed().as_secs_f64();
             metrics.insert("seconds".into(), seconds);
             self.step += 1;
@@ -218,7 +225,7 @@ impl<'a, F: Format> Run<'a, F> {
     /// One optimizer step: losses and gradients of its batches, then the update.
     fn step<O: Objective<F::Model>>(
         &mut self,
-        objective: &mut O,
+        objective: &O,
         batches: &Prefetch<O::Batch>,
         stage: &Stage,
         first: u64,
@@ -228,21 +235,33 @@ impl<'a, F: Format> Run<'a, F> {
         self.device.seed(mix(self.recipe.seed, self.step));
         let count = self.recipe.accumulation;
         let mut gradients = Gradients::default();
-        let mut metrics = BTreeMap::new();
-        let mixed = self.recipe.mixed_precision.then(MixedPrecision::begin);
-        for _ in 0..count {
-            let batch = batches.next()?;
-            let losses = objective.losses(&mut self.model, batch, self.step)?;
-            let total = [("loss", losses.total.clone())];
-            for (name, value) in total.into_iter().chain(losses.parts) {
-                let value = f64::from(value.inner().into_scalar::<f32>()) / count as f64;
-                *metrics.entry(name.to_string()).or_insert(0.0) += value;
+        let mut values: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        let step = self.step;
+        let compute = |model: &mut F::Model, batch| -> Result<Computed> {
+            let run = || compute(objective, model, batch, step, count);
+            match self.recipe.mixed_precision {
+                true => mixed(run),
+                false => run(),
             }
-            self.finite("loss", metrics["loss"])?;
-            let tape = (losses.total / count as f64).backward();
-            gradients.add(&self.model, tape);
+        };
+        let mut left = count;
+        while left > 0 {
+            let together = match objective.independent() {
+                true => self.lanes.count().min(left),
+                false => 1,
+            };
+            left -= together;
+            let batches: Vec<_> = (0..together)
+                .map(|_| batches.next())
+                .collect::<Result<_>>()?;
+            for (losses, found) in self.lanes.run(&mut self.model, batches, compute)? {
+                for (name, value) in losses {
+                    self.finite(name, value)?;
+                    values.entry(name).or_default().push(value);
+                }
+                gradients.add(found);
+            }
         }
-        drop(mixed);
         let norm = gradients.clip(&self.model, stage.optimizer.clip);
         self.finite("gradient norm", norm)?;
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
@@ -250,6 +269,12 @@ impl<'a, F: Format> Run<'a, F> {
         self.model = self
             .optimizer
             .step(model, gradients, rate, &stage.optimizer);
+        // Not every batch has every loss.
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let mut metrics: BTreeMap<String, f64> = values
+            .into_iter()
+            .map(|(name, values)| (name.to_string(), mean(values)))
+            .collect();
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("learning_rate".into(), rate);
         Ok(metrics)
@@ -268,6 +293,27 @@ impl<'a, F: Format> Run<'a, F> {
             self.step + 1
         )))
     }
+}
+
+/// The losses of a batch by name, and a `count`th of its gradients.
+type Computed = (Vec<(&'static str, f64)>, Gradients);
+
+fn compute<M: Module, O: Objective<M>>(
+    objective: &O,
+    model: &mut M,
+    batch: O::Batch,
+    step: u64,
+    count: usize,
+) -> Result<Computed> {
+    let losses = objective.losses(model, batch, step)?;
+    let total = [("loss", losses.total.clone())];
+    let values = total
+        .into_iter()
+        .chain(losses.parts)
+        .map(|(name, value)| (name, f64::from(value.inner().into_scalar::<f32>())))
+        .collect();
+    let tape = (losses.total / count as f64).backward();
+    Ok((values, Gradients::of(model, tape)))
 }
 
 /// A number that depends on all bits of both (splitmix64).

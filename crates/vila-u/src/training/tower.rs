@@ -186,6 +186,11 @@ impl Objective<RqVaeSiglip> for TowerObjective {
         Box::new(move |index| Ok(pictures.draw(Split::Train, seed, index * count as u64, count)))
     }
 
+    fn independent(&self) -> bool {
+        // Quantizing moves the codebooks.
+        matches!(self.stage, Stage::Align)
+    }
+
     fn trains(&self, path: &str) -> bool {
         match self.stage {
             Stage::Align => path.starts_with("siglip_model."),
@@ -196,7 +201,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
         }
     }
 
-    fn losses(&mut self, model: &mut RqVaeSiglip, batch: Captioned, step: u64) -> Result<Losses> {
+    fn losses(&self, model: &mut RqVaeSiglip, batch: Captioned, step: u64) -> Result<Losses> {
         let size = self.pictures.size;
         Ok(match &self.stage {
             Stage::Align => {
@@ -214,7 +219,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
 
     /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
     /// `psnr` in dB; `codes_used`: share of the codebook's rows in use, over all depths.
-    fn evaluate(&mut self, model: &RqVaeSiglip) -> Result<Vec<(&'static str, f64)>> {
+    fn evaluate(&self, model: &RqVaeSiglip) -> Result<Vec<(&'static str, f64)>> {
         let model = model.clone().valid();
         let quantizes = matches!(self.stage, Stage::Tower { .. });
         let (mut matched, mut psnr) = (0, 0.0);
@@ -256,7 +261,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
     }
 
     /// Held-out pictures, each with its reconstruction below.
-    fn sample(&mut self, model: &RqVaeSiglip, path: &Path) -> Result<()> {
+    fn sample(&self, model: &RqVaeSiglip, path: &Path) -> Result<()> {
         if matches!(self.stage, Stage::Align) {
             return Ok(());
         }
