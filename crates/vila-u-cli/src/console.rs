@@ -30,6 +30,8 @@ pub struct Console {
 struct Bar {
     bar: ProgressBar,
     what: String,
+    /// What was done before this program did anything: a resumed run starts in the middle.
+    before: u64,
     started: Instant,
     last_line: Option<Instant>,
 }
@@ -102,7 +104,7 @@ impl Console {
         let mut slot = self.bar.lock().unwrap_or_else(|e| e.into_inner());
         let bar = match &mut *slot {
             Some(bar) if bar.what == what => bar,
-            slot => slot.insert(Bar::new(what, total)),
+            slot => slot.insert(Bar::new(what, done.saturating_sub(1), total)),
         };
         bar.update(done, total, note);
         if done >= total {
@@ -120,7 +122,7 @@ impl Console {
 }
 
 impl Bar {
-    fn new(what: &str, total: u64) -> Self {
+    fn new(what: &str, before: u64, total: u64) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::new(total)
         } else {
@@ -133,9 +135,12 @@ impl Bar {
             bar.set_style(style);
         }
         bar.set_prefix(what.to_string());
+        bar.set_position(before);
+        bar.reset_eta();
         Self {
             bar,
             what: what.to_string(),
+            before,
             started: Instant::now(),
             last_line: None,
         }
@@ -155,7 +160,7 @@ impl Bar {
             return;
         }
         self.last_line = Some(Instant::now());
-        let rate = done as f64 / self.started.elapsed().as_secs_f64();
+        let rate = done.saturating_sub(self.before) as f64 / self.started.elapsed().as_secs_f64();
         let left = (total - done.min(total)) as f64 / rate.max(1e-9);
         eprintln!(
             "{} {done}/{total}, {rate:.2}/s, {left:.0} s left {note}",

@@ -100,6 +100,11 @@ impl ResidualQuantizer {
         self.code_shape[2]
     }
 
+    /// The grid of codes and D: `[rows, columns, D]`.
+    pub fn code_shape(&self) -> [usize; 3] {
+        self.code_shape
+    }
+
     /// Rows to choose from at each depth, K.
     pub fn codes(&self) -> usize {
         self.codebooks[0].codes()

@@ -19,6 +19,7 @@ use super::multimodal::{self, Visual};
 use super::prefetch::Reader;
 use super::recipe::{Mixture, Recipe};
 use super::run::{Losses, Objective, mix};
+use super::seen::Seen;
 use super::sheet::save_sheet;
 use crate::assistant::{draw_prompts, drawing_prompt};
 use crate::data::nano::{Question, Scene, Split};
@@ -122,6 +123,7 @@ pub struct MixtureObjective {
     /// Positions of an image, and of the longest sample.
     image_tokens: usize,
     max_length: usize,
+    seen: Seen,
     device: Device,
 }
 
@@ -144,6 +146,7 @@ impl MixtureObjective {
             dropout: recipe.dropout,
             image_tokens: config.vision_tower.rqtransformer.positions(),
             max_length: config.llm.max_length(),
+            seen: Seen::default(),
             device: device.clone(),
         }
     }
@@ -154,10 +157,10 @@ impl MixtureObjective {
         batch: Prepared,
         device: &Device,
     ) -> Result<multimodal::Losses> {
-        let (count, size) = (batch.samples.len(), self.samples.size);
-        let pixels = TensorData::new(batch.pixels, [count, 3, size, size]);
-        let pixels = Tensor::<4>::from_data(pixels, device);
-        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
+        let tower = &model.vision_tower.rqvaesiglip;
+        let size = self.samples.size;
+        let codes = self.seen.codes(tower, &batch.pixels, size, device);
+        let visual = Visual::of(tower, codes);
         let layout = Layout::packed(&batch.samples, self.image_tokens, self.max_length, None);
         multimodal::losses(model, &layout, Some(&visual))
     }

@@ -31,6 +31,15 @@ pub struct Visual {
 }
 
 impl Visual {
+    /// Of codes `[images, rows, columns, D]`.
+    pub fn of(tower: &RqVaeSiglip, codes: Tensor<4, Int>) -> Self {
+        let features = tower.valid().quantizer.features_of(codes.clone());
+        Self {
+            codes: codes.flatten::<2>(0, 2),
+            features: features.flatten::<2>(0, 2),
+        }
+    }
+
     /// Of images `[images, 3, size, size]` in -1..1. The tower is not trained here, so it records no
     /// gradients, even on a device that would.
     pub fn encode(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
