@@ -36,8 +36,8 @@ use tower::TowerObjective;
 /// checkpoint is kept); [`Error::Interrupted`] when stopped through the watch, after saving.
 pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
-    match recipe.stages.first() {
-        Some(stage) if stage.objective.is_tower() => tower(recipe, &device, resume, watch),
+    match recipe.stages.first().map(|stage| &stage.objective) {
+        Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, resume, watch),
         _ => vila_u(recipe, &device, resume, watch),
     }
 }

@@ -71,10 +71,6 @@ pub struct ModelRecipe {
     /// Quantizer and pixel decoder (`rqvaesiglip` in `vision_tower/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rqvaesiglip: Option<Config>,
-    /// A new pixel decoder for the tower of `init` (`rqvaesiglip.ddconfig` in
-    /// `vision_tower/config.json`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ddconfig: Option<Config>,
     /// Depth transformer (`rqtransformer` in `vision_tower/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rqtransformer: Option<Config>,
@@ -140,8 +136,6 @@ pub enum Objective {
     Align(Align),
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen.
     Tower(Tower),
-    /// The pixel decoder alone, on the codes of a finished tower.
-    Decoder(Decoder),
     /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
     Pretrain(Mixture),
     /// The same on questions and answers, drawing kept in the mixture.
@@ -151,13 +145,6 @@ pub enum Objective {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Align {}
-
-impl Objective {
-    /// Whether it trains a vision tower by itself.
-    pub fn is_tower(&self) -> bool {
-        matches!(self, Self::Align(_) | Self::Tower(_) | Self::Decoder(_))
-    }
-}
 
 /// Weights of the tower's losses (paper section 3.1): the total is
 /// `contrastive * L_contra + reconstruction * (pixel_weight * L_pixel + commitment * L_commit)`.
@@ -169,12 +156,6 @@ pub struct Tower {
     #[serde(default = "whole")]
     pub pixel_weight: f64,
     pub commitment: f64,
-    pub pixel: PixelLoss,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decoder {
     pub pixel: PixelLoss,
 }
 
@@ -270,7 +251,8 @@ impl Recipe {
             "data.gallery must be between 0 and 1",
         )?;
         must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
-        let tower = |stage: &Stage| stage.objective.is_tower();
+        let tower =
+            |stage: &Stage| matches!(stage.objective, Objective::Align(_) | Objective::Tower(_));
         must(
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",

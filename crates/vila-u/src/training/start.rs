@@ -24,15 +24,8 @@ pub fn tower(
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     if let Some(init) = &recipe.init {
         let files = Source::parse(init)?.files(|_, _| {})?;
-        let mut tower = checkpoint::load_tower(&files, device, DType::F32)?;
+        let tower = checkpoint::load_tower(&files, device, DType::F32)?;
         let tokenizer = tower.text_tokenizer()?;
-        if recipe.model.ddconfig.is_some() {
-            tower.config.ddconfig = part(&recipe.model.ddconfig, "ddconfig")?;
-            tower.config.check(&tower.siglip).map_err(unfit)?;
-            let new = tower.config.init(&tower.siglip, device);
-            tower.model.post_quant_conv = new.post_quant_conv;
-            tower.model.decoder = new.decoder;
-        }
         let format = TowerFormat {
             config: tower.config,
             siglip: tower.siglip,

@@ -1,4 +1,4 @@
-//! The stages of the vision tower (paper section 3.1).
+//! The two stages of the vision tower (paper section 3.1).
 //!
 //! *Align*: image and text encoder learn a common space with the sigmoid contrastive loss. It stands
 //! for starting from weights that are already aligned.
@@ -6,9 +6,6 @@
 //! *Tower*: the text encoder stays as it is, and the quantized features learn to match its texts
 //! and to be drawn again: `w_contra L_contra + w_recon (w_pixel L_pixel + w_commit L_commit)`. The codebooks
 //! follow the features as running means.
-//!
-//! *Decoder*: a pixel decoder learns to draw the codes of a tower that stays as it is. Codes mean the
-//! same afterwards, so a language model that was trained on them needs no more training.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +18,6 @@ use rand_chacha::ChaCha8Rng;
 use super::prefetch::Reader;
 use super::recipe::{self, NanoData, PixelLoss, Recipe};
 use super::run::{Losses, Objective, mix};
-use super::seen::Seen;
 use super::sheet::save_sheet;
 use crate::data::nano::{Scene, Split};
 use crate::media::preprocess::normalize;
@@ -85,7 +81,7 @@ impl Captioned {
     }
 }
 
-/// Which of the stages.
+/// Which of the two stages.
 enum Stage {
     Align,
     Tower {
@@ -93,13 +89,9 @@ enum Stage {
         /// The frozen text encoder, off the tape.
         texts: Box<TextModel>,
     },
-    Decoder {
-        pixel: PixelLoss,
-        seen: Seen,
-    },
 }
 
-/// The objective of all stages.
+/// The objective of both stages.
 pub struct TowerObjective {
     stage: Stage,
     pictures: Pictures,
@@ -122,10 +114,6 @@ impl TowerObjective {
             recipe::Objective::Tower(losses) => Stage::Tower {
                 losses: losses.clone(),
                 texts: Box::new(model.siglip_model.text_model.clone().valid()),
-            },
-            recipe::Objective::Decoder(decoder) => Stage::Decoder {
-                pixel: decoder.pixel,
-                seen: Seen::default(),
             },
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
@@ -172,7 +160,11 @@ fn tower(
     let quantized = model.quantizer.forward_train(features, restart);
     let images = model.feature_embeds(quantized.z_q.clone());
     let contrastive = sigmoid_loss(model.siglip_model.logits_per_image(images, texts));
-    let pixel = pixel_loss(model.decode(quantized.z_q), pixels, weights.pixel);
+    let difference = model.decode(quantized.z_q) - pixels;
+    let pixel = match weights.pixel {
+        PixelLoss::L1 => difference.abs().mean(),
+        PixelLoss::L2 => difference.square().mean(),
+    };
     let commitment = quantized.commitment_loss;
     let reconstruction =
         pixel.clone() * weights.pixel_weight + commitment.clone() * weights.commitment;
@@ -187,14 +179,6 @@ fn tower(
     }
 }
 
-fn pixel_loss(drawn: Tensor<4>, pixels: Tensor<4>, kind: PixelLoss) -> Tensor<1> {
-    let difference = drawn - pixels;
-    match kind {
-        PixelLoss::L1 => difference.abs().mean(),
-        PixelLoss::L2 => difference.square().mean(),
-    }
-}
-
 impl Objective<RqVaeSiglip> for TowerObjective {
     type Batch = Captioned;
 
@@ -205,7 +189,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
 
     fn independent(&self) -> bool {
         // Quantizing moves the codebooks.
-        !matches!(self.stage, Stage::Tower { .. })
+        matches!(self.stage, Stage::Align)
     }
 
     fn trains(&self, path: &str) -> bool {
@@ -214,10 +198,6 @@ impl Objective<RqVaeSiglip> for TowerObjective {
             Stage::Tower { .. } => {
                 let fixed = ["siglip_model.text_model.", "quantizer."];
                 !fixed.iter().any(|part| path.starts_with(part))
-            }
-            Stage::Decoder { .. } => {
-                let trained = ["post_quant_conv.", "decoder."];
-                trained.iter().any(|part| path.starts_with(part))
             }
         }
     }
@@ -235,16 +215,6 @@ impl Objective<RqVaeSiglip> for TowerObjective {
                 let mut restart = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
                 tower(model, pixels, texts, losses, &mut restart)
             }
-            Stage::Decoder { pixel, seen } => {
-                let codes = seen.codes(model, &batch.pixels, size, &self.device);
-                let z_q = Tensor::from_inner(model.valid().quantizer.features_of(codes));
-                let (pixels, _) = batch.tensors(size, &self.device);
-                let pixel = pixel_loss(model.decode(z_q), pixels, *pixel);
-                Losses {
-                    total: pixel.clone(),
-                    parts: vec![("pixel", pixel)],
-                }
-            }
         })
     }
 
@@ -252,7 +222,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
     /// `psnr` in dB; `codes_used`: share of the codebook's rows in use, over all depths.
     fn evaluate(&self, model: &RqVaeSiglip) -> Result<Vec<(&'static str, f64)>> {
         let model = model.clone().valid();
-        let quantizes = !matches!(self.stage, Stage::Align);
+        let quantizes = matches!(self.stage, Stage::Tower { .. });
         let (mut matched, mut psnr) = (0, 0.0);
         let mut used = vec![false; model.quantizer.codes()];
         for first in (0..EVALUATED).step_by(AT_ONCE) {
