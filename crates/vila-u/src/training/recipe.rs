@@ -426,6 +426,7 @@ mod tests {
         for (overrides, expected) in [
             (vec!["stpes=1"], "stpes"),
             (vec!["steps=0"], "steps"),
+            (vec!["dropout=1"], "dropout"),
             (vec!["steps=many"], "invalid type"),
             (vec!["steps"], "key=value"),
             (vec!["stages.7.share=1"], "`7`"),
