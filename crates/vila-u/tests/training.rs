@@ -226,17 +226,16 @@ fn a_resumed_tower_run_is_the_uninterrupted_one() {
     }
 }
 
+/// The setting that starts a language run: a tower of two steps.
+fn on_a_new_tower(folder: &Path) -> String {
+    let tower = train(TOWER, &folder.join("tower"), &["steps=2"], false, None);
+    format!("init={}", tower.expect("a tower").display())
+}
+
 #[test]
 fn a_resumed_language_run_is_the_uninterrupted_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tower = train(
-        TOWER,
-        &folder.path().join("tower"),
-        &["steps=2"],
-        false,
-        None,
-    );
-    let init = format!("init={}", tower.expect("a tower").display());
+    let init = on_a_new_tower(folder.path());
     // Side by side, since nothing is dropped out.
     let settings = [init.as_str(), "accumulation=2", "dropout=0.0"];
     let whole = folder.path().join("whole");
@@ -270,14 +269,7 @@ fn a_resumed_language_run_is_the_uninterrupted_one() {
 #[test]
 fn batches_side_by_side_are_those_one_after_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tower = train(
-        TOWER,
-        &folder.path().join("tower"),
-        &["steps=2"],
-        false,
-        None,
-    );
-    let init = format!("init={}", tower.expect("a tower").display());
+    let init = on_a_new_tower(folder.path());
     let settings = [init.as_str(), "accumulation=3", "dropout=0.0"];
     let run = |name: &str, threads: usize| {
         let out = folder.path().join(name);

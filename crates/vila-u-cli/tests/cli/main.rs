@@ -31,10 +31,9 @@ fn vila_u(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Runs `vila-u` with --json on the recorded model; the lines it prints.
-fn recorded_json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
-    let model = golden().join("checkpoint").display().to_string();
-    let mut all = vec!["--json", "--model", &model];
+/// Runs `vila-u` with --json; the lines it prints.
+fn json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let mut all = vec!["--json"];
     all.extend(arguments);
     let output = vila_u(folder, &all);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -44,4 +43,12 @@ fn recorded_json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// The same on the recorded model.
+fn recorded_json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let model = golden().join("checkpoint").display().to_string();
+    let mut all = vec!["--model", &model];
+    all.extend(arguments);
+    json(folder, &all)
 }

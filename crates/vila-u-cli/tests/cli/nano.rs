@@ -7,34 +7,23 @@ use image::{DynamicImage, GrayImage, Rgb, RgbImage, Rgba, RgbaImage};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::vila_u;
-
-/// Runs with --json; what it printed.
-fn json(folder: &TempDir, arguments: &[&str]) -> Vec<Value> {
-    let mut all = vec!["--json"];
-    all.extend(arguments);
-    let output = vila_u(folder.path(), &all);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    let lines = String::from_utf8(output.stdout).unwrap();
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
+use super::{json, vila_u};
 
 #[test]
 fn a_seed_always_draws_the_same_picture() {
     let folder = TempDir::new().unwrap();
     let prompt = "a red heart on a blue background";
     for name in ["a.png", "b.png"] {
-        let printed = json(&folder, &["generate", prompt, "--seed", "5", "-o", name]);
+        let printed = json(
+            folder.path(),
+            &["generate", prompt, "--seed", "5", "-o", name],
+        );
         assert_eq!(printed[0]["seed"], 5);
     }
     let [a, b] = ["a.png", "b.png"].map(|name| fs::read(folder.path().join(name)).unwrap());
     assert_eq!(a, b);
     let printed = json(
-        &folder,
+        folder.path(),
         &["generate", prompt, "--seed", "5", "-n", "2", "-o", "two"],
     );
     assert_eq!(printed[0]["files"].as_array().unwrap().len(), 3);
@@ -60,11 +49,14 @@ fn it_answers_and_stops_when_told() {
         "blue.png",
         "--greedy",
     ];
-    let answer = &json(&folder, &question)[0];
+    let answer = &json(folder.path(), &question)[0];
     assert!(!answer["text"].as_str().unwrap().is_empty());
     let short: Vec<&str> = question.into_iter().chain(["--max-tokens", "1"]).collect();
     assert_eq!(
-        json(&folder, &short)[0]["tokens"].as_array().unwrap().len(),
+        json(folder.path(), &short)[0]["tokens"]
+            .as_array()
+            .unwrap()
+            .len(),
         1
     );
     // Without --json the answer alone is printed.
@@ -102,7 +94,7 @@ fn every_kind_of_image_file_is_read() {
         "deep.png",
     ];
     arguments.extend(names);
-    let printed = json(&folder, &arguments);
+    let printed = json(folder.path(), &arguments);
     assert_eq!(
         printed[0]["codes"],
         serde_json::json!([names.len(), 8, 8, 4])
@@ -112,7 +104,7 @@ fn every_kind_of_image_file_is_read() {
 #[test]
 fn reconstruction_and_matching_give_numbers() {
     let folder = TempDir::new().unwrap();
-    json(&folder, &["data", "nano", "-n", "2", "-o", "world"]);
+    json(folder.path(), &["data", "nano", "-n", "2", "-o", "world"]);
     let picture = fs::read_dir(folder.path().join("world/images"))
         .unwrap()
         .next()
@@ -121,7 +113,7 @@ fn reconstruction_and_matching_give_numbers() {
         .path();
     let picture = picture.to_str().unwrap();
     let printed = json(
-        &folder,
+        folder.path(),
         &["reconstruct", picture, "-o", "r.png", "--side-by-side"],
     );
     assert!(printed[0]["psnr"].as_f64().unwrap() > 10.0);
@@ -133,7 +125,7 @@ fn reconstruction_and_matching_give_numbers() {
         "--label",
         "a red heart",
     ];
-    let printed = json(&folder, &arguments);
+    let printed = json(folder.path(), &arguments);
     let shares = printed[0][0]["probabilities"].as_object().unwrap();
     let sum: f64 = shares.values().map(|p| p.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-4);
@@ -142,7 +134,7 @@ fn reconstruction_and_matching_give_numbers() {
 #[test]
 fn it_measures_itself() {
     let folder = TempDir::new().unwrap();
-    let report = &json(&folder, &["eval", "nano", "-n", "4", "-o", "report"])[0];
+    let report = &json(folder.path(), &["eval", "nano", "-n", "4", "-o", "report"])[0];
     assert!(report.get("reconstruction").is_some(), "{report}");
     assert!(fs::read_dir(folder.path().join("report")).unwrap().count() > 0);
 }
@@ -150,12 +142,12 @@ fn it_measures_itself() {
 #[test]
 fn an_exported_model_is_the_same_model() {
     let folder = TempDir::new().unwrap();
-    json(&folder, &["export", "nano", "-o", "copy"]);
+    json(folder.path(), &["export", "nano", "-o", "copy"]);
     let question = ["ask", "What is this?", "--greedy", "--max-tokens", "4"];
-    let ours = json(&folder, &question);
+    let ours = json(folder.path(), &question);
     let copy: Vec<&str> = question.into_iter().chain(["--model", "copy"]).collect();
-    assert_eq!(ours, json(&folder, &copy));
-    let info = &json(&folder, &["info", "copy"])[0];
+    assert_eq!(ours, json(folder.path(), &copy));
+    let info = &json(folder.path(), &["info", "copy"])[0];
     assert!(info["parameters"].as_u64().unwrap() > 1_000_000);
 }
 
@@ -173,7 +165,7 @@ fn training_runs_resumes_and_refuses_to_overwrite() {
     ];
     let mut train = vec!["train", recipe];
     train.extend(steps);
-    json(&folder, &train);
+    json(folder.path(), &train);
     let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
     let lines: Vec<Value> = metrics
         .lines()
@@ -186,5 +178,5 @@ fn training_runs_resumes_and_refuses_to_overwrite() {
     let again = vila_u(folder.path(), &train);
     assert_eq!(again.status.code(), Some(2), "overwrote a run");
     train.push("--resume");
-    json(&folder, &train);
+    json(folder.path(), &train);
 }
