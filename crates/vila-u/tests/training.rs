@@ -93,7 +93,7 @@ const LANGUAGE: &str = r#"
     n_head = 2
 
     [[stages]]
-    objective = { kind = "pretrain", caption = 1.0, generation = 1.0, question = 1.0, drop_caption = 0.5 }
+    objective = { kind = "pretrain", caption = 1.0, generation = 1.0, question = 1.0, drop_caption = 0.5, hide_visual = 0.5 }
     optimizer = OPTIMIZER
 "#;
 

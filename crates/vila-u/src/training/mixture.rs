@@ -3,7 +3,8 @@
 //!
 //! Each sample is [image, text] (captions, questions) or [text, image] (drawing), with loss on the
 //! second part only. Some captions are dropped before drawing, so that guidance has something to
-//! steer away from.
+//! steer away from. Of some drawings the model does not see a part of its own visual tokens: most of
+//! them follow from their neighbours, and it would learn from the caption late.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -55,6 +56,8 @@ pub struct Prepared {
     samples: Vec<Sample>,
     /// `[samples, 3, size, size]` in -1..1
     pixels: Vec<f32>,
+    /// `[samples, image_tokens]`, 0 for a visual token that is hidden from the model, otherwise 1
+    shown: Vec<f32>,
 }
 
 /// Makes samples of the nano world.
@@ -62,17 +65,18 @@ pub struct Prepared {
 struct Samples {
     tokenizer: Arc<Tokenizer>,
     size: usize,
+    image_tokens: usize,
 }
 
 impl Samples {
-    /// Sample `index` of a split in the given form.
+    /// Sample `index` of a split in the given form; for training, with what that hides of a drawing.
     fn make(
         &self,
         split: Split,
         seed: u64,
         index: u64,
         form: Form,
-        drop_caption: f64,
+        training: Option<&Mixture>,
         into: &mut Prepared,
     ) -> Result<()> {
         let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, index));
@@ -80,7 +84,7 @@ impl Samples {
         let turns = match form {
             Form::Generation => {
                 let turns = [Turn::human(scene.caption()), Turn::assistant("<image>")];
-                match rng.random_bool(drop_caption) {
+                match training.is_some_and(|mixture| rng.random_bool(mixture.drop_caption)) {
                     true => form::without_caption(&turns),
                     false => turns.to_vec(),
                 }
@@ -106,6 +110,13 @@ impl Samples {
         } else {
             form::video_chat(&self.tokenizer, &turns, 1, true)?
         };
+        let hide = training.filter(|_| form == Form::Generation);
+        let part = match hide.is_some_and(|mixture| rng.random_bool(mixture.hide_visual)) {
+            true => rng.random(),
+            false => 1.0,
+        };
+        let shown = (0..self.image_tokens).map(|_| f32::from(rng.random_bool(part)));
+        into.shown.extend(shown);
         into.samples.push(sample);
         into.pixels
             .extend(normalize(&scene.render(self.size as u32)));
@@ -120,8 +131,7 @@ pub struct MixtureObjective {
     seed: u64,
     batch_size: usize,
     dropout: f64,
-    /// Positions of an image, and of the longest sample.
-    image_tokens: usize,
+    /// Positions of the longest sample.
     max_length: usize,
     seen: Seen,
     device: Device,
@@ -140,11 +150,11 @@ impl MixtureObjective {
             samples: Samples {
                 tokenizer,
                 size: config.siglip.vision_config.image_size,
+                image_tokens: config.vision_tower.rqtransformer.positions(),
             },
             seed: recipe.seed,
             batch_size: recipe.batch_size,
             dropout: recipe.dropout,
-            image_tokens: config.vision_tower.rqtransformer.positions(),
             max_length: config.llm.max_length(),
             seen: Seen::default(),
             device: device.clone(),
@@ -160,8 +170,13 @@ impl MixtureObjective {
         let tower = &model.vision_tower.rqvaesiglip;
         let size = self.samples.size;
         let codes = self.seen.codes(tower, &batch.pixels, size, device);
-        let visual = Visual::of(tower, codes);
-        let layout = Layout::packed(&batch.samples, self.image_tokens, self.max_length, None);
+        let mut visual = Visual::of(tower, codes);
+        let tokens = batch.shown.len();
+        let shown = TensorData::new(batch.shown, [tokens, 1]);
+        let shown = Tensor::from_data(shown, &visual.features.device());
+        visual.features = visual.features * shown;
+        let image_tokens = self.samples.image_tokens;
+        let layout = Layout::packed(&batch.samples, image_tokens, self.max_length, None);
         multimodal::losses(model, &layout, Some(&visual))
     }
 }
@@ -176,11 +191,18 @@ impl Objective<VilaU> for MixtureObjective {
             let mut prepared = Prepared {
                 samples: Vec::new(),
                 pixels: Vec::new(),
+                shown: Vec::new(),
             };
             for index in batch * count as u64..(batch + 1) * count as u64 {
                 let form = mixture.form(index);
-                let drop = mixture.drop_caption;
-                samples.make(Split::Train, seed, index, form, drop, &mut prepared)?;
+                samples.make(
+                    Split::Train,
+                    seed,
+                    index,
+                    form,
+                    Some(&mixture),
+                    &mut prepared,
+                )?;
             }
             Ok(prepared)
         })
@@ -221,10 +243,11 @@ impl Objective<VilaU> for MixtureObjective {
             let mut prepared = Prepared {
                 samples: Vec::new(),
                 pixels: Vec::new(),
+                shown: Vec::new(),
             };
             for index in 0..EVALUATED as u64 {
                 self.samples
-                    .make(Split::HeldOut, 0, index, form, 0.0, &mut prepared)?;
+                    .make(Split::HeldOut, 0, index, form, None, &mut prepared)?;
             }
             let losses = self.losses_of(&model, prepared, &device)?;
             let loss = match form {
@@ -282,5 +305,57 @@ impl Mixture {
             left -= weight;
         }
         Form::Generation
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Source, config};
+
+    #[test]
+    fn only_drawings_hide_and_only_in_training() {
+        let files = Source::parse("nano").unwrap().files(|_, _| ()).unwrap();
+        let samples = Samples {
+            tokenizer: Arc::new(config::tokenizer(&files.join("llm")).unwrap()),
+            size: 8,
+            image_tokens: 64,
+        };
+        let mixture = Mixture {
+            caption: 1.0,
+            generation: 1.0,
+            question: 1.0,
+            drop_caption: 0.1,
+            hide_visual: 0.5,
+        };
+        let hidden = |form, training| -> Vec<usize> {
+            let mut prepared = Prepared {
+                samples: Vec::new(),
+                pixels: Vec::new(),
+                shown: Vec::new(),
+            };
+            for index in 0..100 {
+                samples
+                    .make(Split::Train, 1, index, form, training, &mut prepared)
+                    .unwrap();
+            }
+            let pictures = prepared.shown.chunks_exact(64);
+            pictures
+                .map(|shown| shown.iter().filter(|shown| **shown == 0.0).count())
+                .collect()
+        };
+        let drawings = hidden(Form::Generation, Some(&mixture));
+        let touched = drawings.iter().filter(|hidden| **hidden > 0).count();
+        assert!((30..70).contains(&touched), "{touched}");
+        assert!(drawings.iter().any(|hidden| *hidden > 48));
+        assert!(drawings.iter().any(|hidden| (1..16).contains(hidden)));
+        for (form, training) in [
+            (Form::Generation, None),
+            (Form::Caption, Some(&mixture)),
+            (Form::Question, Some(&mixture)),
+        ] {
+            assert!(hidden(form, training).iter().all(|hidden| *hidden == 0));
+        }
     }
 }

@@ -184,6 +184,10 @@ pub struct Mixture {
     pub question: f64,
     /// Probability that a generation sample's caption is replaced by the empty prompt.
     pub drop_caption: f64,
+    /// Probability that a random part of a generation sample's visual tokens is hidden from the
+    /// model, which then has to draw the rest from the caption.
+    #[serde(default)]
+    pub hide_visual: f64,
 }
 
 /// AdamW with warm-up, cosine decay and clipping by the global norm.
@@ -291,6 +295,10 @@ impl Recipe {
                 must(
                     fraction(mixture.drop_caption),
                     "drop_caption must be between 0 and 1",
+                )?;
+                must(
+                    fraction(mixture.hide_visual),
+                    "hide_visual must be between 0 and 1",
                 )?;
             }
         }
