@@ -30,7 +30,7 @@ pub struct Global {
     /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm)
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
-    /// Number format of the weights on the device: f32, or f16/bf16 where the device computes in it
+    /// Number format of the weights in memory: f32, bf16, or f16 where the device computes in it
     #[arg(long, global = true, default_value = "f32")]
     pub dtype: String,
     /// Print results as JSON

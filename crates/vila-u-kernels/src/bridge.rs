@@ -99,6 +99,22 @@ pub(crate) fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
     }
 }
 
+/// A floating-point tensor of the CPU backend that is not recorded for gradients.
+pub(crate) fn unrecorded(tensor: &DispatchTensor) -> Option<FlexTensor> {
+    match &tensor.kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Some(tensor.clone()),
+        _ => None,
+    }
+}
+
+/// The way back from [`unrecorded`].
+pub(crate) fn dispatch(tensor: FlexTensor) -> DispatchTensor {
+    DispatchTensor {
+        kind: DispatchTensorKind::Flex(BackendTensor::Float(tensor)),
+        autodiff: DispatchAutodiffContext::Disabled,
+    }
+}
+
 /// Runs the kernel and adds it to the graph, when some input needs a gradient.
 fn record<const N: usize, K: Kernel<N>, C: CheckpointStrategy>(
     kernel: K,

@@ -1,7 +1,8 @@
 //! Fused CPU kernels with hand-written gradients, as plain functions on Burn tensors.
 //!
 //! Each function is what its name says, differentiable, and the same on every device: `f32` tensors
-//! of the CPU backend take the kernel, everything else the same composition of Burn operations.
+//! of the CPU backend take the kernel, everything else the same composition of Burn operations. A linear
+//! layer's weight may be stored as `bf16`.
 //! Model code makes one call and never asks where it runs.
 
 // Loops over the fixed tiles of a kernel are written by index: that is what becomes vector registers.
@@ -9,6 +10,7 @@
 
 mod activation;
 mod attention;
+mod bfloat16;
 mod bridge;
 mod conv2d;
 mod dropout;

@@ -4,19 +4,21 @@ use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{Tensor, module};
 use rayon::prelude::*;
 
+use crate::bfloat16;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::simd;
 use crate::matmul::{Matrix, product};
 
 /// Fewer rows than this leave no work to make up for packing the weight.
-const FEWEST_ROWS: usize = 16;
+pub(crate) const FEWEST_ROWS: usize = 16;
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
 
 /// `x W + b` over the last dimension.
 ///
 /// - `x`: `[.., inputs]`
-/// - `weight`: `[inputs, outputs]`
+/// - `weight`: `[inputs, outputs]`; it may be of another dtype than `x`, which is then only how it is
+///   stored. The CPU is fast with `bf16` in the transpose of a matrix `[outputs, inputs]`.
 /// - `bias`: `[outputs]`
 ///
 /// Returns `[.., outputs]`.
@@ -25,6 +27,9 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
+    if weight.dtype() != x.dtype() {
+        return bfloat16::linear(x, weight, bias);
+    }
     let [inputs, _] = weight.dims();
     let rows = x.shape().num_elements() / inputs.max(1);
     if D < 2 || rows < FEWEST_ROWS {
@@ -102,7 +107,7 @@ impl Kernel<2> for Unbiased {
 }
 
 /// A tensor `[.., columns]` as a matrix `[rows, columns]`.
-fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+pub(crate) fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     let values = values(tensor);
     let columns = tensor.layout().shape().last().copied().unwrap_or(1);
     Matrix::new(values, values.len() / columns, columns)

@@ -5,6 +5,7 @@
 //! registers along the inner dimension, which is cut into stretches that leave the panels in cache.
 //! In mixed precision a panel holds pairs of neighbours along that dimension.
 
+use burn::tensor::bf16;
 use pulp::Simd;
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
@@ -25,18 +26,37 @@ const PANELS_AT_ONCE: usize = 7;
 /// Numbers that one thread should pack at least.
 const PACKED_TOGETHER: usize = 1 << 15;
 
+/// What a matrix is stored as.
+pub(crate) trait Number: Copy + Sync {
+    fn single(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// A matrix stored by rows, or its transpose.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Matrix<'a, T = f32> {
+    pub data: &'a [T],
     /// Of the matrix as it is used, after transposition.
     pub rows: usize,
     pub columns: usize,
     pub transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
-    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+impl<'a, T> Matrix<'a, T> {
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         debug_assert_eq!(data.len(), rows * columns);
         Self {
             data,
@@ -93,7 +113,7 @@ impl Stretch {
 }
 
 /// `a b`, plus `bias` on every row.
-pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
     let paired = paired();
     let (rows, columns) = (a.rows, b.columns);
     let mut c = match bias {
@@ -172,8 +192,8 @@ fn pack_left(a: Matrix, rows: Range<usize>, stretch: Stretch, panels: &mut Vec<f
 }
 
 /// Room for a stretch of `b` as panels `[panel][depth][PANEL]`, one after the other.
-fn right_panels<'a>(
-    b: Matrix,
+fn right_panels<'a, T>(
+    b: Matrix<T>,
     stretch: Stretch,
     panels: &'a mut Vec<f32>,
 ) -> &'a mut [[f32; PANEL]] {
@@ -182,15 +202,15 @@ fn right_panels<'a>(
     panels[..size].as_chunks_mut::<PANEL>().0
 }
 
-fn pack_right(b: Matrix, index: usize, stretch: Stretch, panel: &mut [[f32; PANEL]]) {
+fn pack_right<T: Number>(b: Matrix<T>, index: usize, stretch: Stretch, panel: &mut [[f32; PANEL]]) {
     let first = index * PANEL;
     pack(b, first, PANEL.min(b.columns - first), stretch, panel);
 }
 
 /// A stretch of rows of a matrix, columns `first..first + width` of them, as a panel. Columns beyond
 /// these are zeros.
-fn pack<const N: usize>(
-    matrix: Matrix,
+fn pack<T: Number, const N: usize>(
+    matrix: Matrix<T>,
     first: usize,
     width: usize,
     stretch: Stretch,
@@ -213,7 +233,7 @@ fn pack<const N: usize>(
                     |column: usize| &matrix.data[(first + column) * matrix.rows + from..][..length];
                 let whole = width / 8 * 8;
                 for column in (0..whole).step_by(8) {
-                    let runs: [&[f32]; 8] = std::array::from_fn(|c| run(column + c));
+                    let runs: [&[T]; 8] = std::array::from_fn(|c| run(column + c));
                     pack_runs(panel, column, runs, paired);
                 }
                 for column in whole..width {
@@ -229,10 +249,10 @@ fn pack<const N: usize>(
 
 /// `panel[k][column + c] = runs[c][k]`.
 #[inline(always)]
-fn pack_runs<const N: usize, const C: usize>(
+fn pack_runs<T: Number, const N: usize, const C: usize>(
     panel: &mut [[f32; N]],
     column: usize,
-    runs: [&[f32]; C],
+    runs: [&[T]; C],
     paired: bool,
 ) {
     if paired {
@@ -241,8 +261,8 @@ fn pack_runs<const N: usize, const C: usize>(
             for c in 0..C {
                 let (pairs, rest) = pairs[c];
                 to[column + c] = match pairs.get(k) {
-                    Some([low, high]) => pair(*low, *high),
-                    None => pair(rest[0], 0.0),
+                    Some([low, high]) => pair(low.single(), high.single()),
+                    None => pair(rest[0].single(), 0.0),
                 };
             }
         }
@@ -250,7 +270,7 @@ fn pack_runs<const N: usize, const C: usize>(
         let runs = runs.map(|run| &run[..panel.len()]);
         for (k, to) in panel.iter_mut().enumerate() {
             for c in 0..C {
-                to[column + c] = runs[c][k];
+                to[column + c] = runs[c][k].single();
             }
         }
     }
@@ -258,9 +278,9 @@ fn pack_runs<const N: usize, const C: usize>(
 
 /// `panel[k][c] = rows[k][first + c]`.
 #[inline(always)]
-fn pack_rows<const N: usize>(
+fn pack_rows<T: Number, const N: usize>(
     panel: &mut [[f32; N]],
-    rows: &[f32],
+    rows: &[T],
     columns: usize,
     first: usize,
     width: usize,
@@ -271,11 +291,11 @@ fn pack_rows<const N: usize>(
             let low = &rows[first..first + width];
             if let Some(high) = rows.get(columns + first..columns + first + width) {
                 for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
-                    *to = pair(*low, *high);
+                    *to = pair(low.single(), high.single());
                 }
             } else {
                 for (to, low) in to.iter_mut().zip(low) {
-                    *to = pair(*low, 0.0);
+                    *to = pair(low.single(), 0.0);
                 }
             }
         }
@@ -283,8 +303,12 @@ fn pack_rows<const N: usize>(
         for (to, row) in panel.iter_mut().zip(rows.chunks_exact(columns)) {
             // A whole array needs no call to copy memory.
             match row[first..].first_chunk::<N>() {
-                Some(whole) if width == N => *to = *whole,
-                _ => to[..width].copy_from_slice(&row[first..first + width]),
+                Some(whole) if width == N => *to = whole.map(T::single),
+                _ => {
+                    for (to, number) in to.iter_mut().zip(&row[first..first + width]) {
+                        *to = number.single();
+                    }
+                }
             }
         }
     }

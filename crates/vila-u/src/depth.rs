@@ -18,7 +18,7 @@ use vila_u_kernels::gelu;
 use crate::{
     attention::attention,
     language::KvCache,
-    layers::{LayerNorm, apply},
+    layers::{LayerNorm, apply, dtype},
 };
 
 /// The `rqtransformer` block of `vision_tower/config.json`.
@@ -234,7 +234,7 @@ impl DepthTransformer {
 
     /// The language model and the codebooks may be of another dtype.
     fn embed<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-        apply(linear, x.cast(linear.weight.val().dtype()))
+        apply(linear, x.cast(dtype(linear)))
     }
 
     fn step(&self, input: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {

@@ -65,17 +65,20 @@ pub fn dtype(name: &str) -> Result<DType> {
     }
 }
 
-/// A usage error unless the device computes in that number format.
+/// A usage error unless the device takes weights of that number format. A GPU computes in it; the CPU
+/// holds the weights of linear layers in it and computes in f32.
 pub fn check_dtype(dtype: DType, device: &Device) -> Result<()> {
-    // The CPU takes half formats, but computes in them a hundred times slower than in f32.
-    let half = dtype != DType::F32;
-    if half && (*device == Device::flex() || !device.supports_dtype(dtype)) {
-        return Err(Error::usage(format!(
-            "this device does not compute in {}: use --dtype f32",
+    let (takes, others) = match *device == Device::flex() {
+        true => (dtype != DType::F16, "f32 or bf16"),
+        false => (dtype == DType::F32 || device.supports_dtype(dtype), "f32"),
+    };
+    match takes {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "this device does not take weights of {}: use --dtype {others}",
             dtype.name()
-        )));
+        ))),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -84,11 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_is_always_there_and_computes_in_f32() {
+    fn the_cpu_is_always_there() {
         let cpu = select("cpu").unwrap();
         assert_eq!(cpu, Device::flex());
         assert!(check_dtype(DType::F32, &cpu).is_ok());
-        assert!(check_dtype(DType::BF16, &cpu).is_err());
+        assert!(check_dtype(DType::BF16, &cpu).is_ok());
+        assert!(check_dtype(DType::F16, &cpu).is_err());
         assert!(select("auto").is_ok());
         assert!(select("abacus").is_err());
     }

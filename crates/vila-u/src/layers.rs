@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, Param},
     nn::{GroupNorm, Initializer, Linear},
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use vila_u_kernels::{group_norm, layer_norm, linear};
 
@@ -14,6 +14,14 @@ pub(crate) fn apply<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         layer.weight.val(),
         layer.bias.as_ref().map(|bias| bias.val()),
     )
+}
+
+/// What the layer computes in. On the CPU its weight may be held in fewer bits.
+pub(crate) fn dtype(layer: &Linear) -> DType {
+    match &layer.bias {
+        Some(bias) => bias.val().dtype(),
+        None => layer.weight.val().dtype(),
+    }
 }
 
 /// Normalises the last dimension, then scales and shifts it; Burn's layer of this name does not tell

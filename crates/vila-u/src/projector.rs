@@ -8,7 +8,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
-use crate::layers::apply;
+use crate::layers::{apply, dtype};
 
 /// `mm_projector/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl Projector {
         for (index, layer) in self.layers.iter().enumerate() {
             x = match index {
                 // The tower may be of another dtype.
-                0 => apply(layer, x.cast(layer.weight.val().dtype())),
+                0 => apply(layer, x.cast(dtype(layer))),
                 _ => apply(layer, gelu(x)),
             };
         }

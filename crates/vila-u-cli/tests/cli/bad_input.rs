@@ -79,6 +79,12 @@ fn wrong_options_are_usage_errors() {
     refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12"]);
     refuses(
         &f,
+        &["--device", "cpu", "ask", "x", "--dtype", "f16"],
+        2,
+        &["f32 or bf16"],
+    );
+    refuses(
+        &f,
         &["ask", "<image> and <image>", "--image", &input("img0.png")],
         2,
         &["<image>", "2"],

@@ -37,7 +37,8 @@ pub struct Tower {
     pub files: Files,
 }
 
-/// Loads everything, weights as `dtype` (f32, f16 or bf16).
+/// Loads everything, weights as `dtype` (f32, f16 or bf16). On the CPU that is what the weights of
+/// linear layers are held as; all others are f32 there, and so is everything computed.
 ///
 /// All parts are checked before the first weight is read; peak memory is the model and one tensor.
 ///

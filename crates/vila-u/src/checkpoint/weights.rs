@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, ExecutionError, Shape, Tensor, TensorData},
+    tensor::{DType, Device, ExecutionError, Shape, Tensor, TensorData},
 };
 
 use super::{
@@ -61,7 +61,8 @@ impl Opened {
         stored(&self.tensors, self.part, key)
     }
 
-    /// Loads the weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as.
+    /// Loads the weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as. On the CPU
+    /// that is the dtype of the linear layers' weights; all others are f32 there.
     ///
     /// # Errors
     /// When values cannot be read. The module is unchanged then.
@@ -325,13 +326,13 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn read(&self) -> Result<TensorData> {
+    fn read(&self, dtype: DType, transposed: bool) -> Result<TensorData> {
         let key = self.position.key(self.opened.part);
         let stored = self.opened.stored(&key).ok_or_else(|| {
             let reason = format!("tensor `{key}` is missing");
             Error::invalid(&self.opened.tensors.path, reason)
         })?;
-        stored.read(&key, self.dtype, self.position.is_transposed())
+        stored.read(&key, dtype, transposed)
     }
 }
 
@@ -348,9 +349,20 @@ impl ModuleMapper for Loader<'_> {
         if self.error.is_some() {
             return param;
         }
-        match self.read() {
+        let device = param.lazy_device();
+        let linear = self.position.is_transposed();
+        // The CPU computes in f32, but reads the weights of linear layers as they are stored.
+        let narrow = self.dtype != DType::F32 && device == Device::flex();
+        let dtype = match narrow && !linear {
+            true => DType::F32,
+            false => self.dtype,
+        };
+        match self.read(dtype, linear && !narrow) {
             Ok(data) => {
-                let tensor = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
+                let mut tensor = Tensor::from_data(data, (&device, dtype));
+                if narrow && linear {
+                    tensor = tensor.transpose();
+                }
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

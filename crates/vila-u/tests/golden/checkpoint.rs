@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -198,6 +198,56 @@ fn saved_in_half_precision() {
         save(&second, &half, dtype).unwrap();
         let file = |root: &Path| fs::read(root.join("llm/model.safetensors")).unwrap();
         assert!(file(&out) == file(&second));
+    }
+}
+
+/// The same weights, held as bf16 or widened to f32 when loaded: the same model.
+#[test]
+fn held_in_bfloat16() {
+    let target = tempfile::tempdir().unwrap();
+    let out = target.path().join("bf16");
+    save(&out, &load(&original()).unwrap(), DType::BF16).unwrap();
+    let files = Files::folder(&out);
+    let [wide, narrow] = [DType::F32, DType::BF16]
+        .map(|dtype| checkpoint::load(&files, &Device::flex(), dtype).unwrap());
+    let weight = |c: &Checkpoint| {
+        c.model.llm.model.layers[1]
+            .mlp
+            .down_proj
+            .weight
+            .val()
+            .dtype()
+    };
+    assert_eq!([weight(&wide), weight(&narrow)], [DType::F32, DType::BF16]);
+
+    let ids: Vec<i64> = (1..40).collect();
+    let pixels = Tensor::<4>::random([1, 3, 64, 64], Distribution::Default, &Device::flex());
+    let outputs = |c: &Checkpoint, tokens: usize| {
+        let llm = &c.model.llm;
+        let ids = TensorData::new(ids[..tokens].to_vec(), [1, tokens]);
+        let embeds = llm.embed(Tensor::from_data(ids, &Device::flex()));
+        let positions = TensorData::new((0..tokens as i64).collect::<Vec<_>>(), [1, tokens]);
+        let positions = Tensor::from_data(positions, &Device::flex());
+        let hidden = llm.forward(embeds, positions, None, None);
+        let depth = &c.model.vision_tower.rqtransformer;
+        let last = hidden.clone().narrow(1, tokens - 1, 1).squeeze_dim::<2>(1);
+        let codes = depth.first(last, &mut depth.cache(1));
+        let features = c.model.vision_tower.rqvaesiglip.features(pixels.clone());
+        let projected = c.model.mm_projector.forward(features.clone());
+        let outputs = [
+            llm.logits(hidden).into_data(),
+            codes.into_data(),
+            features.into_data(),
+            projected.into_data(),
+        ];
+        outputs.map(|data| data.iter::<f32>().collect::<Vec<_>>())
+    };
+    // Few positions and many take different ways.
+    for tokens in [1, 39] {
+        for (narrow, wide) in outputs(&narrow, tokens).iter().zip(&outputs(&wide, tokens)) {
+            let error = crate::fixture::relative_error(narrow, wide);
+            assert!(error < 1e-5, "{error}");
+        }
     }
 }
 

@@ -1,0 +1,248 @@
+//! A linear layer whose weight stays bfloat16 in memory, as checkpoints store it: `y = x W + b`.
+//!
+//! To write one token, a language model reads every weight once, and reading them is all that it
+//! costs: half the bytes are half the time. A bfloat16 is the upper half of an `f32`, so one shift widens it
+//! in the register, and factors and sums are `f32` as everywhere else.
+
+use burn::backend::{TensorMetadata, flex::FlexTensor};
+use burn::tensor::{DType, Tensor, bf16, module};
+use pulp::{Arch, Simd, WithSimd, bytemuck};
+use rayon::prelude::*;
+
+use crate::bridge::{self, tensor, values};
+use crate::linear::{FEWEST_ROWS, matrix};
+use crate::matmul::{Matrix, product};
+
+/// Outputs and rows of `x` whose sums stay in registers together.
+const OUTPUTS: usize = 4;
+const ROWS: usize = 4;
+/// Tasks for each thread, so that none waits long for the others.
+const TASKS: usize = 8;
+
+/// As [`crate::linear`], for a weight of another dtype than `x`.
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let bias = bias.map(Tensor::into_dispatch);
+    let on_cpu = || {
+        if (x.dtype(), weight.dtype()) != (DType::F32, DType::BF16) {
+            return None;
+        }
+        let (x, weight) = (bridge::unrecorded(&x)?, bridge::unrecorded(&weight)?);
+        let bias = match &bias {
+            Some(bias) => Some(bridge::unrecorded(bias)?.to_contiguous()),
+            None => None,
+        };
+        let y = forward(&x.to_contiguous(), &weight, bias.as_ref().map(values));
+        Some(bridge::dispatch(y))
+    };
+    match on_cpu() {
+        Some(y) => Tensor::from_dispatch(y),
+        None => {
+            let x = Tensor::<D>::from_dispatch(x);
+            let weight = Tensor::<2>::from_dispatch(weight).cast(x.dtype());
+            module::linear(x, weight, bias.map(Tensor::from_dispatch))
+        }
+    }
+}
+
+fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTensor {
+    // As it is where it is the transpose of that.
+    let weight = weight.transpose(0, 1).to_contiguous();
+    let [outputs, inputs] = bridge::dims(&weight);
+    let Some(weight) = weight.as_slice::<bf16>() else {
+        unreachable!("a contiguous tensor of bf16")
+    };
+    let mut shape = x.layout().shape().clone();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    let x = matrix(x);
+    let y = match bytemuck::try_cast_slice(weight) {
+        Ok(pairs) if x.rows < FEWEST_ROWS && inputs % 2 == 0 => few_rows(x, pairs, bias),
+        _ => product(x, Matrix::new(weight, outputs, inputs).transpose(), bias),
+    };
+    tensor(y, shape)
+}
+
+/// `x W' + b` for a weight `W` of `pairs` of neighbours in a row, the first in the lower half.
+fn few_rows(x: Matrix, pairs: &[u32], bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, half) = (x.rows, x.columns / 2);
+    if rows * half == 0 {
+        return product(x, Matrix::<f32>::new(&[], x.columns, 0), bias);
+    }
+    // The even columns of every row, then the odd ones.
+    let parted: Vec<f32> = x
+        .data
+        .chunks_exact(x.columns)
+        .flat_map(|row| {
+            let (even, odd) = (row.iter().step_by(2), row.iter().skip(1).step_by(2));
+            even.chain(odd)
+        })
+        .copied()
+        .collect();
+    let outputs = pairs.len() / half;
+    let share = outputs.div_ceil(TASKS * rayon::current_num_threads());
+    let share = share.next_multiple_of(OUTPUTS);
+    let mut columns = vec![0.0; outputs * rows];
+    columns
+        .par_chunks_mut(share * rows)
+        .zip(pairs.par_chunks(share * half))
+        .for_each(|(columns, pairs)| {
+            Arch::new().dispatch(Share {
+                x: &parted,
+                pairs,
+                half,
+                columns,
+            });
+        });
+    let mut y = vec![0.0; rows * outputs];
+    for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
+        for (output, y) in y.iter_mut().enumerate() {
+            *y = columns[output * rows + row] + bias.map_or(0.0, |bias| bias[output]);
+        }
+    }
+    y
+}
+
+/// Some of the outputs, on one thread.
+struct Share<'a> {
+    /// `[rows, 2, half]`
+    x: &'a [f32],
+    /// `[outputs, half]`
+    pairs: &'a [u32],
+    half: usize,
+    /// `[outputs, rows]`
+    columns: &'a mut [f32],
+}
+
+impl WithSimd for Share<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let rows = self.x.len() / (2 * self.half);
+        let pairs = self.pairs.chunks(OUTPUTS * self.half);
+        for (pairs, columns) in pairs.zip(self.columns.chunks_mut(OUTPUTS * rows)) {
+            for (first, x) in self.x.chunks(ROWS * 2 * self.half).enumerate() {
+                let mut tile = Tile {
+                    x,
+                    pairs,
+                    half: self.half,
+                    columns,
+                    rows,
+                    first: first * ROWS,
+                };
+                match (pairs.len() / self.half, x.len() / (2 * self.half)) {
+                    (OUTPUTS, 1) => tile.sum::<S, OUTPUTS, 1>(simd, 0, 0),
+                    (OUTPUTS, 2) => tile.sum::<S, OUTPUTS, 2>(simd, 0, 0),
+                    (OUTPUTS, ROWS) => tile.sum::<S, OUTPUTS, ROWS>(simd, 0, 0),
+                    (outputs, rows) => {
+                        for (output, row) in
+                            (0..outputs).flat_map(|o| (0..rows).map(move |r| (o, r)))
+                        {
+                            tile.sum::<S, 1, 1>(simd, output, row);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// At most [`OUTPUTS`] outputs of at most [`ROWS`] rows of `x`.
+struct Tile<'a> {
+    x: &'a [f32],
+    pairs: &'a [u32],
+    half: usize,
+    columns: &'a mut [f32],
+    /// All rows of `x`, and the first one of the tile.
+    rows: usize,
+    first: usize,
+}
+
+impl Tile<'_> {
+    /// `O` outputs from `output` on, of `R` rows from `row` on.
+    #[inline(always)]
+    fn sum<S: Simd, const O: usize, const R: usize>(&mut self, simd: S, output: usize, row: usize) {
+        let half = self.half;
+        let x: [[&[f32]; 2]; R] = std::array::from_fn(|r| {
+            let (even, odd) = self.x[(row + r) * 2 * half..][..2 * half].split_at(half);
+            [even, odd]
+        });
+        let pairs: [&[u32]; O] =
+            std::array::from_fn(|o| &self.pairs[(output + o) * half..][..half]);
+        let vectors = half / S::F32_LANES;
+        let wide_x = x.map(|parts| parts.map(|part| &S::as_simd_f32s(part).0[..vectors]));
+        let wide_pairs = pairs.map(|pairs| &S::as_simd_u32s(pairs).0[..vectors]);
+        let (sixteen, upper) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
+        let mut sums = [[simd.splat_f32s(0.0); R]; O];
+        for k in 0..vectors {
+            let x = wide_x.map(|[even, odd]| [even[k], odd[k]]);
+            for o in 0..O {
+                let pair = wide_pairs[o][k];
+                let even = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pair, sixteen));
+                let odd = simd.transmute_f32s_u32s(simd.and_u32s(pair, upper));
+                for r in 0..R {
+                    sums[o][r] = simd.mul_add_e_f32s(x[r][0], even, sums[o][r]);
+                    sums[o][r] = simd.mul_add_e_f32s(x[r][1], odd, sums[o][r]);
+                }
+            }
+        }
+        for o in 0..O {
+            for r in 0..R {
+                let mut sum = simd.reduce_sum_f32s(sums[o][r]);
+                for k in vectors * S::F32_LANES..half {
+                    let pair = pairs[o][k];
+                    sum += x[r][0][k] * f32::from_bits(pair << 16);
+                    sum += x[r][1][k] * f32::from_bits(pair & 0xffff_0000);
+                }
+                self.columns[(output + o) * self.rows + self.first + row + r] = sum;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::{DType, Device, Distribution, Tensor, module};
+
+    /// Every way through the kernel: rows from one to many, outputs that are no multiple of a tile,
+    /// inputs that are no multiple of a vector and odd ones, with and without a bias, and a weight
+    /// that is no transpose.
+    #[test]
+    fn the_same_as_widened_first() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
+        for rows in [1, 2, 3, 4, 5, 7, 16, 33] {
+            for (inputs, outputs) in [(64, 8), (70, 13), (33, 5), (2, 1), (256, 130)] {
+                let x = random([rows, inputs]);
+                let stored = random([outputs, inputs]).cast(DType::BF16);
+                let bias = (rows % 2 == 0).then(|| random([1, outputs]).squeeze_dim::<1>(0));
+                let wide = stored.clone().cast(DType::F32).transpose();
+                let expected = module::linear(x.clone(), wide.clone(), bias.clone());
+                for weight in [stored.transpose(), wide.cast(DType::BF16)] {
+                    let found = crate::linear(x.clone(), weight, bias.clone());
+                    assert_eq!(found.dtype(), DType::F32);
+                    let difference = (found - expected.clone()).abs().max();
+                    let difference: f32 = difference.into_scalar();
+                    assert!(difference < 1e-4, "{rows} {inputs} {outputs}: {difference}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn recorded_inputs_have_gradients() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<2>::ones([2, 4], &device).require_grad();
+        let weight = Tensor::<2>::full([4, 3], 2.0, &device).cast(DType::BF16);
+        let grads = crate::linear(x.clone(), weight, None).sum().backward();
+        let grad = x.grad(&grads).unwrap();
+        assert_eq!(grad.into_data().iter::<f32>().collect::<Vec<_>>(), [6.0; 8]);
+    }
+}
