@@ -69,7 +69,7 @@ pub(crate) fn run<const N: usize, K: Kernel<N>>(
                 DispatchTensorKind::Flex(tensor) => tensor.float().to_contiguous(),
                 _ => unreachable!("is_cpu_f32 saw a CPU tensor"),
             });
-            DispatchTensorKind::Flex(BackendTensor::Float(kernel.forward(inputs).0))
+            return Outcome::Done(dispatch(kernel.forward(inputs).0));
         }
         DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Disabled) => {
             record::<N, K, NoCheckpointing>(kernel, inputs)

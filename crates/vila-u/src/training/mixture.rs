@@ -52,6 +52,7 @@ enum Form {
 }
 
 /// Samples, each about one picture.
+#[derive(Default)]
 pub struct Prepared {
     samples: Vec<Sample>,
     /// `[samples, 3, size, size]` in -1..1
@@ -188,11 +189,7 @@ impl Objective<VilaU> for MixtureObjective {
         let (mixture, samples) = (self.mixture.clone(), self.samples.clone());
         let (seed, count) = (self.seed, self.batch_size);
         Box::new(move |batch| {
-            let mut prepared = Prepared {
-                samples: Vec::new(),
-                pixels: Vec::new(),
-                shown: Vec::new(),
-            };
+            let mut prepared = Prepared::default();
             for index in batch * count as u64..(batch + 1) * count as u64 {
                 let form = mixture.form(index);
                 samples.make(
@@ -240,11 +237,7 @@ impl Objective<VilaU> for MixtureObjective {
             ("generation_loss", Form::Generation),
             ("answer_loss", Form::Question),
         ] {
-            let mut prepared = Prepared {
-                samples: Vec::new(),
-                pixels: Vec::new(),
-                shown: Vec::new(),
-            };
+            let mut prepared = Prepared::default();
             for index in 0..EVALUATED as u64 {
                 self.samples
                     .make(Split::HeldOut, 0, index, form, None, &mut prepared)?;
@@ -330,11 +323,7 @@ mod tests {
             hide_visual: 0.5,
         };
         let hidden = |form, training| -> Vec<usize> {
-            let mut prepared = Prepared {
-                samples: Vec::new(),
-                pixels: Vec::new(),
-                shown: Vec::new(),
-            };
+            let mut prepared = Prepared::default();
             for index in 0..100 {
                 samples
                     .make(Split::Train, 1, index, form, training, &mut prepared)
