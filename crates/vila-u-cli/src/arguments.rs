@@ -109,9 +109,9 @@ pub struct Generate {
     /// Classifier-free guidance weight; 1 turns guidance off
     #[arg(long, default_value_t = 3.0)]
     pub cfg: f32,
-    /// Sampling temperature, above 0
-    #[arg(long, default_value_t = 1.0)]
-    pub temperature: f32,
+    /// Sampling temperature, above 0 [default: the model's own]
+    #[arg(long)]
+    pub temperature: Option<f32>,
     /// Sample from the K best codes only; at most the codebook's size, 0 for all [default: 900]
     #[arg(long)]
     pub top_k: Option<usize>,

@@ -6,6 +6,7 @@ use serde_json::json;
 use vila_u::{
     Error, Result, assistant,
     burn::tensor::Tensor,
+    checkpoint::Checkpoint,
     generation::{sampling::Sampling, visual::VisualOptions},
     media,
 };
@@ -20,8 +21,7 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let n = args.n as usize;
     let files = files(args, n)?;
     let checkpoint = load(global, console)?;
-    let codes = checkpoint.config.vision_tower.rqvaesiglip.n_embed;
-    let sampling = sampling(args, codes)?;
+    let sampling = sampling(args, &checkpoint)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let options = VisualOptions {
         guidance: args.cfg.into(),
@@ -74,23 +74,26 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     )
 }
 
-fn sampling(args: &Generate, codes: usize) -> Result<Sampling> {
+/// What the options say, and the checkpoint's generation_config.json where they say nothing.
+fn sampling(args: &Generate, checkpoint: &Checkpoint) -> Result<Sampling> {
     if args.greedy {
         return Ok(Sampling::GREEDY);
     }
-    if args.temperature <= 0.0 {
+    if args.temperature.is_some_and(|temperature| temperature <= 0.0) {
         return Err(Error::usage(
             "--temperature must be above 0; use --greedy for the most probable codes",
         ));
     }
+    let codes = checkpoint.config.vision_tower.rqvaesiglip.n_embed;
     if let Some(k) = args.top_k.filter(|k| *k > codes) {
         return Err(Error::usage(format!(
             "--top-k {k} is more than the model's {codes} codes"
         )));
     }
+    let default = checkpoint.generation.visual();
     let top_k = args.top_k.unwrap_or(900.min(codes));
     Ok(Sampling {
-        temperature: args.temperature.into(),
+        temperature: args.temperature.map_or(default.temperature, f64::from),
         top_k: (top_k > 0).then_some(top_k),
         top_p: Some(args.top_p.into()),
     })

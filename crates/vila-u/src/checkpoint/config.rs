@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    generation::sampling::Sampling,
     model::VilaUConfig,
     text::{SiglipTokenizer, Tokenizer},
     tower::{RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig},
@@ -125,7 +126,7 @@ pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
     tokenizer.map_err(|reason| Error::invalid(llm.path(name), reason))
 }
 
-/// `llm/generation_config.json`: how text is written unless asked otherwise.
+/// `llm/generation_config.json`: how text is written and images are drawn unless asked otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GenerationConfig {
@@ -134,6 +135,8 @@ pub struct GenerationConfig {
     pub temperature: f64,
     pub top_k: usize,
     pub top_p: f64,
+    /// The temperature of visual codes. A field of our own: the released model always has 1.
+    pub visual_temperature: f64,
 }
 
 /// Hugging Face's defaults, for what the file leaves out.
@@ -144,6 +147,7 @@ impl Default for GenerationConfig {
             temperature: 1.0,
             top_k: 50,
             top_p: 1.0,
+            visual_temperature: Sampling::VISUAL.temperature,
         }
     }
 }
@@ -154,6 +158,14 @@ impl GenerationConfig {
             json(llm, "generation_config.json")
         } else {
             Ok(Self::default())
+        }
+    }
+
+    /// How visual codes are drawn unless asked otherwise.
+    pub fn visual(&self) -> Sampling {
+        Sampling {
+            temperature: self.visual_temperature,
+            ..Sampling::VISUAL
         }
     }
 }

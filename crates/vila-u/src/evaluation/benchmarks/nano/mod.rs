@@ -299,7 +299,7 @@ impl Bench<'_> {
             }
             let options = VisualOptions {
                 guidance: 3.0,
-                sampling: Sampling::VISUAL,
+                sampling: self.checkpoint.generation.visual(),
                 seed: seed.wrapping_add(batch as u64),
             };
             let on_progress = &mut self.on_progress;
