@@ -1,0 +1,251 @@
+"""Times plain PyTorch modules of VILA-U's shapes, eager, on the CPU.
+
+    python tools/bench_pytorch.py --suite decode --dtype bf16 --json
+
+One line a case: the best of several runs with the better number of threads. Suites and cases have
+the names that `vila-u bench` gives them; tools/README.md says what each one is.
+"""
+
+import argparse
+import os
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from peer.depth import DepthTransformer
+from peer.language import Cache, Llama
+from peer.layers import random_weights
+from peer.sizes import DEPTH_256, DEPTH_384, DEPTH_NANO, LLAMA_2_7B, LLAMA_NANO
+from peer.sizes import NANO_PROMPT, TOWER_256, TOWER_384, TOWER_NANO
+from peer.timing import Bench, flop
+from peer.tower import TextModel, VisionTower
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+BUFFER = 2 << 30  # bytes; far more than a cache holds
+
+
+def size(module):
+    """Bytes of all weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def machine(bench, name, dtype):
+    n = 4096
+    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+    gflop = 2 * n**3 / 1e9
+    bench.case("machine", "matmul", name, lambda: a @ b, lambda s: {"gflop_per_s": gflop / s})
+    if dtype == torch.float32:
+        source, target = torch.ones(BUFFER // 4), torch.zeros(BUFFER // 4)
+        bench.case("machine", "read", name, source.sum, lambda s: {"gb_per_s": BUFFER / s / 1e9})
+        copy = lambda: target.copy_(source)
+        bench.case("machine", "copy", name, copy, lambda s: {"gb_per_s": 2 * BUFFER / s / 1e9})
+
+
+def decode(bench, name, dtype, layers):
+    config = replace(LLAMA_2_7B, layers=layers)
+    batch, past = 2, 256
+    model = random_weights(lambda: Llama(config), dtype)
+    cache = Cache(config, batch, past + 1, dtype)
+    cache.values.normal_()
+    x = torch.randn(batch, 1, config.hidden).to(dtype)
+    positions = torch.full((batch, 1), past)
+
+    def token():
+        cache.filled = past
+        model(x, positions, cache=cache)
+
+    weights, head = size(model.layers), size(model.lm_head)
+    scaled = LLAMA_2_7B.layers / layers
+    bench.case(
+        "decode", "layers", name, token,
+        lambda s: {"layers": layers, "ms_32_layers": 1e3 * scaled * s, "gb_per_s": weights / s / 1e9},
+    )  # fmt: skip
+    logits = lambda: model.lm_head(x)
+    bench.case("decode", "head", name, logits, lambda s: {"gb_per_s": head / s / 1e9})
+
+
+def depth(bench, name, dtype):
+    for config in (DEPTH_256, DEPTH_384):
+        model = random_weights(lambda: DepthTransformer(config), dtype)
+        codebook = torch.randn(config.codes, config.code_width).to(dtype)
+        hidden = torch.randn(2, config.language_width).to(dtype)
+        position = lambda: model.draw(hidden, [codebook] * config.depth)
+        # Every code reads the blocks and the classifier once.
+        read = config.depth * (size(model.blocks) + size(model.linear))
+        rates = lambda s: {"gb_per_s": read / s / 1e9}
+        bench.case("depth", f"position_d{config.depth}", name, position, rates)
+
+
+def tower(bench, name, dtype):
+    def parts(model, config, dtype=torch.float32):
+        """What is timed, on the current device."""
+        pixels = torch.randn(1, 3, config.image, config.image).to(dtype)
+        features = torch.randn(1, config.grid**2, config.width).to(dtype)
+        return {
+            "encode": lambda: model.vision_model.features(pixels),
+            "quantize": lambda: model.quantizer(features),
+            "decode": lambda: model.decoder(features),
+        }
+
+    for config in (TOWER_256, TOWER_384):
+        with torch.device("meta"):
+            works = parts(VisionTower(config), config)
+            gflop = {part: flop(work) / 1e9 for part, work in works.items()}
+        model = random_weights(lambda: VisionTower(config), dtype)
+        for part, work in parts(model, config, dtype).items():
+            rates = lambda s: {"gflop": gflop[part], "gflop_per_s": gflop[part] / s}
+            bench.case("tower", f"{part}_{config.image}", name, work, rates)
+
+
+class Nano(nn.Module):
+    """The nano model's language half."""
+
+    def __init__(self):
+        super().__init__()
+        self.llm = Llama(LLAMA_NANO)
+        self.projector = nn.Sequential(nn.Linear(192, 256), nn.GELU(), nn.Linear(256, 256))
+        self.depth = DepthTransformer(DEPTH_NANO)
+
+
+def nano(bench, name, dtype):
+    model = random_weights(Nano, dtype)
+    vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), dtype)
+    codebooks, total = vision.quantizer.rows(), TOWER_NANO.grid**2
+
+    def draw(images):
+        rows = 2 * images
+        cache = Cache(LLAMA_NANO, rows, NANO_PROMPT + total, dtype)
+        x = model.llm.embed_tokens(torch.randint(3, 891, (rows, NANO_PROMPT)))
+        positions = torch.arange(NANO_PROMPT).expand(rows, -1)
+        features = []
+        for index in range(total):
+            hidden = model.llm(x, positions, cache=cache)[:, -1]
+            feature = model.depth.draw(hidden, codebooks)
+            features.append(feature[:images])
+            x = model.projector(feature)[:, None]
+            positions = torch.full((rows, 1), NANO_PROMPT + index)
+        return vision.decoder(torch.stack(features, 1))
+
+    for images in (1, 16):
+        rates = lambda s: {"images_per_s": images / s}
+        bench.case("nano", f"draw_{images}", name, lambda: draw(images), rates)
+
+
+def optimizer_step(parameters, loss, dtype):
+    """Forward in mixed precision where `dtype` asks for it, backward, clipping, AdamW."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            total = loss()
+        total.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def train(bench, name, dtype):
+    for case, batch, (parameters, loss) in (
+        ("nano_tower", 32, tower_objective(32)),
+        ("nano_language", 16, language_objective(16)),
+    ):
+        step = optimizer_step(parameters, loss, dtype)
+        rates = lambda s: {"steps_per_s": 1 / s, "samples_per_s": batch / s}
+        bench.case("train", case, name, step, rates)
+
+
+def tower_objective(batch):
+    """Stage 2 of the nano tower: contrastive + reconstruction through the codes."""
+    model = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), torch.float32)
+    texts = random_weights(lambda: TextModel(TOWER_NANO, 497, 24), torch.float32)
+    scale, bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-10.0))
+    pixels = torch.rand(batch, 3, TOWER_NANO.image, TOWER_NANO.image) * 2 - 1
+    ids = torch.randint(0, 497, (batch, 24))
+    signs = 2 * torch.eye(batch) - 1
+
+    def loss():
+        with torch.no_grad():
+            text = F.normalize(texts.pooled(ids), dim=-1)
+        features = model.vision_model.features(pixels)
+        _, quantized, commitment = model.quantizer(features, train=True)
+        image = F.normalize(model.vision_model.pooled(quantized), dim=-1)
+        logits = image @ text.t() * scale.exp() + bias
+        contrastive = -F.logsigmoid(logits.float() * signs).sum() / batch
+        pixel = (model.decoder(quantized) - pixels).abs().mean()
+        return contrastive + 8.0 * pixel + 0.5 * commitment
+
+    return [*model.parameters(), scale, bias], loss
+
+
+def language_objective(batch):
+    """A batch as nano-sft's: of 16 samples 11 are drawings, the others are answers in text.
+
+    The codes of the pictures are known: the tower is frozen and remembers what it has encoded.
+    """
+    model = random_weights(Nano, torch.float32)
+    vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), torch.float32)
+    visual, reply = TOWER_NANO.grid**2, 4  # positions of an image; text targets of a sample
+    drawings = batch * 11 // 16
+    before, after = NANO_PROMPT, 4
+    length = before + visual + after
+    ids = torch.randint(3, 891, (batch, before + after))
+    codes = torch.randint(0, DEPTH_NANO.codes, (batch, visual, DEPTH_NANO.depth))
+    positions = torch.arange(length).expand(batch, -1)
+    # Packed samples have a mask of their own; here it is that of one sample a row.
+    mask = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+    shown = (torch.rand(batch, visual, 1) < 0.75).float()
+
+    def loss():
+        with torch.no_grad():
+            books = vision.quantizer.rows()
+            sums = torch.stack([b[codes[..., d]] for d, b in enumerate(books)], 2).cumsum(2)
+        text = model.llm.embed_tokens(ids)
+        drawn = model.projector(sums[:, :, -1] * shown)
+        x = torch.cat((text[:, :before], drawn.to(text.dtype), text[:, before:]), 1)
+        hidden = model.llm(x, positions, mask)
+        logits = model.llm.lm_head(hidden[:, -reply - 1 : -1])
+        text_loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, -reply:].flatten())
+        hidden = hidden[:drawings, before - 1 : before - 1 + visual].flatten(0, 1)
+        sums = sums[:drawings, :, :-1].flatten(0, 1)
+        logits = model.depth.teacher_forced(hidden, sums)
+        targets = codes[:drawings].flatten()
+        return text_loss + F.cross_entropy(logits.float().flatten(0, 1), targets)
+
+    return list(model.parameters()), loss
+
+
+def main():
+    suites = {
+        "machine": machine,
+        "decode": lambda *args: decode(*args, layers=options.layers),
+        "depth": depth,
+        "tower": tower,
+        "nano": nano,
+        "train": train,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--suite", choices=[*suites, "all"], default="all")
+    parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both")
+    parser.add_argument("--layers", type=int, default=4, help="LLaMA layers that are timed")
+    parser.add_argument("--seconds", type=float, default=1.5, help="at least, a case")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=sorted({os.cpu_count(), 1}, reverse=True)
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    bench = Bench(options.threads, options.seconds, options.json)
+    for suite in suites if options.suite == "all" else [options.suite]:
+        for dtype in DTYPES if options.dtype == "both" else [options.dtype]:
+            with torch.inference_mode(suite != "train"):
+                suites[suite](bench, dtype, DTYPES[dtype])
+
+
+if __name__ == "__main__":
+    main()
