@@ -5,7 +5,8 @@
 One decoding step: a new token in each of two sequences, 256 positions before it. Two models that
 differ in their number of layers are timed; what they differ by is the time of those layers, the rest
 (embedding, final norm, output head) is counted once. Prints one line a format: the best of several
-runs with the better number of threads. Model files are made in a temporary folder and removed.
+runs with the better number of threads, with weights repacked for this CPU or as they are. Model
+files are made in a temporary folder and removed.
 """
 
 import argparse
@@ -86,9 +87,14 @@ def fill(batch, tokens):
         batch.logits[index] = logits
 
 
-def time_model(path, threads, seconds):
-    """The times of one decoding step, in seconds, for each number of threads."""
-    model = cpp.llama_model_load_from_file(str(path).encode(), cpp.llama_model_default_params())
+def time_model(path, threads, repack, seconds):
+    """The times of one decoding step, in seconds, for each number of threads.
+
+    repack: whether weights may be laid out anew for this CPU while they are loaded
+    """
+    options = cpp.llama_model_default_params()
+    options.use_extra_bufts = repack
+    model = cpp.llama_model_load_from_file(str(path).encode(), options)
     if not model:
         sys.exit(f"llama.cpp cannot load {path}")
     options = cpp.llama_context_default_params()
@@ -133,22 +139,26 @@ def measure(name, layers, threads, seconds):
     few, many = layers
     times, (weights, table) = {}, matrices(FORMATS[name])
     with tempfile.TemporaryDirectory() as folder:
-        for count in layers:
-            path = Path(folder, f"{count}.gguf")
-            write_model(path, count, FORMATS[name], weights, table)
-            times[count] = time_model(path, threads, seconds)
+        for layers in (few, many):
+            path = Path(folder, f"{layers}.gguf")
+            write_model(path, layers, FORMATS[name], weights, table)
+            for repack in (True, False):
+                timed = time_model(path, threads, repack, seconds)
+                times |= {(layers, repack, count): timed[count] for count in threads}
             path.unlink()
-    best = min(threads, key=lambda count: min(times[many][count]))
-    low, high = min(times[few][best]), min(times[many][best])
+    ways = [(repack, count) for repack in (True, False) for count in threads]
+    best = min(ways, key=lambda way: min(times[many, *way]))
+    low, high = min(times[few, *best]), min(times[many, *best])
     layer = (high - low) / (many - few)
     return {
         "peer": f"llama.cpp (llama-cpp-python {cpp.__version__})",
         "suite": "decode",
         "case": "layers",
         "dtype": name,
-        "threads": best,
+        "threads": best[1],
+        "repack": best[0],
         "ms": round(1e3 * layer * (many - few), 3),  # the best runs
-        "runs": len(times[many][best]),
+        "runs": len(times[many, *best]),
         "layers": many - few,
         "ms_32_layers": round(1e3 * layer * LLAMA_2_7B.layers, 3),
         "ms_rest": round(1e3 * (low - few * layer), 3),
