@@ -30,7 +30,8 @@ pub struct Global {
     /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm)
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
-    /// Number format of the weights in memory: f32, bf16, or f16 where the device computes in it
+    /// Number format of the weights in memory: f32; bf16; q8_0 or q4_0 (CPU: large linear layers in blocks of
+    /// 8 or 4 bits); f16 where the device computes in it
     #[arg(long, global = true, default_value = "f32")]
     pub dtype: String,
     /// Print results as JSON
@@ -90,8 +91,9 @@ pub enum Command {
     Info(Info),
     /// Write a model in the released Hugging Face layout
     #[command(
-        after_help = "Example: vila-u export nano -o nano-checkpoint --dtype f16\n\n\
-            --dtype is the number format of the files."
+        after_help = "Examples:\n  vila-u export nano -o nano-checkpoint --dtype f16\n  \
+            vila-u export hf:mit-han-lab/vila-u-7b-256 --quantize q4_0 -o vila-u-7b-256-q4\n\n\
+            --dtype is the number format of the files. What is quantized runs on the CPU, with this program only."
     )]
     Export(Export),
 }
@@ -272,6 +274,18 @@ pub enum Eval {
     /// Reconstruction, matching, questions and drawing on the held-out nano world
     #[command(after_help = "Example: vila-u eval nano -n 200 -o report/")]
     Nano(EvalNano),
+    /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
+    #[command(after_help = "Example: vila-u eval quantized -n 100")]
+    Quantized(EvalQuantized),
+}
+
+#[derive(Args)]
+pub struct EvalQuantized {
+    /// Held-out scenes of the nano world
+    #[arg(short, default_value_t = 100)]
+    pub n: usize,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Args)]
@@ -299,4 +313,7 @@ pub struct Export {
     /// The folder to write; must not exist
     #[arg(short, long)]
     pub output: PathBuf,
+    /// Put the large linear layers in fewer bits, for the CPU: q8_0, q4_0 or bf16
+    #[arg(long, value_name = "FORMAT", value_parser = ["q8_0", "q4_0", "bf16"])]
+    pub quantize: Option<String>,
 }

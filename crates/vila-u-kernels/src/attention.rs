@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
+use crate::cached_attention::{self, attend};
 use crate::math::{dot, exp, simd, softmax};
 use crate::matmul::{Matrix, add_product};
 use crate::precision::paired;
 
-/// Fewer queries than this (generation, one position at a time) are left to Burn: every key would be
-/// packed for next to no work.
+/// Fewer queries than this (generation, one position at a time) do not make up for packing the keys.
 const FEWEST_QUERIES: usize = 4;
 /// Up to so many scores a head is too small for matrix products.
 const SMALL: usize = 256;
@@ -47,9 +47,6 @@ pub fn attention(
 ) -> Tensor<4> {
     let [_, _, queries, _] = query.dims();
     let [_, _, keys, _] = key.dims();
-    if queries < FEWEST_QUERIES {
-        return composed(query, key, value, mask, scale);
-    }
     let ready = match &mask {
         None => Some(None),
         Some(mask) => cpu_mask(mask.clone(), queries, keys).map(Some),
@@ -57,6 +54,18 @@ pub fn attention(
     let Some(ready) = ready else {
         return composed(query, key, value, mask, scale);
     };
+    if queries < FEWEST_QUERIES {
+        let inputs = [&query, &key, &value].map(|tensor| {
+            let tensor = bridge::unrecorded(&tensor.clone().into_dispatch());
+            tensor.filter(cached_attention::is_readable)
+        });
+        return match inputs.each_ref().map(Option::as_ref) {
+            [Some(query), Some(key), Some(value)] => Tensor::from_dispatch(bridge::dispatch(
+                attend(query, [key, value], ready.as_ref(), scale as f32, UNSEEN),
+            )),
+            _ => composed(query, key, value, mask, scale),
+        };
+    }
     let kernel = Attention {
         mask: ready,
         scale: scale as f32,

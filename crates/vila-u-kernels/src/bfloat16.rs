@@ -7,17 +7,17 @@
 use burn::backend::{TensorMetadata, flex::FlexTensor};
 use burn::tensor::{DType, Tensor, bf16, module};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
-use rayon::prelude::*;
 
 use crate::bridge::{self, tensor, values};
-use crate::linear::{FEWEST_ROWS, matrix};
+use crate::few_rows::by_outputs;
+use crate::linear::matrix;
 use crate::matmul::{Matrix, product};
 
 /// Outputs and rows of `x` whose sums stay in registers together.
 const OUTPUTS: usize = 4;
-const ROWS: usize = 4;
-/// Tasks for each thread, so that none waits long for the others.
-const TASKS: usize = 8;
+const ROWS: usize = 2;
+/// Up to so many rows, reading the weight again from the cache is cheaper than packing it.
+const MOST_ROWS: usize = 32;
 
 /// As [`crate::linear`], for a weight of another dtype than `x`.
 pub(crate) fn linear<const D: usize>(
@@ -62,7 +62,7 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTen
     }
     let x = matrix(x);
     let y = match bytemuck::try_cast_slice(weight) {
-        Ok(pairs) if (1..FEWEST_ROWS).contains(&x.rows) && inputs % 2 == 0 => {
+        Ok(pairs) if (1..=MOST_ROWS).contains(&x.rows) && inputs % 2 == 0 => {
             few_rows(x, pairs, bias)
         }
         _ => product(x, Matrix::new(weight, outputs, inputs).transpose(), bias),
@@ -83,28 +83,14 @@ fn few_rows(x: Matrix, pairs: &[u32], bias: Option<&[f32]>) -> Vec<f32> {
         })
         .copied()
         .collect();
-    let outputs = pairs.len() / half;
-    let share = outputs.div_ceil(TASKS * rayon::current_num_threads());
-    let share = share.next_multiple_of(OUTPUTS);
-    let mut columns = vec![0.0; outputs * rows];
-    columns
-        .par_chunks_mut(share * rows)
-        .zip(pairs.par_chunks(share * half))
-        .for_each(|(columns, pairs)| {
-            Arch::new().dispatch(Share {
-                x: &parted,
-                pairs,
-                half,
-                columns,
-            });
+    by_outputs(rows, pairs.len() / half, bias, |outputs, part| {
+        Arch::new().dispatch(Share {
+            x: &parted,
+            pairs: &pairs[outputs.start * half..outputs.end * half],
+            half,
+            part,
         });
-    let mut y = vec![0.0; rows * outputs];
-    for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
-        for (output, y) in y.iter_mut().enumerate() {
-            *y = columns[output * rows + row] + bias.map_or(0.0, |bias| bias[output]);
-        }
-    }
-    y
+    })
 }
 
 /// Some of the outputs, on one thread.
@@ -114,8 +100,8 @@ struct Share<'a> {
     /// `[outputs, half]`
     pairs: &'a [u32],
     half: usize,
-    /// `[outputs, rows]`
-    columns: &'a mut [f32],
+    /// `[rows, outputs]`
+    part: &'a mut [f32],
 }
 
 impl WithSimd for Share<'_> {
@@ -123,21 +109,18 @@ impl WithSimd for Share<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let rows = self.x.len() / (2 * self.half);
-        let pairs = self.pairs.chunks(OUTPUTS * self.half);
-        for (pairs, columns) in pairs.zip(self.columns.chunks_mut(OUTPUTS * rows)) {
+        let all = self.pairs.len() / self.half;
+        for (index, pairs) in self.pairs.chunks(OUTPUTS * self.half).enumerate() {
             for (first, x) in self.x.chunks(ROWS * 2 * self.half).enumerate() {
                 let mut tile = Tile {
                     x,
                     pairs,
                     half: self.half,
-                    columns,
-                    rows,
-                    first: first * ROWS,
+                    part: &mut self.part[first * ROWS * all + index * OUTPUTS..],
+                    all,
                 };
                 match (pairs.len() / self.half, x.len() / (2 * self.half)) {
                     (OUTPUTS, 1) => tile.sum::<S, OUTPUTS, 1>(simd, 0, 0),
-                    (OUTPUTS, 2) => tile.sum::<S, OUTPUTS, 2>(simd, 0, 0),
                     (OUTPUTS, ROWS) => tile.sum::<S, OUTPUTS, ROWS>(simd, 0, 0),
                     (outputs, rows) => {
                         for (output, row) in
@@ -157,10 +140,10 @@ struct Tile<'a> {
     x: &'a [f32],
     pairs: &'a [u32],
     half: usize,
-    columns: &'a mut [f32],
-    /// All rows of `x`, and the first one of the tile.
-    rows: usize,
-    first: usize,
+    /// `[rows, outputs]`, from the tile's first row and output on.
+    part: &'a mut [f32],
+    /// Outputs of the share.
+    all: usize,
 }
 
 impl Tile<'_> {
@@ -199,7 +182,7 @@ impl Tile<'_> {
                     sum += x[r][0][k] * f32::from_bits(pair << 16);
                     sum += x[r][1][k] * f32::from_bits(pair & 0xffff_0000);
                 }
-                self.columns[(output + o) * self.rows + self.first + row + r] = sum;
+                self.part[(row + r) * self.all + output + o] = sum;
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each function is what its name says, differentiable, and the same on every device: `f32` tensors
 //! of the CPU backend take the kernel, everything else the same composition of Burn operations. A linear
-//! layer's weight may be stored as `bf16`.
+//! layer's weight may be stored as `bf16` or in quantized blocks.
 //! Model code makes one call and never asks where it runs.
 
 // Loops over the fixed tiles of a kernel are written by index: that is what becomes vector registers.
@@ -12,14 +12,18 @@ mod activation;
 mod attention;
 mod bfloat16;
 mod bridge;
+mod cached_attention;
 mod conv2d;
 mod dropout;
+mod few_rows;
+pub mod huge_pages;
 mod linear;
 mod loss;
 mod math;
 mod matmul;
 mod norm;
 mod precision;
+mod quantized;
 
 pub use activation::{gelu, gelu_tanh, silu_mul};
 pub use attention::attention;
@@ -29,3 +33,4 @@ pub use linear::linear;
 pub use loss::cross_entropy;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
 pub use precision::{exactly, mixed};
+pub use quantized::{BLOCK, Blocks, quantized};

@@ -1,13 +1,13 @@
 //! A linear layer, `y = x W + b`, with `dx = dy W'`, `dW = x' dy`, `db = sum dy`.
 
 use burn::backend::{DispatchTensor, flex::FlexTensor};
-use burn::tensor::{Tensor, module};
+use burn::tensor::{DType, Tensor, module};
 use rayon::prelude::*;
 
-use crate::bfloat16;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::simd;
 use crate::matmul::{Matrix, product};
+use crate::{bfloat16, quantized};
 
 /// Fewer rows than this leave no work to make up for packing the weight.
 pub(crate) const FEWEST_ROWS: usize = 16;
@@ -18,7 +18,8 @@ const ROWS: usize = 64;
 ///
 /// - `x`: `[.., inputs]`
 /// - `weight`: `[inputs, outputs]`; it may be of another dtype than `x`, which is then only how it is
-///   stored. The CPU is fast with `bf16` in the transpose of a matrix `[outputs, inputs]`.
+///   stored. The CPU is fast with `bf16` in the transpose of a matrix `[outputs, inputs]`. Or it is
+///   quantized, from [`crate::quantized`].
 /// - `bias`: `[outputs]`
 ///
 /// Returns `[.., outputs]`.
@@ -27,6 +28,9 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
+    if matches!(weight.dtype(), DType::QFloat(_)) {
+        return quantized::linear::linear(x, weight, bias);
+    }
     if weight.dtype() != x.dtype() {
         return bfloat16::linear(x, weight, bias);
     }

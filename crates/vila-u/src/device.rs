@@ -1,6 +1,6 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
-use burn::tensor::{DType, Device, DeviceType};
+use burn::tensor::{Device, DeviceType};
 
 use crate::{Error, Result};
 
@@ -53,34 +53,6 @@ fn first(kind: DeviceType) -> Option<Device> {
     Device::enumerate(kind).into_vec().into_iter().next()
 }
 
-/// The number format of that name.
-pub fn dtype(name: &str) -> Result<DType> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        name => Err(Error::usage(format!(
-            "unknown dtype {name}: choose one of f32, f16, bf16"
-        ))),
-    }
-}
-
-/// A usage error unless the device takes weights of that number format. A GPU computes in it; the CPU
-/// holds the weights of linear layers in it and computes in f32.
-pub fn check_dtype(dtype: DType, device: &Device) -> Result<()> {
-    let (takes, others) = match *device == Device::flex() {
-        true => (dtype != DType::F16, "f32 or bf16"),
-        false => (dtype == DType::F32 || device.supports_dtype(dtype), "f32"),
-    };
-    match takes {
-        true => Ok(()),
-        false => Err(Error::usage(format!(
-            "this device does not take weights of {}: use --dtype {others}",
-            dtype.name()
-        ))),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -90,9 +62,6 @@ mod tests {
     fn the_cpu_is_always_there() {
         let cpu = select("cpu").unwrap();
         assert_eq!(cpu, Device::flex());
-        assert!(check_dtype(DType::F32, &cpu).is_ok());
-        assert!(check_dtype(DType::BF16, &cpu).is_ok());
-        assert!(check_dtype(DType::F16, &cpu).is_err());
         assert!(select("auto").is_ok());
         assert!(select("abacus").is_err());
     }

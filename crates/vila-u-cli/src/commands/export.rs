@@ -1,10 +1,9 @@
-//! `vila-u export`: a model in the released layout.
+//! `vila-u export`: a model in the released layout, in any number format.
 
 use serde_json::json;
 use vila_u::{
     Result,
-    burn::tensor::DType,
-    checkpoint::{load, save},
+    checkpoint::{Format, convert},
 };
 
 use super::files;
@@ -14,11 +13,8 @@ use crate::{
 };
 
 pub fn run(global: &Global, args: &Export, console: &Console) -> Result<()> {
-    let device = vila_u::device::select("cpu")?;
-    let dtype = vila_u::device::dtype(&global.dtype)?;
-    let files = files(&args.model, console)?;
-    let loaded = load(&files, &device, DType::F32)?;
-    save(&args.output, &loaded.config, &loaded.model, &files, dtype)?;
+    let format = Format::parse(args.quantize.as_ref().unwrap_or(&global.dtype))?;
+    convert(&args.output, &files(&args.model, console)?, format)?;
     let folder = args.output.display().to_string();
-    console.result(&folder, json!({"folder": folder}))
+    console.result(&folder, json!({"folder": folder, "dtype": format.name()}))
 }

@@ -79,7 +79,10 @@ fn sampling(args: &Generate, checkpoint: &Checkpoint) -> Result<Sampling> {
     if args.greedy {
         return Ok(Sampling::GREEDY);
     }
-    if args.temperature.is_some_and(|temperature| temperature <= 0.0) {
+    if args
+        .temperature
+        .is_some_and(|temperature| temperature <= 0.0)
+    {
         return Err(Error::usage(
             "--temperature must be above 0; use --greedy for the most probable codes",
         ));

@@ -55,9 +55,11 @@ fn describe(info: &Contents) -> String {
         ));
     }
     lines.push(format!(
-        "weights in memory  {} as f32, {} as f16 or bf16",
+        "weights in memory  {} as f32, {} as bf16, {} as q8_0, {} as q4_0",
         megabytes(info.memory.f32),
-        megabytes(info.memory.half)
+        megabytes(info.memory.bf16),
+        megabytes(info.memory.q8_0),
+        megabytes(info.memory.q4_0)
     ));
     lines.join("\n")
 }

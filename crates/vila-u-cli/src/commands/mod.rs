@@ -6,6 +6,7 @@ pub mod data_nano;
 pub mod decode;
 pub mod encode;
 pub mod eval_nano;
+pub mod eval_quantized;
 pub mod export;
 pub mod generate;
 pub mod info;
@@ -18,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use vila_u::{
     Error, Result,
-    burn::tensor::{DType, Device, Tensor, TensorData},
-    checkpoint::{self, Checkpoint, Files, Source, Tower},
+    burn::tensor::{Device, Tensor, TensorData},
+    checkpoint::{self, Checkpoint, Files, Format, Source, Tower},
     media::{self, preprocess},
 };
 
@@ -27,21 +28,21 @@ use crate::{arguments::Global, console::Console};
 
 /// The whole model of `--model` on `--device`.
 fn load(global: &Global, console: &Console) -> Result<Checkpoint> {
-    let (device, dtype) = device(global)?;
-    checkpoint::load(&files(&global.model, console)?, &device, dtype)
+    let (device, format) = device(global)?;
+    checkpoint::load(&files(&global.model, console)?, &device, format)
 }
 
 /// The vision tower alone: what codes, reconstruction and matching need.
 fn load_tower(global: &Global, console: &Console) -> Result<Tower> {
-    let (device, dtype) = device(global)?;
-    checkpoint::load_tower(&files(&global.model, console)?, &device, dtype)
+    let (device, format) = device(global)?;
+    checkpoint::load_tower(&files(&global.model, console)?, &device, format)
 }
 
-fn device(global: &Global) -> Result<(Device, DType)> {
+fn device(global: &Global) -> Result<(Device, Format)> {
     let device = vila_u::device::select(&global.device)?;
-    let dtype = vila_u::device::dtype(&global.dtype)?;
-    vila_u::device::check_dtype(dtype, &device)?;
-    Ok((device, dtype))
+    let format = Format::parse(&global.dtype)?;
+    format.check(&device)?;
+    Ok((device, format))
 }
 
 /// The files of a model, downloaded first if need be.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::{module::Module, tensor::Device};
 use serde::Serialize;
 
-use super::{config, files::Files, keys::Part, weights};
+use super::{config, files::Files, format::Format, keys::Part, weights};
 use crate::{
     Result,
     tower::{RqVaeSiglipConfig, SiglipConfig},
@@ -34,11 +34,13 @@ pub struct PartInfo {
     pub dtypes: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+/// On the CPU.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Memory {
     pub f32: u64,
-    /// As f16 or bf16.
-    pub half: u64,
+    pub bf16: u64,
+    pub q8_0: u64,
+    pub q4_0: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -118,10 +120,7 @@ pub fn info(files: &Files) -> Result<Info> {
     Ok(Info {
         parameters,
         bytes: counter.parts.iter().map(|part| part.bytes).sum(),
-        memory: Memory {
-            f32: 4 * parameters,
-            half: 2 * parameters,
-        },
+        memory: counter.memory,
         parts: counter.parts,
         visual,
         language,
@@ -139,11 +138,16 @@ fn visual(tower: &RqVaeSiglipConfig, siglip: &SiglipConfig) -> Visual {
 #[derive(Default)]
 struct Counter {
     parts: Vec<PartInfo>,
+    memory: Memory,
 }
 
 impl Counter {
     fn add<M: Module>(&mut self, files: &Files, part: Part, module: &M) -> Result<()> {
         let opened = weights::Opened::check(files, part, module)?;
+        self.memory.f32 += opened.memory(Format::F32);
+        self.memory.bf16 += opened.memory(Format::BF16);
+        self.memory.q8_0 += opened.memory(Format::Q8_0);
+        self.memory.q4_0 += opened.memory(Format::Q4_0);
         for (name, folder, prefixes) in PARTS {
             let mut info = PartInfo {
                 name,
@@ -151,13 +155,17 @@ impl Counter {
                 bytes: 0,
                 dtypes: BTreeMap::new(),
             };
-            let keys = weights::parameters(module, part).into_keys();
-            for key in keys.filter(|key| prefixes.iter().any(|prefix| key.starts_with(prefix))) {
-                if let Some(stored) = opened.stored(&key) {
-                    let count = stored.shape.iter().product::<usize>() as u64;
+            for (key, parameter) in &opened.parameters {
+                let here = prefixes.iter().any(|prefix| key.starts_with(prefix));
+                if let Some(stored) = opened.stored(key).filter(|_| here) {
+                    let count = parameter.count() as u64;
                     info.parameters += count;
                     info.bytes += stored.bytes as u64;
-                    *info.dtypes.entry(stored.dtype.clone()).or_default() += count;
+                    let dtype = match stored.blocks(parameter) {
+                        Some(blocks) => format!("{blocks:?}"),
+                        None => stored.dtype.clone(),
+                    };
+                    *info.dtypes.entry(dtype).or_default() += count;
                 }
             }
             if folder == part.folder() && info.parameters > 0 {

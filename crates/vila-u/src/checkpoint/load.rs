@@ -1,10 +1,11 @@
 //! A checkpoint's files become a model.
 
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 
 use super::{
     config::{self, GenerationConfig},
     files::Files,
+    format::Format,
     keys::Part,
     weights::Opened,
 };
@@ -37,14 +38,15 @@ pub struct Tower {
     pub files: Files,
 }
 
-/// Loads everything, weights as `dtype` (f32, f16 or bf16). On the CPU that is what the weights of
-/// linear layers are held as; all others are f32 there, and so is everything computed.
+/// Loads everything, weights in `format`, except that weights stored in blocks stay in them. On the CPU
+/// that is how the weights of linear layers and embedding tables are held; all others are f32 there, and
+/// so is everything computed.
 ///
 /// All parts are checked before the first weight is read; peak memory is the model and one tensor.
 ///
 /// # Errors
 /// One error that names the file and the field or tensor at fault.
-pub fn load(files: &Files, device: &Device, dtype: DType) -> Result<Checkpoint> {
+pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint> {
     let config = config::read(files)?;
     let llm_files = files.join("llm");
     let tokenizer = config::tokenizer(&llm_files)?;
@@ -63,9 +65,9 @@ pub fn load(files: &Files, device: &Device, dtype: DType) -> Result<Checkpoint> 
     let llm = Opened::check(files, Part::Llm, &model.llm)?;
     let mm_projector = Opened::check(files, projector, &model.mm_projector)?;
     let vision_tower = Opened::check(files, Part::VisionTower, &model.vision_tower)?;
-    llm.load(&mut model.llm, dtype)?;
-    mm_projector.load(&mut model.mm_projector, dtype)?;
-    vision_tower.load(&mut model.vision_tower, dtype)?;
+    llm.load(&mut model.llm, format)?;
+    mm_projector.load(&mut model.mm_projector, format)?;
+    vision_tower.load(&mut model.vision_tower, format)?;
 
     Ok(Checkpoint {
         config,
@@ -80,10 +82,10 @@ pub fn load(files: &Files, device: &Device, dtype: DType) -> Result<Checkpoint> 
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_tower(files: &Files, device: &Device, dtype: DType) -> Result<Tower> {
+pub fn load_tower(files: &Files, device: &Device, format: Format) -> Result<Tower> {
     let (config, siglip) = config::read_tower(files)?;
     let mut model = config.init(&siglip, device);
-    Opened::check(files, Part::RqVaeSiglip, &model)?.load(&mut model, dtype)?;
+    Opened::check(files, Part::RqVaeSiglip, &model)?.load(&mut model, format)?;
     Ok(Tower {
         config,
         siglip,

@@ -10,6 +10,7 @@
 pub mod config;
 pub mod files;
 mod floats;
+pub mod format;
 mod info;
 pub mod keys;
 mod load;
@@ -21,8 +22,9 @@ pub mod tensors;
 pub mod weights;
 
 pub use files::Files;
+pub use format::Format;
 pub use info::{Info, info};
 pub use keys::Part;
 pub use load::{Checkpoint, Tower, load, load_tower};
-pub use save::{save, save_tower};
+pub use save::{Weights, convert, save, save_tower};
 pub use source::Source;

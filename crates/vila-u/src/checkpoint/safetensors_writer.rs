@@ -14,87 +14,80 @@ use safetensors::{
 };
 use serde_json::{Map, Value, json};
 
-use super::weights::Outgoing;
+use super::{format::Format, weights::Outgoing};
 use crate::{Error, Result};
 
 /// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
 pub const SHARD: usize = 5_000_000_000;
 
-/// Writes the tensors to `folder` as `dtype` (f32, f16 or bf16), one in memory at a time.
+/// Writes the tensors to `folder` in `format`, one in memory at a time.
 ///
 /// # Errors
-/// When the disk is full or cannot be written, or a value does not fit `dtype`.
-pub fn write(folder: &Path, tensors: &[Outgoing], dtype: DType, shard: usize) -> Result<()> {
-    let shards = split(tensors, dtype, shard);
+/// When the disk is full or cannot be written, or a value does not fit `format`.
+pub fn write(folder: &Path, tensors: &[Outgoing], format: Format, shard: usize) -> Result<()> {
+    let shards = split(tensors, format, shard);
     if let [whole] = shards.as_slice() {
-        return write_file(&folder.join("model.safetensors"), whole, dtype);
+        return write_file(&folder.join("model.safetensors"), whole, format);
     }
     let mut weight_map = Map::new();
     for (index, tensors) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write_file(&folder.join(&name), tensors, dtype)?;
+        write_file(&folder.join(&name), tensors, format)?;
         weight_map.extend(tensors.iter().map(|t| (t.key.clone(), name.clone().into())));
     }
     weight_map.sort_keys();
-    let total: usize = tensors.iter().map(|tensor| bytes(tensor, dtype)).sum();
+    let total: usize = tensors.iter().map(|tensor| tensor.bytes(format)).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     write_json(&folder.join("model.safetensors.index.json"), &index)
 }
 
 /// Consecutive tensors that fit a file together.
-fn split(tensors: &[Outgoing], dtype: DType, shard: usize) -> Vec<&[Outgoing]> {
+fn split<'a, 'v>(
+    tensors: &'a [Outgoing<'v>],
+    format: Format,
+    shard: usize,
+) -> Vec<&'a [Outgoing<'v>]> {
     let mut shards = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (index, tensor) in tensors.iter().enumerate() {
-        if index > start && size + bytes(tensor, dtype) > shard {
+        let bytes = tensor.bytes(format);
+        if index > start && size + bytes > shard {
             shards.push(&tensors[start..index]);
             (start, size) = (index, 0);
         }
-        size += bytes(tensor, dtype);
+        size += bytes;
     }
     shards.push(&tensors[start..]);
     shards
 }
 
-/// Running statistics of the codebooks keep their precision: sums and counts exceed f16, and
-/// training goes on from them.
-fn dtype_of(tensor: &Outgoing, dtype: DType) -> DType {
-    if tensor.key.ends_with("_ema") {
-        DType::F32
-    } else {
-        dtype
-    }
-}
-
-fn bytes(tensor: &Outgoing, dtype: DType) -> usize {
-    tensor.shape.iter().product::<usize>() * dtype_of(tensor, dtype).size()
-}
-
 /// One file: the length of the header, the header, the tensors.
-fn write_file(path: &Path, tensors: &[Outgoing], dtype: DType) -> Result<()> {
+fn write_file(path: &Path, tensors: &[Outgoing], format: Format) -> Result<()> {
     // The format's own order: wider dtypes first, then by name.
     let mut tensors: Vec<&Outgoing> = tensors.iter().collect();
     tensors.sort_by_key(|tensor| {
-        let width = dtype_of(tensor, dtype).size();
+        let width = tensor.layout(format).0.size();
         (std::cmp::Reverse(width), &tensor.key)
     });
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
-        end += bytes(tensor, dtype);
+        end += tensor.bytes(format);
+        let (dtype, shape) = tensor.layout(format);
         let info = TensorInfo {
-            dtype: match dtype_of(tensor, dtype) {
+            dtype: match dtype {
                 DType::F16 => Dtype::F16,
                 DType::BF16 => Dtype::BF16,
+                DType::U8 => Dtype::U8,
                 _ => Dtype::F32,
             },
-            shape: tensor.shape.clone(),
+            shape,
             data_offsets: (start, end),
         };
         (tensor.key.clone(), info)
     });
-    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let header = Metadata::new(Some(format), infos.collect())
+    let origin = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let header = Metadata::new(Some(origin), infos.collect())
         .map_err(|error| Error::failed(error.to_string()))
         .and_then(|metadata| {
             serde_json::to_vec(&metadata).map_err(|error| Error::failed(error.to_string()))
@@ -108,7 +101,7 @@ fn write_file(path: &Path, tensors: &[Outgoing], dtype: DType) -> Result<()> {
     io(out.write_all(&header))?;
     io(out.write_all(&b"       "[..padding]))?;
     for tensor in tensors {
-        let data = tensor.read(dtype_of(tensor, dtype))?;
+        let data = tensor.read(format)?;
         io(out.write_all(data.as_bytes()))?;
     }
     io(out.flush())?;
@@ -157,7 +150,7 @@ mod tests {
         // A weight has 96 bytes and a bias 16.
         for (shard, files) in [(1 << 20, 1), (250, 2), (112, 3), (1, 6)] {
             let folder = tempfile::tempdir().unwrap();
-            write(folder.path(), &tensors, DType::F32, shard).unwrap();
+            write(folder.path(), &tensors, Format::F32, shard).unwrap();
             let files_written = std::fs::read_dir(folder.path()).unwrap().count();
             assert_eq!(files_written, if files == 1 { 1 } else { files + 1 });
             let opened = Tensors::open(&Files::folder(folder.path())).unwrap();
@@ -166,8 +159,8 @@ mod tests {
             crate::checkpoint::weights::load_into(&mut other, folder.path(), Part::Llm).unwrap();
             for (one, other) in tensors.iter().zip(outgoing(&other, Part::Llm)) {
                 assert_eq!(
-                    one.read(DType::F32).unwrap(),
-                    other.read(DType::F32).unwrap(),
+                    one.read(Format::F32).unwrap(),
+                    other.read(Format::F32).unwrap(),
                     "{}",
                     one.key
                 );
@@ -178,7 +171,7 @@ mod tests {
     #[test]
     fn nothing_to_write() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &[], DType::F32, SHARD).unwrap();
+        write(folder.path(), &[], Format::F32, SHARD).unwrap();
         let none = Layers { layers: Vec::new() };
         let files = Files::folder(folder.path());
         assert!(Tensors::open(&files).unwrap().by_key.is_empty());
@@ -190,7 +183,7 @@ mod tests {
         // /dev/full takes nothing, like a full disk.
         let full = Path::new("/dev/full");
         if full.exists() {
-            let error = write_file(full, &outgoing(&layers(), Part::Llm), DType::F32);
+            let error = write_file(full, &outgoing(&layers(), Part::Llm), Format::F32);
             assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
         }
     }

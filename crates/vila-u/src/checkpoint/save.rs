@@ -2,16 +2,17 @@
 
 use std::{fs, io, path::Path};
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    config::siglip_folder,
+    config::{self, siglip_folder},
     files::Files,
+    format::Format,
     keys::Part,
     safetensors_writer::{SHARD, write, write_json},
-    weights::{Outgoing, outgoing},
+    weights::{Opened, Outgoing, outgoing},
 };
 use crate::{
     Error, Result,
@@ -19,45 +20,75 @@ use crate::{
     tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
 };
 
-/// Writes the whole model to the new folder `dir`, weights as `dtype` (f32, f16 or bf16; the codebooks'
-/// running statistics stay f32).
+/// The weights of a whole model on their way into files.
+pub struct Weights<'a> {
+    llm: Vec<Outgoing<'a>>,
+    mm_projector: Vec<Outgoing<'a>>,
+    vision_tower: Vec<Outgoing<'a>>,
+}
+
+impl Weights<'static> {
+    /// Those of a model in memory, in floating point.
+    pub fn of(config: &VilaUConfig, model: &VilaU) -> Self {
+        let projector = Part::projector(&config.mm_projector);
+        Self {
+            llm: outgoing(&model.llm, Part::Llm),
+            mm_projector: outgoing(&model.mm_projector, projector),
+            vision_tower: outgoing(&model.vision_tower, Part::VisionTower),
+        }
+    }
+}
+
+/// Writes a checkpoint again in another format, to the new folder `dir`, one tensor in memory at a time.
+///
+/// # Errors
+/// As [`save`], and when `files` is not a whole checkpoint.
+pub fn convert(dir: &Path, files: &Files, format: Format) -> Result<()> {
+    let config = config::read(files)?;
+    let model = config.init(&Device::flex());
+    let projector = Part::projector(&config.mm_projector);
+    let llm = Opened::check(files, Part::Llm, &model.llm)?;
+    let mm_projector = Opened::check(files, projector, &model.mm_projector)?;
+    let vision_tower = Opened::check(files, Part::VisionTower, &model.vision_tower)?;
+    let weights = Weights {
+        llm: llm.outgoing(),
+        mm_projector: mm_projector.outgoing(),
+        vision_tower: vision_tower.outgoing(),
+    };
+    save(dir, &config, &weights, files, format)
+}
+
+/// Writes the whole model to the new folder `dir`, weights in `format` (the codebooks' running
+/// statistics stay f32).
 ///
 /// Tokenizer files, and the configuration fields that are not ours, come from `like`: the checkpoint
 /// that the model was made from, or at least its tokenizers. The folder appears whole or not at all.
 ///
 /// # Errors
-/// When `dir` exists and is not empty, the disk is full, or a weight does not fit `dtype`.
+/// When `dir` exists and is not empty, the disk is full, or a weight does not fit `format`.
 pub fn save(
     dir: &Path,
     config: &VilaUConfig,
-    model: &VilaU,
+    weights: &Weights,
     like: &Files,
-    dtype: DType,
+    format: Format,
 ) -> Result<()> {
     atomically(dir, |out| {
-        let name = torch_name(dtype);
         let projector = Part::projector(&config.mm_projector);
-        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), name)?;
+        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), format)?;
         let mm_projector = part_config(
             like,
             projector,
             &config.mm_projector,
             projector_defaults(),
-            name,
+            format,
         )?;
         let tower = &config.vision_tower;
-        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), name)?;
-        write_part(
-            out,
-            Part::Llm,
-            &llm,
-            &outgoing(&model.llm, Part::Llm),
-            dtype,
-        )?;
-        let layers = outgoing(&model.mm_projector, projector);
-        write_part(out, projector, &mm_projector, &layers, dtype)?;
-        let tensors = outgoing(&model.vision_tower, Part::VisionTower);
-        write_part(out, Part::VisionTower, &vision_tower, &tensors, dtype)?;
+        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), format)?;
+        write_part(out, Part::Llm, &llm, &weights.llm, format)?;
+        write_part(out, projector, &mm_projector, &weights.mm_projector, format)?;
+        let tensors = &weights.vision_tower;
+        write_part(out, Part::VisionTower, &vision_tower, tensors, format)?;
         write_encoder(out, &tower.rqvaesiglip, &config.siglip, like)?;
 
         copy(&like.join("llm"), &out.join("llm"), |name| {
@@ -68,7 +99,8 @@ pub fn save(
             write_json(&generation, &generation_defaults(config))?;
         }
 
-        let mut root = merged(root_defaults(name), stored(like, "config.json")?);
+        let defaults = root_defaults(torch_name(format));
+        let mut root = merged(defaults, stored(like, "config.json")?);
         root = merged(root, to_value(&config.root)?);
         root["llm_cfg"] = llm;
         root["mm_projector_cfg"] = mm_projector;
@@ -89,16 +121,16 @@ pub fn save_tower(
     siglip: &SiglipConfig,
     model: &RqVaeSiglip,
     like: &Files,
-    dtype: DType,
+    format: Format,
 ) -> Result<()> {
     atomically(dir, |out| {
         let part = Part::RqVaeSiglip;
         let sizes = json!({ "rqvaesiglip": to_value(config)?, "hidden_size": config.embed_dim });
-        let mut tower = part_config(like, part, &sizes, tower_defaults(), torch_name(dtype))?;
+        let mut tower = part_config(like, part, &sizes, tower_defaults(), format)?;
         if let Value::Object(fields) = &mut tower {
             fields.remove("rqtransformer");
         }
-        write_part(out, part, &tower, &outgoing(model, part), dtype)?;
+        write_part(out, part, &tower, &outgoing(model, part), format)?;
         write_encoder(out, config, siglip, like)
     })
 }
@@ -138,12 +170,12 @@ fn write_part(
     part: Part,
     config: &Value,
     tensors: &[Outgoing],
-    dtype: DType,
+    format: Format,
 ) -> Result<()> {
     let folder = out.join(part.folder());
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     write_json(&folder.join("config.json"), config)?;
-    write(&folder, tensors, dtype, SHARD)
+    write(&folder, tensors, format, SHARD)
 }
 
 /// What belongs to the encoders: the image settings, and the folder that `pretrained_model` names
@@ -198,11 +230,21 @@ fn part_config(
     part: Part,
     config: &impl Serialize,
     defaults: Value,
-    dtype: &str,
+    format: Format,
 ) -> Result<Value> {
     let known = stored(&like.join(part.folder()), "config.json")?;
     let mut value = merged(merged(defaults, known), to_value(config)?);
-    value["torch_dtype"] = dtype.into();
+    value["torch_dtype"] = torch_name(format).into();
+    if let Value::Object(fields) = &mut value {
+        // Code that does not know the blocks finds the reason here, and not in shapes that do not fit.
+        match format.blocks() {
+            Some(_) => fields.insert(
+                QUANTIZATION.into(),
+                json!({ "quant_method": format.name() }),
+            ),
+            None => fields.shift_remove(QUANTIZATION),
+        };
+    }
     value.sort_all_objects();
     Ok(value)
 }
@@ -235,8 +277,11 @@ fn merged(base: Value, over: Value) -> Value {
     }
 }
 
-fn torch_name(dtype: DType) -> &'static str {
-    match dtype {
+/// The field with which Hugging Face's configurations say that weights are quantized.
+const QUANTIZATION: &str = "quantization_config";
+
+fn torch_name(format: Format) -> &'static str {
+    match format.float() {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",

@@ -5,6 +5,7 @@
 //! pickle is parsed as data, never run.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
@@ -12,17 +13,21 @@ use std::{
 
 use burn::{
     store::pytorch_reader::{self, PytorchReader},
-    tensor::{DType, Shape, TensorData},
+    tensor::{AllocationProperty, DType, Shape, TensorData},
 };
+use rayon::prelude::*;
 use safetensors::{
     Dtype,
     tensor::{Metadata, SafeTensorError, SafeTensors},
 };
 use serde::Deserialize;
+use vila_u_kernels::{Blocks, huge_pages};
 
 use super::{
     files::{Bytes, Files, plain},
     floats::{convert, transpose},
+    format::Parameter,
+    weights::in_blocks,
 };
 use crate::{Error, Result};
 
@@ -34,6 +39,9 @@ const NAMES: [&str; 5] = [
     "model.pt",
     "model.pth",
 ];
+
+/// Bytes that one core copies at a time.
+const COPIED: usize = 1 << 20;
 
 /// Every tensor of a folder, by key.
 #[derive(Debug)]
@@ -178,34 +186,146 @@ impl Tensors {
 }
 
 impl Stored {
+    /// The floating-point type of the values; None for those in blocks.
+    pub fn float(&self) -> Option<DType> {
+        self.float
+    }
+
+    /// The blocks that the values of this parameter are in.
+    pub fn blocks(&self, parameter: &Parameter) -> Option<Blocks> {
+        let bytes = self.dtype == "U8";
+        bytes.then(|| parameter.stored_blocks(&self.shape))?
+    }
+
+    /// Whether these are values for this parameter.
+    pub fn fits(&self, parameter: &Parameter) -> bool {
+        self.shape == parameter.shape || self.blocks(parameter).is_some()
+    }
+
     /// The values as `dtype` (f32, f16 or bf16), row-major; with `transposed`, those of the matrix
     /// with rows and columns exchanged.
     ///
     /// # Errors
     /// When the tensor is not floating point, or its values cannot be read.
-    pub fn read(&self, key: &str, dtype: DType, transposed: bool) -> Result<TensorData> {
-        let fail = |reason: String| Error::invalid(&self.file, format!("tensor `{key}`: {reason}"));
-        let stored = self
-            .float
-            .ok_or_else(|| fail(format!("dtype {} is not floating point", self.dtype)))?;
-        let raw;
-        let bytes: &[u8] = match &self.values {
-            Values::Mapped { file, range } => file
-                .get(range.clone())
-                .ok_or_else(|| fail("truncated".into()))?,
-            Values::Pytorch(tensor) => {
-                raw = tensor.read().map_err(|error| fail(error.to_string()))?;
-                &raw
+    pub fn read(
+        &self,
+        key: &str,
+        parameter: &Parameter,
+        dtype: DType,
+        transposed: bool,
+    ) -> Result<TensorData> {
+        let raw = self.raw(key)?;
+        let (bytes, stored) = match (self.blocks(parameter), self.float) {
+            (Some(blocks), _) => {
+                let weights = blocks.dequantize(&raw);
+                let bytes = weights.iter().flat_map(|weight| weight.to_le_bytes());
+                (Cow::Owned(bytes.collect()), DType::F32)
+            }
+            (None, Some(stored)) => (raw, stored),
+            (None, None) => {
+                return Err(self.fail(key, format!("dtype {} is not floating point", self.dtype)));
             }
         };
         // Both formats have been checked to hold as many bytes as their shapes ask for.
-        Ok(match self.shape[..] {
+        Ok(match parameter.shape[..] {
             [rows, columns] if transposed => {
-                let bytes = transpose(bytes, columns, stored.size());
+                let bytes = transpose(&bytes, columns, stored.size());
                 convert(&bytes, Shape::from([columns, rows]), stored, dtype)
             }
-            _ => convert(bytes, Shape::from(self.shape.clone()), stored, dtype),
+            _ => convert(&bytes, Shape::from(parameter.shape.clone()), stored, dtype),
         })
+    }
+
+    /// As [`Stored::read`], into memory that is quick to read again and again.
+    pub fn read_to_hold(
+        &self,
+        key: &str,
+        parameter: &Parameter,
+        dtype: DType,
+    ) -> Result<TensorData> {
+        let read;
+        let raw = self.raw(key)?;
+        let bytes = match self.float == Some(dtype) && cfg!(target_endian = "little") {
+            true => &*raw,
+            false => {
+                read = self.read(key, parameter, dtype, false)?;
+                read.as_bytes()
+            }
+        };
+        let held = huge_pages::filled(bytes.len(), |held| {
+            let parts = held.par_chunks_mut(COPIED).zip(bytes.par_chunks(COPIED));
+            parts.for_each(|(held, bytes)| held.copy_from_slice(bytes));
+        });
+        let shape = Shape::from(parameter.shape.clone());
+        Ok(TensorData::from_bytes(held, shape, dtype))
+    }
+
+    /// Gives memory back that holds the tensor's part of a mapped file.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Values::Mapped {
+            file: Bytes::Mapped(map),
+            range,
+        } = &self.values
+        {
+            let forget = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: of a read-only mapping of a file; what is read again comes from the file again.
+            // Nothing is lost where it fails.
+            let _ = unsafe { map.unchecked_advise_range(forget, range.start, range.len()) };
+        }
+    }
+
+    /// The values in blocks, as bytes `[outputs, bytes of a row]`; as they lie there where the file is mapped
+    /// and has them so.
+    pub fn read_blocks(
+        &self,
+        key: &str,
+        parameter: &Parameter,
+        blocks: Blocks,
+    ) -> Result<TensorData> {
+        if self.blocks(parameter) == Some(blocks) {
+            let bytes = || {
+                let shape = Shape::from(self.shape.clone());
+                let bytes = self.raw(key)?.into_owned();
+                Ok(TensorData::from_bytes_vec(bytes, shape, DType::U8))
+            };
+            return self.mapped().map_or_else(bytes, Ok);
+        }
+        let row = match parameter.shape[..] {
+            [_, inputs] => blocks.row(inputs),
+            _ => None,
+        };
+        let row = row.ok_or_else(|| self.fail(key, "rows that make no whole blocks".into()))?;
+        let values = self.read(key, parameter, DType::F32, false)?;
+        in_blocks(key, values, blocks, vec![parameter.shape[0], row])
+    }
+
+    fn raw(&self, key: &str) -> Result<Cow<'_, [u8]>> {
+        match &self.values {
+            Values::Mapped { file, range } => file
+                .get(range.clone())
+                .map(Cow::Borrowed)
+                .ok_or_else(|| self.fail(key, "truncated".into())),
+            Values::Pytorch(tensor) => tensor
+                .read()
+                .map(|bytes| Cow::Owned(bytes.to_vec()))
+                .map_err(|error| self.fail(key, error.to_string())),
+        }
+    }
+
+    /// The bytes where they lie in the file, if they are mapped.
+    fn mapped(&self) -> Option<TensorData> {
+        let Values::Mapped { file, range } = &self.values else {
+            return None;
+        };
+        let bytes = bytes::Bytes::from_owner(file.clone()).slice(range.clone());
+        let bytes = burn::tensor::Bytes::from_shared(bytes, AllocationProperty::File);
+        let shape = Shape::from(self.shape.clone());
+        Some(TensorData::from_bytes(bytes, shape, DType::U8))
+    }
+
+    fn fail(&self, key: &str, reason: String) -> Error {
+        Error::invalid(&self.file, format!("tensor `{key}`: {reason}"))
     }
 }
 

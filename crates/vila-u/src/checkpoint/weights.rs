@@ -10,9 +10,12 @@ use burn::{
     tensor::{DType, Device, ExecutionError, Shape, Tensor, TensorData},
 };
 
+use vila_u_kernels::{BLOCK, Blocks, quantized};
+
 use super::{
     files::Files,
     floats::{convert, overflowed, transpose},
+    format::{Format, Parameter},
     keys::Part,
     tensors::{Stored, Tensors},
 };
@@ -24,13 +27,14 @@ use crate::{Error, Result};
 /// One error naming key and file when a tensor is missing, extra, misshapen, truncated or not
 /// floating point. The module is unchanged then.
 pub fn load_into<M: Module>(module: &mut M, folder: &Path, part: Part) -> Result<()> {
-    Opened::check_folder(&Files::folder(folder), part, module)?.load(module, DType::F32)
+    Opened::check_folder(&Files::folder(folder), part, module)?.load(module, Format::F32)
 }
 
 /// The weights of a part, opened and found to fit its module.
 #[derive(Debug)]
 pub struct Opened {
     pub tensors: Tensors,
+    pub parameters: BTreeMap<String, Parameter>,
     part: Part,
 }
 
@@ -53,7 +57,11 @@ impl Opened {
             Tensors::open(folder)?
         };
         check(&parameters, &tensors, part)?;
-        Ok(Self { tensors, part })
+        Ok(Self {
+            tensors,
+            parameters,
+            part,
+        })
     }
 
     /// The tensor that holds the parameter `key`.
@@ -61,16 +69,46 @@ impl Opened {
         stored(&self.tensors, self.part, key)
     }
 
-    /// Loads the weights as `dtype` (f32, f16 or bf16), whatever dtype they are stored as. On the CPU
-    /// that is the dtype of the linear layers' weights; all others are f32 there.
+    /// Bytes that the weights take on the CPU when loaded in `format`.
+    pub fn memory(&self, format: Format) -> u64 {
+        let bytes = |(key, parameter): (&String, &Parameter)| {
+            let blocks = self.stored(key).and_then(|stored| stored.blocks(parameter));
+            let blocks = blocks.or_else(|| parameter.blocks(self.part, key, format));
+            match blocks {
+                Some(blocks) => parameter.count() / BLOCK * blocks.bytes(),
+                None if parameter.is_held(self.part, key) => {
+                    parameter.count() * format.float().size()
+                }
+                None => parameter.count() * DType::F32.size(),
+            }
+        };
+        self.parameters.iter().map(bytes).sum::<usize>() as u64
+    }
+
+    /// Every parameter in the order of its key, its values still in the file.
+    pub fn outgoing(&self) -> Vec<Outgoing<'_>> {
+        let outgoing = |(key, parameter): (&String, &Parameter)| {
+            Some(Outgoing {
+                key: key.clone(),
+                parameter: parameter.clone(),
+                part: self.part,
+                values: Values::Stored(self.stored(key)?),
+            })
+        };
+        self.parameters.iter().filter_map(outgoing).collect()
+    }
+
+    /// Loads the weights in `format`, whatever they are stored as, except that weights stored in blocks
+    /// stay in them. On the CPU that is the format of the linear layers' weights and of embedding
+    /// tables; all others are f32 there.
     ///
     /// # Errors
     /// When values cannot be read. The module is unchanged then.
-    pub fn load<M: Module>(&self, module: &mut M, dtype: DType) -> Result<()> {
+    pub fn load<M: Module>(&self, module: &mut M, format: Format) -> Result<()> {
         let mut loader = Loader {
             position: Position::default(),
             opened: self,
-            dtype,
+            format,
             error: None,
         };
         // The clone shares the parameters: nothing is copied, and a failed load leaves the module be.
@@ -85,12 +123,12 @@ impl Opened {
     }
 }
 
-/// Key and shape (as stored) of every parameter of the module, without initialising any.
-pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Vec<usize>> {
+/// Every parameter of the module by its key, without initialising any.
+pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Parameter> {
     struct Shapes {
         position: Position,
         part: Part,
-        found: BTreeMap<String, Vec<usize>>,
+        found: BTreeMap<String, Parameter>,
     }
     impl ModuleVisitor for Shapes {
         fn enter_module(&mut self, name: &str, container: &str) {
@@ -100,11 +138,8 @@ pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Vec<usi
             self.position.exit();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let mut shape = param.lazy_shape().to_vec();
-            if self.position.is_transposed() {
-                shape.reverse();
-            }
-            self.found.insert(self.position.key(self.part), shape);
+            let parameter = self.position.parameter(param.lazy_shape().to_vec());
+            self.found.insert(self.position.key(self.part), parameter);
         }
     }
     let mut shapes = Shapes {
@@ -116,33 +151,88 @@ pub fn parameters<M: Module>(module: &M, part: Part) -> BTreeMap<String, Vec<usi
     shapes.found
 }
 
-/// A parameter on its way out: what the file will say of it, and how to get its values.
-pub struct Outgoing {
+/// A parameter on its way out: what the file will say of it, and where its values are.
+pub struct Outgoing<'a> {
     pub key: String,
-    /// As stored, with linear weights transposed back.
-    pub shape: Vec<usize>,
-    transposed: bool,
-    values: Box<dyn Fn() -> std::result::Result<TensorData, ExecutionError>>,
+    pub parameter: Parameter,
+    part: Part,
+    values: Values<'a>,
 }
 
-impl Outgoing {
-    /// The values as `dtype` (f32, f16 or bf16); only now are they brought from the device.
+enum Values<'a> {
+    /// Of a module, with linear weights transposed.
+    Module(Box<dyn Fn() -> std::result::Result<TensorData, ExecutionError>>),
+    Stored(&'a Stored),
+}
+
+impl Outgoing<'_> {
+    /// The dtype and shape in a file of `format`.
+    ///
+    /// Running statistics of the codebooks keep their precision: sums and counts exceed f16, and
+    /// training goes on from them.
+    pub fn layout(&self, format: Format) -> (DType, Vec<usize>) {
+        let shape = &self.parameter.shape;
+        match (self.blocks(format), &shape[..]) {
+            (Some(blocks), [outputs, inputs]) => {
+                let row = blocks.row(*inputs).unwrap_or_default();
+                (DType::U8, vec![*outputs, row])
+            }
+            _ if self.key.ends_with("_ema") => (DType::F32, shape.clone()),
+            _ => (
+                self.parameter.float(self.part, &self.key, format),
+                shape.clone(),
+            ),
+        }
+    }
+
+    /// Bytes in a file of `format`.
+    pub fn bytes(&self, format: Format) -> usize {
+        let (dtype, shape) = self.layout(format);
+        shape.iter().product::<usize>() * dtype.size()
+    }
+
+    /// The values as in a file of `format`; only now are they read, or brought from the device.
     ///
     /// # Errors
-    /// When that fails, or a value is too large for `dtype`.
-    pub fn read(&self, dtype: DType) -> Result<TensorData> {
+    /// When that fails, or a value is too large for `format`.
+    pub fn read(&self, format: Format) -> Result<TensorData> {
+        let (dtype, shape) = self.layout(format);
+        if let Some(blocks) = self.blocks(format) {
+            if let Values::Stored(stored) = self.values
+                && stored.blocks(&self.parameter) == Some(blocks)
+            {
+                return stored.read_blocks(&self.key, &self.parameter, blocks);
+            }
+            let values = self.read_floats(DType::F32)?;
+            return in_blocks(&self.key, values, blocks, shape);
+        }
+        self.read_floats(dtype)
+    }
+
+    fn blocks(&self, format: Format) -> Option<Blocks> {
+        self.parameter.blocks(self.part, &self.key, format)
+    }
+
+    fn read_floats(&self, dtype: DType) -> Result<TensorData> {
         let fail = |reason: String| Error::failed(format!("tensor `{}`: {reason}", self.key));
-        let data = (self.values)().map_err(|error| fail(error.to_string()))?;
-        let old = data.dtype();
+        let values = match &self.values {
+            Values::Module(values) => values().map_err(|error| fail(error.to_string()))?,
+            Values::Stored(stored) => {
+                let exact = stored.float().unwrap_or(DType::F32);
+                stored.read(&self.key, &self.parameter, exact, false)?
+            }
+        };
+        let old = values.dtype();
         let turned;
-        let bytes = match self.shape[..] {
-            [rows, _] if self.transposed => {
-                turned = transpose(data.as_bytes(), rows, old.size());
+        let bytes = match (&self.values, &self.parameter.shape[..]) {
+            (Values::Module(_), [outputs, _]) if self.parameter.linear => {
+                turned = transpose(values.as_bytes(), *outputs, old.size());
                 turned.as_slice()
             }
-            _ => data.as_bytes(),
+            _ => values.as_bytes(),
         };
-        let converted = convert(bytes, Shape::from(self.shape.clone()), old, dtype);
+        let shape = Shape::from(self.parameter.shape.clone());
+        let converted = convert(bytes, shape, old, dtype);
         if dtype == DType::F16 && overflowed((bytes, old), (converted.as_bytes(), dtype)) {
             return Err(fail("values too large for f16: save as bf16 or f32".into()));
         }
@@ -151,11 +241,11 @@ impl Outgoing {
 }
 
 /// Every parameter of the module in the order of its key.
-pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing> {
+pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing<'static>> {
     struct Collector {
         position: Position,
         part: Part,
-        found: Vec<Outgoing>,
+        found: Vec<Outgoing<'static>>,
     }
     impl ModuleVisitor for Collector {
         fn enter_module(&mut self, name: &str, container: &str) {
@@ -166,16 +256,11 @@ pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
-            let transposed = self.position.is_transposed();
-            let mut shape = tensor.shape().to_vec();
-            if transposed {
-                shape.reverse();
-            }
             self.found.push(Outgoing {
                 key: self.position.key(self.part),
-                shape,
-                transposed,
-                values: Box::new(move || tensor.try_to_data()),
+                parameter: self.position.parameter(tensor.shape().to_vec()),
+                part: self.part,
+                values: Values::Module(Box::new(move || tensor.try_to_data())),
             });
         }
     }
@@ -189,6 +274,26 @@ pub fn outgoing<M: Module>(module: &M, part: Part) -> Vec<Outgoing> {
     collector.found
 }
 
+/// Floats in blocks: bytes of this shape.
+pub fn in_blocks(
+    key: &str,
+    values: TensorData,
+    blocks: Blocks,
+    shape: Vec<usize>,
+) -> Result<TensorData> {
+    let fail = |reason: String| Error::failed(format!("tensor `{key}`: {reason}"));
+    let values = values.as_slice::<f32>();
+    let values = values.map_err(|error| fail(format!("{error:?}")))?;
+    let bytes = blocks.quantize(values).ok_or_else(|| {
+        fail("values that are not numbers, or too large for blocks with a scale of f16".into())
+    })?;
+    Ok(TensorData::from_bytes_vec(
+        bytes,
+        Shape::from(shape),
+        DType::U8,
+    ))
+}
+
 /// The tensor that holds `key`, under that name or the alias that the file has instead.
 fn stored<'a>(tensors: &'a Tensors, part: Part, key: &str) -> Option<&'a Stored> {
     let alias = || tensors.by_key.get(&part.alias(key)?);
@@ -196,7 +301,7 @@ fn stored<'a>(tensors: &'a Tensors, part: Part, key: &str) -> Option<&'a Stored>
 }
 
 /// Every parameter has a tensor of its shape, and every tensor a parameter.
-fn check(parameters: &BTreeMap<String, Vec<usize>>, tensors: &Tensors, part: Part) -> Result<()> {
+fn check(parameters: &BTreeMap<String, Parameter>, tensors: &Tensors, part: Part) -> Result<()> {
     let missing: Vec<&String> = parameters
         .keys()
         .filter(|key| stored(tensors, part, key).is_none())
@@ -205,12 +310,12 @@ fn check(parameters: &BTreeMap<String, Vec<usize>>, tensors: &Tensors, part: Par
         let reason = format!("tensor `{key}` is missing{}", and_more(missing.len()));
         return Err(Error::invalid(&tensors.path, reason));
     }
-    for (key, shape) in parameters {
+    for (key, parameter) in parameters {
         let stored = stored(tensors, part, key);
-        if let Some(stored) = stored.filter(|stored| stored.shape != *shape) {
+        if let Some(stored) = stored.filter(|stored| !stored.fits(parameter)) {
             let reason = format!(
-                "tensor `{key}` has shape {:?}, but the configuration asks for {shape:?}",
-                stored.shape
+                "tensor `{key}` has shape {:?}, but the configuration asks for {:?}",
+                stored.shape, parameter.shape
             );
             return Err(Error::invalid(&stored.file, reason));
         }
@@ -250,7 +355,7 @@ fn and_more(count: usize) -> String {
 /// A tensor stored a second time must be the same: where it differs, the configuration is wrong about
 /// the sharing.
 fn check_repeats(
-    parameters: &BTreeMap<String, Vec<usize>>,
+    parameters: &BTreeMap<String, Parameter>,
     tensors: &Tensors,
     part: Part,
 ) -> Result<()> {
@@ -258,11 +363,14 @@ fn check_repeats(
         let Some(first) = part.repeats(key) else {
             continue;
         };
-        if parameters.contains_key(key) || !parameters.contains_key(&first) {
+        let Some(parameter) = parameters.get(&first) else {
+            continue;
+        };
+        if parameters.contains_key(key) {
             continue;
         }
-        let original = tensors.by_key[&first].read(&first, DType::F32, false)?;
-        if stored.read(key, DType::F32, false)? != original {
+        let original = tensors.by_key[&first].read(&first, parameter, DType::F32, false)?;
+        if stored.read(key, parameter, DType::F32, false)? != original {
             let reason = format!(
                 "tensor `{key}` differs from `{first}`, but the configuration shares the two \
                  (shared_codebook, tie_word_embeddings)"
@@ -312,27 +420,60 @@ impl Position {
         part.key(&names.join("."))
     }
 
-    /// torch stores a linear weight as `[out, in]`, Burn as `[in, out]`.
-    fn is_transposed(&self) -> bool {
-        self.module() == "Struct:Linear" && self.names.last().is_some_and(|name| name == "weight")
+    /// The parameter here, whose tensor has this shape. torch stores a linear weight as `[out, in]`,
+    /// Burn as `[in, out]`.
+    fn parameter(&self, mut shape: Vec<usize>) -> Parameter {
+        let is_weight = self.names.last().is_some_and(|name| name == "weight");
+        let linear = is_weight && self.module() == "Struct:Linear";
+        if linear {
+            shape.reverse();
+        }
+        Parameter { shape, linear }
     }
 }
 
 struct Loader<'a> {
     position: Position,
     opened: &'a Opened,
-    dtype: DType,
+    format: Format,
     error: Option<Error>,
 }
 
 impl Loader<'_> {
-    fn read(&self, dtype: DType, transposed: bool) -> Result<TensorData> {
-        let key = self.position.key(self.opened.part);
-        let stored = self.opened.stored(&key).ok_or_else(|| {
+    fn read<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>> {
+        let (opened, part) = (self.opened, self.opened.part);
+        let key = self.position.key(part);
+        let stored = opened.stored(&key).ok_or_else(|| {
             let reason = format!("tensor `{key}` is missing");
-            Error::invalid(&self.opened.tensors.path, reason)
+            Error::invalid(&opened.tensors.path, reason)
         })?;
-        stored.read(&key, dtype, transposed)
+        let parameter = self.position.parameter(param.lazy_shape().to_vec());
+        let device = param.lazy_device();
+        let cpu = device == Device::flex();
+        let blocks = stored.blocks(&parameter).filter(|_| cpu);
+        if let Some(blocks) = blocks.or_else(|| parameter.blocks(part, &key, self.format)) {
+            let rows = stored.read_blocks(&key, &parameter, blocks)?;
+            return Ok(Tensor::from_dispatch(
+                quantized(blocks, rows).into_dispatch(),
+            ));
+        }
+        // The CPU computes in f32, but reads the weights of linear layers, and tables, as they are stored.
+        let narrow = cpu && self.format != Format::F32;
+        let dtype = match narrow && !parameter.is_held(part, &key) {
+            true => DType::F32,
+            false => self.format.float(),
+        };
+        if !narrow {
+            let data = stored.read(&key, &parameter, dtype, parameter.linear)?;
+            return Ok(Tensor::from_data(data, (&device, dtype)));
+        }
+        let data = stored.read_to_hold(&key, &parameter, dtype)?;
+        let tensor = Tensor::from_data(data, (&device, dtype));
+        Ok(if parameter.linear {
+            tensor.transpose()
+        } else {
+            tensor
+        })
     }
 }
 
@@ -349,20 +490,10 @@ impl ModuleMapper for Loader<'_> {
         if self.error.is_some() {
             return param;
         }
-        let device = param.lazy_device();
-        let linear = self.position.is_transposed();
-        // The CPU computes in f32, but reads the weights of linear layers as they are stored.
-        let narrow = self.dtype != DType::F32 && device == Device::flex();
-        let dtype = match narrow && !linear {
-            true => DType::F32,
-            false => self.dtype,
-        };
-        match self.read(dtype, linear && !narrow) {
-            Ok(data) => {
-                let mut tensor = Tensor::from_data(data, (&device, dtype));
-                if narrow && linear {
-                    tensor = tensor.transpose();
-                }
+        match self.read(&param) {
+            Ok(tensor) => {
+                let key = self.position.key(self.opened.part);
+                self.opened.stored(&key).inspect(|stored| stored.release());
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

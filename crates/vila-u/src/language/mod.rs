@@ -17,7 +17,7 @@ use burn::{
     nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig},
     tensor::{Bool, DType, Device, Int, Tensor},
 };
-use vila_u_kernels::{rms_norm, silu_mul};
+use vila_u_kernels::{linear, rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::{LlamaConfig, RopeScaling};
@@ -144,7 +144,7 @@ impl Llama {
 
     /// The embeddings `[batch, positions, hidden]` of token ids `[batch, positions]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.model.embed_tokens.forward(ids)
+        self.model.embed_tokens.forward(ids).cast(self.dtype())
     }
 
     /// Hidden states `[batch, positions, hidden]` after the final norm.
@@ -194,7 +194,7 @@ impl Llama {
             Some(head) => apply(head, hidden),
             None => {
                 let table = self.model.embed_tokens.weight.val();
-                burn::tensor::module::linear(hidden, table.transpose(), None)
+                linear(hidden, table.transpose(), None)
             }
         }
     }

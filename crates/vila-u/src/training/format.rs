@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 
 use crate::Result;
 use crate::checkpoint::weights::load_into;
@@ -40,7 +40,7 @@ impl Format for TowerFormat {
             &self.siglip,
             model,
             &self.files,
-            DType::F32,
+            checkpoint::Format::F32,
         )
     }
 
@@ -62,7 +62,9 @@ impl Format for VilaUFormat {
     type Model = VilaU;
 
     fn save(&self, model: &VilaU, dir: &Path) -> Result<()> {
-        checkpoint::save(dir, &self.config, model, &self.files, DType::F32)
+        let weights = checkpoint::Weights::of(&self.config, model);
+        let format = checkpoint::Format::F32;
+        checkpoint::save(dir, &self.config, &weights, &self.files, format)
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<VilaU> {

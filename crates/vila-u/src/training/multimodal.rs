@@ -58,6 +58,16 @@ impl Visual {
     }
 }
 
+/// What the model expects at every target, as logits, and what is there. `None` where a batch has no such
+/// target.
+#[derive(Debug, Clone)]
+pub struct Predictions {
+    /// `[targets, vocabulary]` and `[targets]`, in the order of [`Layout::text_targets`].
+    pub text: Option<(Tensor<2>, Tensor<1, Int>)>,
+    /// `[targets * D, codes]` and `[targets * D]`, in the order of [`Layout::visual_targets`].
+    pub visual: Option<(Tensor<2>, Tensor<1, Int>)>,
+}
+
 /// How surprising every target was, `-log p`. `None` where a batch has no such target.
 #[derive(Debug, Clone)]
 pub struct Losses {
@@ -73,6 +83,20 @@ pub struct Losses {
 ///
 /// Errors when these are more or fewer than the layout has room for.
 pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Losses> {
+    let Predictions { text, visual } = predictions(model, layout, visual)?;
+    let depth = model.vision_tower.rqtransformer.depth();
+    let of = |(logits, targets)| cross_entropy(logits, targets);
+    Ok(Losses {
+        text: text.map(of),
+        visual: visual.map(of).map(|losses| {
+            let [codes] = losses.dims();
+            losses.reshape([codes / depth, depth])
+        }),
+    })
+}
+
+/// Reads a batch; see [`losses`].
+pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Predictions> {
     let given = visual.map_or(0, |visual| visual.codes.dims()[0]);
     if given != layout.visual_tokens {
         return Err(Error::failed(format!(
@@ -99,8 +123,7 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
         let ids: Vec<i64> = targets.iter().map(|target| target.id).collect();
         let ids = Tensor::from_data(TensorData::from(ids.as_slice()), &device);
         let hidden = hidden.clone().select(0, from);
-        let logits = llm.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
-        cross_entropy(logits, ids)
+        (llm.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0), ids)
     });
 
     let targets = &layout.visual_targets;
@@ -108,15 +131,14 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
         let from = indices(targets.iter().map(|target| target.from).collect());
         let tokens = indices(targets.iter().map(|target| target.token).collect());
         let codes = visual.codes.clone().select(0, tokens);
-        let [count, depth] = codes.dims();
         let tower = &model.vision_tower;
         let quantizer = &tower.rqvaesiglip.quantizer;
         let sums = quantizer.cumulative_embeddings(codes.clone()).inner();
         let hidden = hidden.select(0, from);
         let logits = tower.rqtransformer.teacher_forced(hidden, sums);
-        cross_entropy(logits.flatten(0, 1), codes.flatten(0, 1)).reshape([count, depth])
+        (logits.flatten(0, 1), codes.flatten(0, 1))
     });
-    Ok(Losses { text, visual })
+    Ok(Predictions { text, visual })
 }
 
 impl Losses {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::Initializer;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::format::{TowerFormat, VilaUFormat};
@@ -24,7 +24,7 @@ pub fn tower(
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     if let Some(init) = &recipe.init {
         let files = Source::parse(init)?.files(|_, _| {})?;
-        let tower = checkpoint::load_tower(&files, device, DType::F32)?;
+        let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
         let tokenizer = tower.text_tokenizer()?;
         let format = TowerFormat {
             config: tower.config,
@@ -87,14 +87,14 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
     };
     let files = Source::parse(init)?.files(|_, _| {})?;
     if recipe.model.llm.is_none() {
-        let loaded = checkpoint::load(&files, device, DType::F32)?;
+        let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
         let format = VilaUFormat {
             config: loaded.config,
             files,
         };
         return Ok((format, loaded.model, loaded.tokenizer));
     }
-    let tower = checkpoint::load_tower(&files, device, DType::F32)?;
+    let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
     let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
     let width = tower.config.embed_dim;
     let config = VilaUConfig {

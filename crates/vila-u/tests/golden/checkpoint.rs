@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vila_u::checkpoint::{self, Checkpoint, Files, Source};
+use vila_u::checkpoint::{self, Checkpoint, Files, Format, Source, Weights};
 
 use crate::{
     fixture::folder,
@@ -24,7 +24,7 @@ fn original() -> PathBuf {
 }
 
 fn load(folder: &Path) -> vila_u::Result<Checkpoint> {
-    checkpoint::load(&Files::folder(folder), &Device::flex(), DType::F32)
+    checkpoint::load(&Files::folder(folder), &Device::flex(), Format::F32)
 }
 
 /// A copy of the fixture that a test may damage.
@@ -50,15 +50,16 @@ fn copy() -> TempDir {
 fn assert_loads_the_same(loaded: &Checkpoint) {
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("out");
-    save(&out, loaded, DType::F32).unwrap();
+    save(&out, loaded, Format::F32).unwrap();
     for part in PARTS {
         let file = |root: &Path| fs::read(root.join(part).join("model.safetensors")).unwrap();
         assert!(file(&out) == file(&original()), "{part}");
     }
 }
 
-fn save(out: &Path, loaded: &Checkpoint, dtype: DType) -> vila_u::Result<()> {
-    checkpoint::save(out, &loaded.config, &loaded.model, &loaded.files, dtype)
+fn save(out: &Path, loaded: &Checkpoint, format: Format) -> vila_u::Result<()> {
+    let weights = Weights::of(&loaded.config, &loaded.model);
+    checkpoint::save(out, &loaded.config, &weights, &loaded.files, format)
 }
 
 fn read_json(path: &Path) -> Value {
@@ -109,7 +110,7 @@ fn saved_as_it_was_loaded() {
     let loaded = load(&original()).unwrap();
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("new/out");
-    save(&out, &loaded, DType::F32).unwrap();
+    save(&out, &loaded, Format::F32).unwrap();
     for part in PARTS {
         let file = |root: &Path| fs::read(root.join(part).join("model.safetensors")).unwrap();
         assert!(file(&out) == file(&original()), "{part}");
@@ -164,7 +165,7 @@ fn saved_as_it_was_loaded() {
     assert_contains(&new, &old, "config.json");
 
     // Nothing is put over it, and nothing is left beside it.
-    let error = save(&out, &loaded, DType::F32).unwrap_err().to_string();
+    let error = save(&out, &loaded, Format::F32).unwrap_err().to_string();
     assert!(error.contains("is not empty"), "{error}");
     assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1);
     load(&out).unwrap();
@@ -174,9 +175,9 @@ fn saved_as_it_was_loaded() {
 fn saved_in_half_precision() {
     let loaded = load(&original()).unwrap();
     let target = tempfile::tempdir().unwrap();
-    for (dtype, stored) in [(DType::F16, Dtype::F16), (DType::BF16, Dtype::BF16)] {
+    for (format, stored) in [(Format::F16, Dtype::F16), (Format::BF16, Dtype::BF16)] {
         let out = target.path().join(format!("{stored:?}"));
-        save(&out, &loaded, dtype).unwrap();
+        save(&out, &loaded, format).unwrap();
         for (key, dtype, ..) in read_tensors(&out.join("vision_tower/model.safetensors")) {
             let is_statistic = key.ends_with("_ema");
             assert_eq!(
@@ -193,12 +194,46 @@ fn saved_in_half_precision() {
         let error = crate::fixture::relative_error(&weight(&again), &weight(&loaded));
         assert!(error > 0.0 && error < 4e-3, "{error}");
         // Loaded as it is stored, it can be saved again without any loss.
-        let half = checkpoint::load(&Files::folder(&out), &Device::flex(), dtype).unwrap();
+        let half = checkpoint::load(&Files::folder(&out), &Device::flex(), format).unwrap();
         let second = target.path().join(format!("{stored:?}-again"));
-        save(&second, &half, dtype).unwrap();
-        let file = |root: &Path| fs::read(root.join("llm/model.safetensors")).unwrap();
-        assert!(file(&out) == file(&second));
+        save(&second, &half, format).unwrap();
+        // So can a conversion that never loads it.
+        let third = target.path().join(format!("{stored:?}-converted"));
+        checkpoint::convert(&third, &Files::folder(&out), format).unwrap();
+        for part in PARTS {
+            let file = |root: &Path| fs::read(root.join(part).join("model.safetensors")).unwrap();
+            assert!(file(&out) == file(&second) && file(&out) == file(&third));
+        }
     }
+}
+
+/// What the linear layers of a model lead to: text logits, logits of the first code, visual features and
+/// what the projector makes of them.
+fn outputs(loaded: &Checkpoint, pixels: &Tensor<4>, tokens: usize) -> [Vec<f32>; 4] {
+    let (model, device) = (&loaded.model, Device::flex());
+    let numbers = |first: i64| {
+        let numbers = (first..first + tokens as i64).collect::<Vec<_>>();
+        Tensor::from_data(TensorData::new(numbers, [1, tokens]), &device)
+    };
+    let embeds = model.llm.embed(numbers(1));
+    let hidden = model.llm.forward(embeds, numbers(0), None, None);
+    let depth = &model.vision_tower.rqtransformer;
+    let last = hidden.clone().narrow(1, tokens - 1, 1).squeeze_dim::<2>(1);
+    let codes = depth.first(last, &mut depth.cache(1));
+    let features = model.vision_tower.rqvaesiglip.features(pixels.clone());
+    let projected = model.mm_projector.forward(features.clone());
+    let outputs = [
+        model.llm.logits(hidden).into_data(),
+        codes.into_data(),
+        features.into_data(),
+        projected.into_data(),
+    ];
+    outputs.map(|data| data.iter::<f32>().collect())
+}
+
+fn weight_dtype(loaded: &Checkpoint) -> DType {
+    let layer = &loaded.model.llm.model.layers[1];
+    layer.mlp.down_proj.weight.val().dtype()
 }
 
 /// The same weights, held as bf16 or widened to f32 when loaded: the same model.
@@ -206,49 +241,95 @@ fn saved_in_half_precision() {
 fn held_in_bfloat16() {
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("bf16");
-    save(&out, &load(&original()).unwrap(), DType::BF16).unwrap();
+    save(&out, &load(&original()).unwrap(), Format::BF16).unwrap();
     let files = Files::folder(&out);
-    let [wide, narrow] = [DType::F32, DType::BF16]
-        .map(|dtype| checkpoint::load(&files, &Device::flex(), dtype).unwrap());
-    let weight = |c: &Checkpoint| {
-        c.model.llm.model.layers[1]
-            .mlp
-            .down_proj
-            .weight
-            .val()
-            .dtype()
-    };
-    assert_eq!([weight(&wide), weight(&narrow)], [DType::F32, DType::BF16]);
+    let [wide, narrow] = [Format::F32, Format::BF16]
+        .map(|format| checkpoint::load(&files, &Device::flex(), format).unwrap());
+    assert_eq!(
+        [&wide, &narrow].map(weight_dtype),
+        [DType::F32, DType::BF16]
+    );
 
-    let ids: Vec<i64> = (1..40).collect();
     let pixels = Tensor::<4>::random([1, 3, 64, 64], Distribution::Default, &Device::flex());
-    let outputs = |c: &Checkpoint, tokens: usize| {
-        let llm = &c.model.llm;
-        let ids = TensorData::new(ids[..tokens].to_vec(), [1, tokens]);
-        let embeds = llm.embed(Tensor::from_data(ids, &Device::flex()));
-        let positions = TensorData::new((0..tokens as i64).collect::<Vec<_>>(), [1, tokens]);
-        let positions = Tensor::from_data(positions, &Device::flex());
-        let hidden = llm.forward(embeds, positions, None, None);
-        let depth = &c.model.vision_tower.rqtransformer;
-        let last = hidden.clone().narrow(1, tokens - 1, 1).squeeze_dim::<2>(1);
-        let codes = depth.first(last, &mut depth.cache(1));
-        let features = c.model.vision_tower.rqvaesiglip.features(pixels.clone());
-        let projected = c.model.mm_projector.forward(features.clone());
-        let outputs = [
-            llm.logits(hidden).into_data(),
-            codes.into_data(),
-            features.into_data(),
-            projected.into_data(),
-        ];
-        outputs.map(|data| data.iter::<f32>().collect::<Vec<_>>())
-    };
     // Few positions and many take different ways.
     for tokens in [1, 39] {
-        for (narrow, wide) in outputs(&narrow, tokens).iter().zip(&outputs(&wide, tokens)) {
+        let (narrow, wide) = (
+            outputs(&narrow, &pixels, tokens),
+            outputs(&wide, &pixels, tokens),
+        );
+        for (narrow, wide) in narrow.iter().zip(&wide) {
             let error = crate::fixture::relative_error(narrow, wide);
             assert!(error < 1e-5, "{error}");
         }
     }
+}
+
+/// Weights in blocks, written to files or made while loading: the same model, as far from the original as
+/// so many bits are, and back in floating point exactly what the blocks stood for.
+#[test]
+fn quantized() {
+    let target = tempfile::tempdir().unwrap();
+    let whole = load(&original()).unwrap();
+    let pixels = Tensor::<4>::random([1, 3, 64, 64], Distribution::Default, &Device::flex());
+    for (format, most) in [(Format::Q8_0, 0.03), (Format::Q4_0, 0.4)] {
+        let out = target.path().join(format.name());
+        checkpoint::convert(&out, &Files::folder(original()), format).unwrap();
+        let config = read_json(&out.join("llm/config.json"));
+        assert_eq!(config["quantization_config"]["quant_method"], format.name());
+
+        let stored = Files::folder(&out);
+        let stored = checkpoint::load(&stored, &Device::flex(), format).unwrap();
+        let files = Files::folder(original());
+        let made = checkpoint::load(&files, &Device::flex(), format).unwrap();
+        for model in [&stored, &made] {
+            assert!(matches!(weight_dtype(model), DType::QFloat(_)));
+        }
+        for tokens in [1, 39] {
+            let wanted = outputs(&whole, &pixels, tokens);
+            let found = outputs(&made, &pixels, tokens);
+            for ((found, wanted), most) in found.iter().zip(&wanted).zip([most, most, 1e-2, most]) {
+                let error = crate::fixture::relative_error(found, wanted);
+                assert!(error < most, "{format:?} {tokens}: {error}");
+            }
+            assert!(outputs(&stored, &pixels, tokens) == found);
+        }
+
+        let info = checkpoint::info(&Files::folder(&out)).unwrap();
+        assert_eq!(
+            info.parameters,
+            checkpoint::info(&files).unwrap().parameters
+        );
+        assert!(info.parts[0].dtypes.contains_key(&format!("{format:?}")));
+
+        let again = target.path().join(format!("{}-again", format.name()));
+        checkpoint::convert(&again, &Files::folder(&out), format).unwrap();
+        let back = target.path().join(format!("{}-back", format.name()));
+        checkpoint::convert(&back, &Files::folder(&out), Format::F32).unwrap();
+        let twice = target.path().join(format!("{}-twice", format.name()));
+        checkpoint::convert(&twice, &Files::folder(&back), format).unwrap();
+        let file = |root: &Path| fs::read(root.join("llm/model.safetensors")).unwrap();
+        assert!(file(&out) == file(&again));
+        assert!(
+            file(&out) == file(&twice),
+            "rounding what is rounded changes it"
+        );
+        let config = read_json(&back.join("llm/config.json"));
+        assert!(config.get("quantization_config").is_none());
+    }
+}
+
+/// A tensor of bytes is blocks only where a linear layer's weight of that size is expected.
+#[test]
+fn bytes_that_are_no_blocks() {
+    let folder = copy();
+    let path = folder.path().join("llm/model.safetensors");
+    let mut tensors = read_tensors(&path);
+    let table = |tensor: &&mut Stored| tensor.0 == "model.embed_tokens.weight";
+    let table = tensors.iter_mut().find(table).unwrap();
+    table.1 = Dtype::U8;
+    table.3.truncate(table.2.iter().product());
+    write_tensors(&path, &tensors);
+    assert_refused(folder.path(), &["model.embed_tokens.weight", "U8"]);
 }
 
 #[test]
@@ -261,7 +342,7 @@ fn too_large_for_half_precision() {
     let loaded = load(folder.path()).unwrap();
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("out");
-    let error = save(&out, &loaded, DType::F16).unwrap_err().to_string();
+    let error = save(&out, &loaded, Format::F16).unwrap_err().to_string();
     assert!(
         error.contains(&tensors[0].0) && error.contains("bf16"),
         "{error}"
@@ -283,10 +364,10 @@ fn in_memory() {
         }
     }
     let files = Files::memory("fixture", files);
-    let loaded = checkpoint::load(&files, &Device::flex(), DType::F32).unwrap();
+    let loaded = checkpoint::load(&files, &Device::flex(), Format::F32).unwrap();
     assert_loads_the_same(&loaded);
     let missing = Files::memory("fixture", []);
-    let error = checkpoint::load(&missing, &Device::flex(), DType::F32).unwrap_err();
+    let error = checkpoint::load(&missing, &Device::flex(), Format::F32).unwrap_err();
     assert!(error.to_string().contains("fixture"), "{error}");
 }
 
@@ -597,7 +678,7 @@ fn tower_alone() {
     fs::remove_dir_all(folder.path().join("llm")).unwrap();
     fs::remove_file(folder.path().join("config.json")).unwrap();
     let load = |folder: &Path| {
-        checkpoint::load_tower(&Files::folder(folder), &Device::flex(), DType::F32).unwrap()
+        checkpoint::load_tower(&Files::folder(folder), &Device::flex(), Format::F32).unwrap()
     };
     let tower = load(folder.path());
     let target = tempfile::tempdir().unwrap();
@@ -608,7 +689,7 @@ fn tower_alone() {
         model,
         files,
     } = &tower;
-    checkpoint::save_tower(&out, config, siglip, model, files, DType::F32).unwrap();
+    checkpoint::save_tower(&out, config, siglip, model, files, Format::F32).unwrap();
     let again = load(&out);
     assert_eq!((again.config, again.siglip), (tower.config, tower.siglip));
     let name = "vision_tower/model.safetensors";
@@ -629,7 +710,7 @@ fn tower_alone() {
 
 fn again_without_tokenizer(folder: &Path) -> String {
     let tower =
-        checkpoint::load_tower(&Files::folder(folder), &Device::flex(), DType::F32).unwrap();
+        checkpoint::load_tower(&Files::folder(folder), &Device::flex(), Format::F32).unwrap();
     tower.text_tokenizer().unwrap_err().to_string()
 }
 
@@ -643,9 +724,11 @@ fn info() {
         .sum();
     assert_eq!(info.parameters, stored as u64);
     assert_eq!(
-        (info.bytes, info.memory.half),
-        (4 * info.parameters, 2 * info.parameters)
+        (info.bytes, info.memory.f32),
+        (4 * info.parameters, 4 * info.parameters)
     );
+    let memory = &info.memory;
+    assert!(memory.f32 > memory.bf16 && memory.bf16 > memory.q8_0 && memory.q8_0 > memory.q4_0);
     assert_eq!(info.parts.len(), 7);
     assert_eq!(info.parts[0].dtypes["F32"], info.parts[0].parameters);
     assert_eq!(info.visual.codes, [8, 8, 4]);
