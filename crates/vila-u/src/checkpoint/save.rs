@@ -1,6 +1,9 @@
 //! A model becomes a checkpoint that the authors' code loads.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::DType;
 use serde::Serialize;
@@ -10,8 +13,9 @@ use super::{
     config::siglip_folder,
     files::Files,
     keys::Part,
+    random::{self, Random},
     safetensors_writer::{SHARD, write, write_json},
-    weights::{Outgoing, outgoing},
+    weights::outgoing,
 };
 use crate::{
     Error, Result,
@@ -34,30 +38,60 @@ pub fn save(
     like: &Files,
     dtype: DType,
 ) -> Result<()> {
+    let weights = |folder: &Path, part| {
+        let tensors = match part {
+            Part::Llm => outgoing(&model.llm, part),
+            Part::VisionTower => outgoing(&model.vision_tower, part),
+            _ => outgoing(&model.mm_projector, part),
+        };
+        write(folder, &tensors, dtype, SHARD)
+    };
+    write_layout(dir, config, like, torch_name(dtype), weights)
+}
+
+/// Writes everything but weights to the new folder `dir`, and that the weights are random.
+///
+/// # Errors
+/// When `dir` exists and is not empty, or the disk is full.
+pub(super) fn save_random(
+    dir: &Path,
+    config: &VilaUConfig,
+    like: &Files,
+    random: &Random,
+) -> Result<()> {
+    let random = to_value(random)?;
+    let weights = |folder: &Path, _| write_json(&folder.join(random::NAME), &random);
+    write_layout(dir, config, like, torch_name(DType::BF16), weights)
+}
+
+/// The folder of a whole model; `weights` adds those of each part to the part's folder. `dtype` is
+/// what torch calls their number format.
+fn write_layout(
+    dir: &Path,
+    config: &VilaUConfig,
+    like: &Files,
+    dtype: &str,
+    weights: impl Fn(&Path, Part) -> Result<()>,
+) -> Result<()> {
     atomically(dir, |out| {
-        let name = torch_name(dtype);
         let projector = Part::projector(&config.mm_projector);
-        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), name)?;
+        let tower = &config.vision_tower;
+        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), dtype)?;
         let mm_projector = part_config(
             like,
             projector,
             &config.mm_projector,
             projector_defaults(),
-            name,
-        )?;
-        let tower = &config.vision_tower;
-        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), name)?;
-        write_part(
-            out,
-            Part::Llm,
-            &llm,
-            &outgoing(&model.llm, Part::Llm),
             dtype,
         )?;
-        let layers = outgoing(&model.mm_projector, projector);
-        write_part(out, projector, &mm_projector, &layers, dtype)?;
-        let tensors = outgoing(&model.vision_tower, Part::VisionTower);
-        write_part(out, Part::VisionTower, &vision_tower, &tensors, dtype)?;
+        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), dtype)?;
+        for (part, config) in [
+            (Part::Llm, &llm),
+            (projector, &mm_projector),
+            (Part::VisionTower, &vision_tower),
+        ] {
+            weights(&new_part(out, part, config)?, part)?;
+        }
         write_encoder(out, &tower.rqvaesiglip, &config.siglip, like)?;
 
         copy(&like.join("llm"), &out.join("llm"), |name| {
@@ -68,7 +102,7 @@ pub fn save(
             write_json(&generation, &generation_defaults(config))?;
         }
 
-        let mut root = merged(root_defaults(name), stored(like, "config.json")?);
+        let mut root = merged(root_defaults(dtype), stored(like, "config.json")?);
         root = merged(root, to_value(&config.root)?);
         root["llm_cfg"] = llm;
         root["mm_projector_cfg"] = mm_projector;
@@ -98,7 +132,8 @@ pub fn save_tower(
         if let Value::Object(fields) = &mut tower {
             fields.remove("rqtransformer");
         }
-        write_part(out, part, &tower, &outgoing(model, part), dtype)?;
+        let folder = new_part(out, part, &tower)?;
+        write(&folder, &outgoing(model, part), dtype, SHARD)?;
         write_encoder(out, config, siglip, like)
     })
 }
@@ -133,17 +168,12 @@ fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     fs::rename(&out, dir).map_err(Error::io(dir))
 }
 
-fn write_part(
-    out: &Path,
-    part: Part,
-    config: &Value,
-    tensors: &[Outgoing],
-    dtype: DType,
-) -> Result<()> {
+/// The folder of a part, with its configuration in it.
+fn new_part(out: &Path, part: Part, config: &Value) -> Result<PathBuf> {
     let folder = out.join(part.folder());
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     write_json(&folder.join("config.json"), config)?;
-    write(&folder, tensors, dtype, SHARD)
+    Ok(folder)
 }
 
 /// What belongs to the encoders: the image settings, and the folder that `pretrained_model` names

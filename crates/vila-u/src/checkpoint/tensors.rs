@@ -23,6 +23,7 @@ use serde::Deserialize;
 use super::{
     files::{Bytes, Files, plain},
     floats::{convert, transpose},
+    random,
 };
 use crate::{Error, Result};
 
@@ -61,6 +62,7 @@ pub struct Stored {
 enum Values {
     Mapped { file: Bytes, range: Range<usize> },
     Pytorch(pytorch_reader::Tensor),
+    Random(random::Values),
 }
 
 /// Which files hold the weights of a folder.
@@ -178,6 +180,18 @@ impl Tensors {
 }
 
 impl Stored {
+    /// A tensor that no file holds; `file` says what it is made up from.
+    pub(super) fn random(file: PathBuf, shape: Vec<usize>, values: random::Values) -> Self {
+        Self {
+            file,
+            dtype: "random".into(),
+            shape,
+            bytes: 0,
+            float: Some(DType::BF16),
+            values: Values::Random(values),
+        }
+    }
+
     /// The values as `dtype` (f32, f16 or bf16), row-major; with `transposed`, those of the matrix
     /// with rows and columns exchanged.
     ///
@@ -195,6 +209,10 @@ impl Stored {
                 .ok_or_else(|| fail("truncated".into()))?,
             Values::Pytorch(tensor) => {
                 raw = tensor.read().map_err(|error| fail(error.to_string()))?;
+                &raw
+            }
+            Values::Random(values) => {
+                raw = values.bytes(self.shape.iter().product());
                 &raw
             }
         };
