@@ -40,6 +40,7 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Train(args) => commands::train::run(global, args, console),
         Command::Data(Data::Nano(args)) => commands::data_nano::run(args, console),
         Command::Eval(Eval::Nano(args)) => commands::eval_nano::run(global, args, console),
+        Command::Bench(args) => commands::bench::run(global, args, console),
         Command::Info(args) => commands::info::run(global, args, console),
         Command::Export(args) => commands::export::run(global, args, console),
     }
