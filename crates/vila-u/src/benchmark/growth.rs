@@ -54,17 +54,17 @@ pub fn run(bench: &Bench) -> Result<Vec<Growth>> {
     let subject = bench.subject;
     let files = Source::Nano.files(|_, _| {})?;
     let nano = checkpoint::load(&files, &subject.device, subject.dtype)?;
+    // From the smallest to the largest: what the allocator keeps of one does not hide the next.
     Ok(vec![
-        images(bench, &nano)?,
-        prompt(bench, &nano)?,
-        frames(bench, &nano)?,
         depth(bench, &nano)?,
+        frames(bench, &nano)?,
+        prompt(bench, &nano)?,
+        images(bench, &nano)?,
         parameters(bench, &nano.config.llm)?,
     ])
 }
 
-/// A point, from the cheapest to the dearest: memory that the allocator keeps is then never more
-/// than what the next one needs.
+/// One point; those of a curve are measured from the cheapest to the dearest.
 fn point(bench: &Bench, at: f64, work: impl FnMut() -> Result<()>) -> Result<Point> {
     memory::forget_peak();
     let times = timing::times(&bench.subject.device, bench.watch, Effort::SHORT, work)?;

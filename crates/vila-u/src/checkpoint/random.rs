@@ -157,7 +157,7 @@ mod tests {
                 let read = |key: &str| {
                     let stored = &tensors.by_key[key];
                     let data = stored.read(key, burn::tensor::DType::F32, false).unwrap();
-                    data.into_vec::<f32>().unwrap()
+                    data.try_into_vec::<f32>().unwrap()
                 };
                 [
                     read("a.weight"),
