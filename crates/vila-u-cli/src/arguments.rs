@@ -86,8 +86,16 @@ pub enum Command {
     /// Measure a model
     #[command(subcommand)]
     Eval(Eval),
+    /// How fast a model is on this machine, and what limits it
+    #[command(after_help = "Examples:\n  vila-u bench --suite nano\n  \
+            vila-u info --random vila-u-7b-256 -o random-7b\n  \
+            vila-u --model random-7b --dtype bf16 bench --suite decode --json")]
+    Bench(Bench),
     /// Parts, parameters, number formats and memory need of a checkpoint
-    #[command(after_help = "Example: vila-u info hf:mit-han-lab/vila-u-7b-256")]
+    #[command(
+        after_help = "Examples:\n  vila-u info hf:mit-han-lab/vila-u-7b-256\n  \
+            vila-u info --random vila-u-7b-256 -o random-7b"
+    )]
     Info(Info),
     /// Write a model in the released Hugging Face layout
     #[command(
@@ -301,9 +309,26 @@ pub struct EvalNano {
 }
 
 #[derive(Args)]
+pub struct Bench {
+    /// decode, depth or tower of --model; train, nano or growth of the nano model; or all
+    #[arg(long, default_value = "all")]
+    pub suite: String,
+    /// A folder for the result as bench.json, and for plots of growth
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub struct Info {
     /// The model to look at [default: the one of --model]
     pub model: Option<String>,
+    /// Make a checkpoint of a released model's sizes with random weights, which take no room on disk:
+    /// vila-u-7b-256 or vila-u-7b-384
+    #[arg(long, value_name = "NAME", requires = "output")]
+    pub random: Option<String>,
+    /// The folder to write the random checkpoint to; must not exist
+    #[arg(short, long, requires = "random")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -43,6 +43,7 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Eval(Eval::Quantized(args)) => {
             commands::eval_quantized::run(global, args, console)
         }
+        Command::Bench(args) => commands::bench::run(global, args, console),
         Command::Info(args) => commands::info::run(global, args, console),
         Command::Export(args) => commands::export::run(global, args, console),
     }

@@ -8,6 +8,7 @@
 pub mod assistant;
 pub mod atomic;
 pub mod attention;
+pub mod benchmark;
 pub mod checkpoint;
 pub mod data;
 pub mod depth;

@@ -7,7 +7,7 @@ use vila_u::{
     Error, Result, assistant,
     burn::tensor::Tensor,
     checkpoint::Checkpoint,
-    generation::{sampling::Sampling, visual::VisualOptions},
+    generation::{memory::Need, sampling::Sampling, visual::VisualOptions},
     media,
 };
 
@@ -23,38 +23,47 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let checkpoint = load(global, console)?;
     let sampling = sampling(args, &checkpoint)?;
     let seed = args.seed.unwrap_or_else(new_seed);
-    let options = VisualOptions {
+    let mut options = VisualOptions {
         guidance: args.cfg.into(),
         sampling,
         seed,
+        first: 0,
     };
     let started = Instant::now();
-    let drawing = assistant::draw(
-        &checkpoint.model,
-        &checkpoint.tokenizer,
-        &args.prompt,
-        n,
-        &options,
-        &mut |progress| {
-            console.progress("drawing", progress.done as u64, progress.total as u64, "");
-            match console.stopped() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        },
-    )?;
+    let at_once = Need::of(&checkpoint.config).at_once;
     let mut pictures = Vec::with_capacity(n);
-    for pixels in drawing.pixels.squeeze_dim::<4>(1).split(1, 0) {
-        pictures.push(to_picture(pixels)?);
+    let mut codes = Vec::new();
+    for files in files.chunks(at_once) {
+        options.first = pictures.len();
+        let (before, count) = (options.first, files.len());
+        let drawing = assistant::draw(
+            &checkpoint.model,
+            &checkpoint.tokenizer,
+            &args.prompt,
+            count,
+            &options,
+            &mut |progress| {
+                let done = before * progress.total + count * progress.done;
+                console.progress("drawing", done as u64, (n * progress.total) as u64, "");
+                match console.stopped() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        )?;
+        if let Some(folder) = files[0].parent().filter(|_| is_folder(args, n)) {
+            create_folder(folder)?;
+        }
+        let pixels = drawing.pixels.squeeze_dim::<4>(1).split(1, 0);
+        for (pixels, file) in pixels.into_iter().zip(files) {
+            let picture = to_picture(pixels)?;
+            media::save_png(file, &picture)?;
+            pictures.push(picture);
+        }
+        codes.push(drawing.codes.squeeze_dim::<4>(1));
     }
     let seconds = started.elapsed().as_secs_f64();
 
-    if let Some(folder) = files[0].parent().filter(|_| is_folder(args, n)) {
-        create_folder(folder)?;
-    }
-    for (picture, file) in pictures.iter().zip(&files) {
-        media::save_png(file, picture)?;
-    }
     let mut written: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
     if n > 1 {
         let columns = (n as f64).sqrt().ceil() as usize;
@@ -62,7 +71,7 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         media::save_png(&sheet, &media::sheet::grid(&pictures, columns))?;
         written.push(sheet.display().to_string());
     }
-    let codes = drawing.codes.squeeze_dim::<4>(1);
+    let codes = Tensor::cat(codes, 0);
     let shape = codes.dims();
     if let Some(file) = &args.codes {
         save_codes(codes, None, file)?;

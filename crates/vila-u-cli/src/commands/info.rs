@@ -1,5 +1,6 @@
-//! `vila-u info`: what is in a checkpoint.
+//! `vila-u info`: what is in a checkpoint, or a new one with random weights.
 
+use serde_json::json;
 use vila_u::{
     Result,
     checkpoint::{self, Info as Contents},
@@ -12,6 +13,11 @@ use crate::{
 };
 
 pub fn run(global: &Global, args: &Info, console: &Console) -> Result<()> {
+    if let (Some(name), Some(folder)) = (&args.random, &args.output) {
+        checkpoint::released::create(folder, name)?;
+        let folder = folder.display().to_string();
+        return console.result(&folder, json!({"model": folder}));
+    }
     let name = args.model.as_ref().unwrap_or(&global.model);
     let info = checkpoint::info(&files(name, console)?)?;
     console.result(describe(&info), to_json(&info)?)
@@ -61,6 +67,14 @@ fn describe(info: &Contents) -> String {
         megabytes(info.memory.q8_0),
         megabytes(info.memory.q4_0)
     ));
+    if let Some(drawing) = &info.drawing {
+        lines.push(format!(
+            "drawing            {} beside the weights, {} for groups of {} images",
+            megabytes(drawing.bytes(1)),
+            megabytes(drawing.bytes(drawing.at_once)),
+            drawing.at_once
+        ));
+    }
     lines.join("\n")
 }
 

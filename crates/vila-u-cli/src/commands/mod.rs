@@ -1,6 +1,7 @@
 //! One file a command: read the input, ask the library, print the result.
 
 pub mod ask;
+pub mod bench;
 pub mod classify;
 pub mod data_nano;
 pub mod decode;

@@ -79,6 +79,19 @@ fn wrong_options_are_usage_errors() {
     refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12"]);
     refuses(
         &f,
+        &["bench", "--suite", "sprint"],
+        2,
+        &["sprint", "decode", "all"],
+    );
+    refuses(
+        &f,
+        &["info", "--random", "vila-u-70b", "-o", "new"],
+        2,
+        &["vila-u-70b", "vila-u-7b-256"],
+    );
+    refuses(&f, &["info", "--random", "vila-u-7b-256"], 2, &["--output"]);
+    refuses(
+        &f,
         &["--device", "cpu", "ask", "x", "--dtype", "f16"],
         2,
         &["f32 or bf16"],

@@ -10,7 +10,7 @@ use burn::backend::{
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    Blocks,
+    BLOCK, Blocks,
     activations::Activations,
     packed::{Group, LANES},
     portable,
@@ -20,6 +20,7 @@ use super::{avx2, avx512};
 use crate::bridge::{self, dims, tensor, values};
 use crate::few_rows::by_outputs;
 use crate::linear::matrix;
+use crate::matmul::Matrix;
 
 /// Rows that are multiplied together at most.
 const ROWS: usize = 8;
@@ -45,19 +46,20 @@ pub(crate) fn linear<const D: usize>(
 }
 
 fn forward(x: &FlexTensor, weight: &FlexQTensor, bias: Option<&[f32]>) -> FlexTensor {
-    let blocks = match weight.dtype() {
-        DType::QFloat(scheme) => Blocks::of(&scheme),
-        _ => None,
-    };
-    let [inputs, outputs] = dims(weight.tensor());
-    let (Some(blocks), x_matrix) = (blocks, matrix(x)) else {
+    let Some(blocks) = Blocks::of(weight.dtype()) else {
         unreachable!("a weight made by `quantized`")
     };
-    assert_eq!(x_matrix.columns, inputs, "x is not as wide as the weight");
+    let [inputs, outputs] = dims(weight.tensor());
+    let Matrix {
+        data,
+        rows,
+        columns,
+        ..
+    } = matrix(x);
+    assert_eq!(columns, inputs, "x is not as wide as the weight");
     let packed = weight.tensor().bytes();
-    let row = inputs / super::BLOCK * blocks.bytes();
-    let rounded = Activations::new(x_matrix.data, inputs);
-    let rows = x_matrix.rows;
+    let row = inputs / BLOCK * blocks.bytes();
+    let rounded = Activations::new(data, inputs);
     let y = by_outputs(rows, outputs, bias, |range, part| {
         let count = range.len();
         for (index, first_output) in range.clone().step_by(LANES).enumerate() {

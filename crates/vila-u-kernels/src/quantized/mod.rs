@@ -65,11 +65,11 @@ impl Blocks {
         scheme.per_block([BLOCK as u8], ScaleDtype::F16)
     }
 
-    /// The way back from [`Blocks::scheme`].
-    fn of(scheme: &QuantScheme) -> Option<Self> {
+    /// The format of a weight of this dtype, if it is one of [`quantized`].
+    pub fn of(dtype: DType) -> Option<Self> {
         [Self::Q8_0, Self::Q4_0]
             .into_iter()
-            .find(|blocks| blocks.scheme() == *scheme)
+            .find(|blocks| DType::QFloat(blocks.scheme()) == dtype)
     }
 
     /// Rounds weights, as many as make whole blocks, as llama.cpp does. None if one is not a number or

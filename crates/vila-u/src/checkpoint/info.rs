@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{config, files::Files, format::Format, keys::Part, weights};
 use crate::{
     Result,
+    generation::memory::Need,
     tower::{RqVaeSiglipConfig, SiglipConfig},
 };
 
@@ -23,6 +24,8 @@ pub struct Info {
     pub visual: Visual,
     /// Absent in a tower alone.
     pub language: Option<Language>,
+    /// What drawing needs beside the weights; absent in a tower alone.
+    pub drawing: Option<Need>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -94,7 +97,7 @@ const PARTS: [(&str, &str, &[&str]); 7] = [
 pub fn info(files: &Files) -> Result<Info> {
     let device = Device::flex();
     let mut counter = Counter::default();
-    let (visual, language) = if files.contains("config.json") {
+    let (visual, language, drawing) = if files.contains("config.json") {
         let config = config::read(files)?;
         let model = config.init(&device);
         counter.add(files, Part::Llm, &model.llm)?;
@@ -110,11 +113,11 @@ pub fn info(files: &Files) -> Result<Info> {
             cache_per_token: (8 * llm.num_hidden_layers * llm.kv_heads() * llm.head_dim()) as u64,
         };
         let visual = visual(&config.vision_tower.rqvaesiglip, &config.siglip);
-        (visual, Some(language))
+        (visual, Some(language), Some(Need::of(&config)))
     } else {
         let (tower, siglip) = config::read_tower(files)?;
         counter.add(files, Part::RqVaeSiglip, &tower.init(&siglip, &device))?;
-        (visual(&tower, &siglip), None)
+        (visual(&tower, &siglip), None, None)
     };
     let parameters = counter.parts.iter().map(|part| part.parameters).sum();
     Ok(Info {
@@ -124,6 +127,7 @@ pub fn info(files: &Files) -> Result<Info> {
         parts: counter.parts,
         visual,
         language,
+        drawing,
     })
 }
 

@@ -15,6 +15,8 @@ mod info;
 pub mod keys;
 mod load;
 mod nano;
+mod random;
+pub mod released;
 mod safetensors_writer;
 mod save;
 pub mod source;

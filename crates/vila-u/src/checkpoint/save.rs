@@ -1,6 +1,9 @@
 //! A model becomes a checkpoint that the authors' code loads.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::{DType, Device};
 use serde::Serialize;
@@ -11,6 +14,7 @@ use super::{
     files::Files,
     format::Format,
     keys::Part,
+    random::{self, Random},
     safetensors_writer::{SHARD, write, write_json},
     weights::{Opened, Outgoing, outgoing},
 };
@@ -73,8 +77,42 @@ pub fn save(
     like: &Files,
     format: Format,
 ) -> Result<()> {
+    write_layout(dir, config, like, format, |folder: &Path, part| {
+        let tensors = match part {
+            Part::Llm => &weights.llm,
+            Part::VisionTower => &weights.vision_tower,
+            _ => &weights.mm_projector,
+        };
+        write(folder, tensors, format, SHARD)
+    })
+}
+
+/// Writes everything but weights to the new folder `dir`, and that the weights are random.
+///
+/// # Errors
+/// When `dir` exists and is not empty, or the disk is full.
+pub(super) fn save_random(
+    dir: &Path,
+    config: &VilaUConfig,
+    like: &Files,
+    random: &Random,
+) -> Result<()> {
+    let random = to_value(random)?;
+    let weights = |folder: &Path, _| write_json(&folder.join(random::NAME), &random);
+    write_layout(dir, config, like, Format::BF16, weights)
+}
+
+/// The folder of a whole model; `weights` adds those of each part to the part's folder.
+fn write_layout(
+    dir: &Path,
+    config: &VilaUConfig,
+    like: &Files,
+    format: Format,
+    weights: impl Fn(&Path, Part) -> Result<()>,
+) -> Result<()> {
     atomically(dir, |out| {
         let projector = Part::projector(&config.mm_projector);
+        let tower = &config.vision_tower;
         let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), format)?;
         let mm_projector = part_config(
             like,
@@ -83,12 +121,14 @@ pub fn save(
             projector_defaults(),
             format,
         )?;
-        let tower = &config.vision_tower;
         let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), format)?;
-        write_part(out, Part::Llm, &llm, &weights.llm, format)?;
-        write_part(out, projector, &mm_projector, &weights.mm_projector, format)?;
-        let tensors = &weights.vision_tower;
-        write_part(out, Part::VisionTower, &vision_tower, tensors, format)?;
+        for (part, config) in [
+            (Part::Llm, &llm),
+            (projector, &mm_projector),
+            (Part::VisionTower, &vision_tower),
+        ] {
+            weights(&new_part(out, part, config)?, part)?;
+        }
         write_encoder(out, &tower.rqvaesiglip, &config.siglip, like)?;
 
         copy(&like.join("llm"), &out.join("llm"), |name| {
@@ -130,7 +170,8 @@ pub fn save_tower(
         if let Value::Object(fields) = &mut tower {
             fields.remove("rqtransformer");
         }
-        write_part(out, part, &tower, &outgoing(model, part), format)?;
+        let folder = new_part(out, part, &tower)?;
+        write(&folder, &outgoing(model, part), format, SHARD)?;
         write_encoder(out, config, siglip, like)
     })
 }
@@ -165,17 +206,12 @@ fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     fs::rename(&out, dir).map_err(Error::io(dir))
 }
 
-fn write_part(
-    out: &Path,
-    part: Part,
-    config: &Value,
-    tensors: &[Outgoing],
-    format: Format,
-) -> Result<()> {
+/// The folder of a part, with its configuration in it.
+fn new_part(out: &Path, part: Part, config: &Value) -> Result<PathBuf> {
     let folder = out.join(part.folder());
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     write_json(&folder.join("config.json"), config)?;
-    write(&folder, tensors, format, SHARD)
+    Ok(folder)
 }
 
 /// What belongs to the encoders: the image settings, and the folder that `pretrained_model` names

@@ -27,6 +27,7 @@ use super::{
     files::{Bytes, Files, plain},
     floats::{convert, transpose},
     format::Parameter,
+    random,
     weights::in_blocks,
 };
 use crate::{Error, Result};
@@ -69,6 +70,7 @@ pub struct Stored {
 enum Values {
     Mapped { file: Bytes, range: Range<usize> },
     Pytorch(pytorch_reader::Tensor),
+    Random(random::Values),
 }
 
 /// Which files hold the weights of a folder.
@@ -202,6 +204,18 @@ impl Stored {
         self.shape == parameter.shape || self.blocks(parameter).is_some()
     }
 
+    /// A tensor that no file holds; `file` says what it is made up from.
+    pub(super) fn random(file: PathBuf, shape: Vec<usize>, values: random::Values) -> Self {
+        Self {
+            file,
+            dtype: "random".into(),
+            shape,
+            bytes: 0,
+            float: Some(DType::BF16),
+            values: Values::Random(values),
+        }
+    }
+
     /// The values as `dtype` (f32, f16 or bf16), row-major; with `transposed`, those of the matrix
     /// with rows and columns exchanged.
     ///
@@ -310,6 +324,7 @@ impl Stored {
                 .read()
                 .map(|bytes| Cow::Owned(bytes.to_vec()))
                 .map_err(|error| self.fail(key, error.to_string())),
+            Values::Random(values) => Ok(Cow::Owned(values.bytes(self.shape.iter().product()))),
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
     floats::{convert, overflowed, transpose},
     format::{Format, Parameter},
     keys::Part,
+    random::Random,
     tensors::{Stored, Tensors},
 };
 use crate::{Error, Result};
@@ -50,11 +51,11 @@ impl Opened {
 
     fn check_folder<M: Module>(folder: &Files, part: Part, module: &M) -> Result<Self> {
         let parameters = parameters(module, part);
-        // A projector without layers has no file either.
-        let tensors = if parameters.is_empty() {
-            Tensors::none(folder)
-        } else {
-            Tensors::open(folder)?
+        let tensors = match Random::read(folder)? {
+            // A projector without layers has no file either.
+            _ if parameters.is_empty() => Tensors::none(folder),
+            Some(random) => random.tensors(folder, &parameters),
+            None => Tensors::open(folder)?,
         };
         check(&parameters, &tensors, part)?;
         Ok(Self {

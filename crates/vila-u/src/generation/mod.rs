@@ -1,5 +1,6 @@
 //! Generation: text, images and videos, one token at a time.
 
+pub mod memory;
 pub mod rows;
 pub mod sampling;
 pub mod text;

@@ -3,6 +3,8 @@
 //! Runs on the host in double precision with a ChaCha generator of its own, so that a seed gives the
 //! same choice on every device.
 
+use std::ops::Range;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -120,11 +122,9 @@ impl Sampler {
         Self { sampling, random }
     }
 
-    /// One sampler for each of `rows` rows.
-    pub fn rows(sampling: Sampling, seed: u64, rows: usize) -> Vec<Self> {
-        (0..rows)
-            .map(|row| Self::new(sampling, seed, row))
-            .collect()
+    /// One sampler for each of `rows`.
+    pub fn rows(sampling: Sampling, seed: u64, rows: Range<usize>) -> Vec<Self> {
+        rows.map(|row| Self::new(sampling, seed, row)).collect()
     }
 
     /// Chooses one of `logits.len()` tokens. Fails when the logits are not numbers.

@@ -36,7 +36,7 @@ pub fn write(
     let max_tokens = options.max_tokens.min(prompt.room(llm)?);
     let (mut rows, mut hidden) = Rows::start(llm, prompt, max_tokens);
     let [count, _] = hidden.dims();
-    let mut samplers = Sampler::rows(options.sampling, options.seed, count);
+    let mut samplers = Sampler::rows(options.sampling, options.seed, 0..count);
     let mut written = vec![Vec::new(); count];
     let ended = |row: &Vec<i64>| row.last().is_some_and(|token| options.stop.contains(token));
 

@@ -25,6 +25,8 @@ pub struct VisualOptions {
     pub guidance: f64,
     pub sampling: Sampling,
     pub seed: u64,
+    /// Number of the first image, where earlier ones were drawn before.
+    pub first: usize,
 }
 
 /// What was drawn.
@@ -64,7 +66,8 @@ impl Progress<'_> {
 /// - `on_progress`: called after every visual token; [`ControlFlow::Break`] ends the drawing with
 ///   [`Error::Interrupted`]
 ///
-/// Image `i` depends on its prompt, the seed and `i`, not on how many are drawn together.
+/// Image `i`, counted from `options.first`, depends on its prompt, the seed and `i`, not on how many
+/// are drawn together.
 pub fn draw(
     model: &VilaU,
     prompts: &[Vec<i64>],
@@ -90,14 +93,7 @@ pub fn draw(
     }
     let (mut rows, mut hidden) = read(model, &wanted, total - 1)?;
 
-    let depth = &model.vision_tower.rqtransformer;
-    let mut drawer = Drawer {
-        model,
-        guidance: guided.then_some(options.guidance),
-        samplers: Sampler::rows(options.sampling, options.seed, prompts.len()),
-        cache: depth.cache(wanted.len()),
-        codes: Vec::with_capacity(total),
-    };
+    let mut drawer = Drawer::new(model, prompts.len(), options);
     let mut features = Vec::with_capacity(total);
     while features.len() < total {
         let feature = drawer.visual_token(hidden)?;
@@ -147,7 +143,7 @@ fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'
 }
 
 /// Chooses the codes of one visual position after the other, for `n` images at once.
-struct Drawer<'m> {
+pub(crate) struct Drawer<'m> {
     model: &'m VilaU,
     /// None without guidance; otherwise rows `n..2n` are those without a caption.
     guidance: Option<f64>,
@@ -156,9 +152,26 @@ struct Drawer<'m> {
     codes: Vec<Vec<i64>>, // [positions][n * depth]
 }
 
-impl Drawer<'_> {
-    /// The feature `[n, C]` of the next visual token, given the hidden states `[rows, hidden]`.
-    fn visual_token(&mut self, hidden: Tensor<2>) -> Result<Tensor<2>> {
+impl<'m> Drawer<'m> {
+    pub(crate) fn new(model: &'m VilaU, n: usize, options: &VisualOptions) -> Self {
+        let guidance = Some(options.guidance).filter(|guidance| *guidance != 1.0);
+        let rows = if guidance.is_some() { 2 * n } else { n };
+        Self {
+            model,
+            guidance,
+            samplers: Sampler::rows(
+                options.sampling,
+                options.seed,
+                options.first..options.first + n,
+            ),
+            cache: model.vision_tower.rqtransformer.cache(rows),
+            codes: Vec::new(),
+        }
+    }
+
+    /// The feature `[n, C]` of the next visual token, given the hidden states `[rows, hidden]`: `n`
+    /// rows, or with guidance `2 n`, those without a caption last.
+    pub(crate) fn visual_token(&mut self, hidden: Tensor<2>) -> Result<Tensor<2>> {
         let tower = &self.model.vision_tower;
         let transformer = &tower.rqtransformer;
         let (n, device) = (self.samplers.len(), hidden.device());

@@ -26,7 +26,12 @@ impl KvCache {
 
     /// Forgets every position; the buffers stay.
     pub fn clear(&mut self) {
-        self.length = 0;
+        self.truncate(0);
+    }
+
+    /// Forgets all positions after the first `length`.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
     }
 
     /// Writes the new positions' keys and values `[batch, kv_heads, new, head_dim]` of one layer,

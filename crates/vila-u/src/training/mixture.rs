@@ -268,6 +268,7 @@ impl Objective<VilaU> for MixtureObjective {
             guidance: GUIDANCE,
             sampling: Sampling::VISUAL,
             seed: 0,
+            first: 0,
         };
         let tokenizer = &self.samples.tokenizer;
         let drawing = draw_prompts(&model, tokenizer, &prompts, &options, &mut |_| {

@@ -215,8 +215,16 @@ impl Recipe {
     /// A missing file, a syntax error, an unknown key or an impossible value, by name.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        Self::parse(&text, path, overrides)
+    }
+
+    /// The recipe `text`, which errors call `path`, with `key=value` overrides applied in order.
+    ///
+    /// # Errors
+    /// A syntax error, an unknown key or an impossible value, by name.
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
         let table: Table =
-            toml::from_str(&text).map_err(|error| Error::invalid(path, one_line(&error)))?;
+            toml::from_str(text).map_err(|error| Error::invalid(path, one_line(&error)))?;
         let mut value = Value::Table(table);
         Self::from_value(value.clone()).map_err(|error| Error::invalid(path, error.to_string()))?;
         for setting in overrides {

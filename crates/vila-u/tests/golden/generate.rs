@@ -58,6 +58,7 @@ fn greedy(guidance: f64) -> VisualOptions {
         guidance,
         sampling: Sampling::GREEDY,
         seed: 0,
+        first: 0,
     }
 }
 
@@ -174,20 +175,26 @@ fn sampled_images_follow_the_seed() {
     let model = load(&Device::flex());
     let prompt = recorded.ints("single.cond_ids");
     let unconditional = recorded.ints("single.uncond_ids");
-    let sample = |n: usize, seed| {
+    let sample_from = |first, n: usize, seed| {
         let options = VisualOptions {
             guidance: 3.0,
             sampling: Sampling::VISUAL,
             seed,
+            first,
         };
         let prompts = vec![prompt.clone(); n];
         codes(&drawn(&model, &prompts, &unconditional, 1, &options))
     };
+    let sample = |n, seed| sample_from(0, n, seed);
     let three = sample(3, 1);
     assert_eq!(sample(1, 1), three[..256]);
     assert_eq!(sample(3, 1), three);
     assert_ne!(three[..256], three[256..512]);
     assert_ne!(sample(1, 2), three[..256]);
+    // In groups, the same.
+    let five = sample(5, 1);
+    let groups = [(0, 2), (2, 2), (4, 1)].map(|(first, n)| sample_from(first, n, 1));
+    assert_eq!(groups.concat(), five);
 }
 
 #[test]

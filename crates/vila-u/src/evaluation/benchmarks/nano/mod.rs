@@ -301,6 +301,7 @@ impl Bench<'_> {
                 guidance: 3.0,
                 sampling: self.checkpoint.generation.visual(),
                 seed: seed.wrapping_add(batch as u64),
+                first: 0,
             };
             let on_progress = &mut self.on_progress;
             let drawing =

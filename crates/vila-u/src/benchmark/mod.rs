@@ -1,0 +1,257 @@
+//! How fast a model is, and how far from what the machine could do.
+//!
+//! Every case is the code that users run, timed. Bytes of weights a second are held against this
+//! machine's read bandwidth, operations a second against its matrix product, both measured in the
+//! same run.
+
+mod decode;
+mod depth;
+mod flop;
+mod growth;
+mod machine;
+mod memory;
+mod nano;
+mod plot;
+mod report;
+mod timing;
+mod tower;
+mod train;
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Tensor},
+};
+use serde::Serialize;
+use timing::Effort;
+use vila_u_kernels::{BLOCK, Blocks};
+
+pub use growth::{Growth, Point};
+pub use machine::Machine;
+pub use report::{Case, Report};
+
+use crate::{
+    Error, Result,
+    checkpoint::{Files, Format, Part, config, weights::Opened},
+    model::{VilaU, VilaUConfig},
+};
+
+/// What belongs together; measured in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suite {
+    /// The language model writes one token of two rows after 256 others.
+    Decode,
+    /// The depth transformer chooses the codes of one visual position, with guidance.
+    Depth,
+    /// Pixels to features, features to codes, features to pixels, one image at a time.
+    Tower,
+    /// Optimizer steps of the nano recipes.
+    Train,
+    /// The embedded model from end to end.
+    Nano,
+    /// How its time and memory grow.
+    Growth,
+}
+
+impl Suite {
+    pub const ALL: [Self; 6] = [
+        Self::Decode,
+        Self::Depth,
+        Self::Tower,
+        Self::Train,
+        Self::Nano,
+        Self::Growth,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Depth => "depth",
+            Self::Tower => "tower",
+            Self::Train => "train",
+            Self::Nano => "nano",
+            Self::Growth => "growth",
+        }
+    }
+
+    /// The suites of that name; `all` is every one of them.
+    pub fn parse(name: &str) -> Result<Vec<Self>> {
+        match Self::ALL.iter().find(|suite| suite.name() == name) {
+            Some(suite) => Ok(vec![*suite]),
+            None if name == "all" => Ok(Self::ALL.to_vec()),
+            None => Err(Error::usage(format!(
+                "unknown suite {name}: choose one of {}, all",
+                Self::ALL.map(Self::name).join(", ")
+            ))),
+        }
+    }
+}
+
+/// What is measured: `decode`, `depth` and `tower` take their sizes from a checkpoint, the others
+/// are always about the nano model.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub files: Files,
+    pub device: Device,
+    pub format: Format,
+}
+
+/// Tells what is under way, and is asked whether to go on.
+pub struct Watch<'a> {
+    pub say: &'a dyn Fn(&str),
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Watch<'_> {
+    fn go_on(&self) -> ControlFlow<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Measures the machine, then the suites.
+///
+/// # Errors
+/// When the checkpoint cannot be loaded, and [`Error::Interrupted`] when stopped.
+pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report> {
+    (watch.say)("machine");
+    let mut bench = Bench {
+        subject,
+        watch,
+        machine: Machine::measure(&subject.device)?,
+        cases: Vec::new(),
+    };
+    let mut growth = Vec::new();
+    let mut peak_memory = BTreeMap::new();
+    for suite in suites {
+        watch.check()?;
+        memory::forget_peak();
+        match suite {
+            Suite::Decode => decode::run(&mut bench)?,
+            Suite::Depth => depth::run(&mut bench)?,
+            Suite::Tower => tower::run(&mut bench)?,
+            Suite::Train => train::run(&mut bench)?,
+            Suite::Nano => nano::run(&mut bench)?,
+            Suite::Growth => growth = growth::run(&bench)?,
+        }
+        if let Some(bytes) = memory::peak() {
+            peak_memory.insert(*suite, bytes);
+        }
+    }
+    Ok(Report {
+        dtype: subject.format.name().into(),
+        machine: bench.machine,
+        cases: bench.cases,
+        growth,
+        peak_memory,
+    })
+}
+
+/// A run of suites under way.
+struct Bench<'a> {
+    subject: &'a Subject,
+    watch: &'a Watch<'a>,
+    machine: Machine,
+    cases: Vec<Case>,
+}
+
+impl Bench<'_> {
+    /// Times `work`; `rates` are what follows from the seconds that it takes.
+    fn case(
+        &mut self,
+        suite: Suite,
+        name: &str,
+        work: impl FnMut() -> Result<()>,
+        rates: impl Fn(f64) -> Vec<(&'static str, f64)>,
+    ) -> Result<()> {
+        (self.watch.say)(&format!("{} {name}", suite.name()));
+        let times = timing::times(&self.subject.device, self.watch, Effort::FULL, work)?;
+        self.add(suite, name, &times, rates);
+        Ok(())
+    }
+
+    /// Records the seconds of every run.
+    fn add(
+        &mut self,
+        suite: Suite,
+        name: &str,
+        times: &[f64],
+        rates: impl Fn(f64) -> Vec<(&'static str, f64)>,
+    ) {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let Some(best) = sorted.first() else {
+            return;
+        };
+        let mut rates: BTreeMap<_, _> = rates(*best).into_iter().collect();
+        for (rate, share, limit) in [
+            ("gb_per_s", "of_read_bandwidth", self.machine.read_gb_per_s),
+            (
+                "gflop_per_s",
+                "of_matmul_peak",
+                self.machine.matmul_gflop_per_s,
+            ),
+        ] {
+            if let Some(rate) = rates.get(rate) {
+                rates.insert(share, rate / limit);
+            }
+        }
+        self.cases.push(Case {
+            suite,
+            case: name.into(),
+            ms: 1e3 * best,
+            median_ms: 1e3 * sorted[sorted.len() / 2],
+            runs: sorted.len(),
+            rates,
+        });
+    }
+
+    /// The sizes of the subject, and a model whose weights are not loaded yet.
+    fn model(&self) -> Result<(VilaUConfig, VilaU)> {
+        let config = config::read(&self.subject.files)?;
+        let model = config.init(&self.subject.device);
+        Ok((config, model))
+    }
+
+    fn load<M: Module>(&self, part: Part, module: &mut M) -> Result<()> {
+        (self.watch.say)(&format!("loading {}", part.folder()));
+        let opened = Opened::check(&self.subject.files, part, module)?;
+        opened.load(module, self.subject.format)
+    }
+}
+
+/// Bytes of a module's weights in memory.
+fn weight_bytes<M: Module>(module: &M) -> usize {
+    struct Sum(usize);
+    impl ModuleVisitor for Sum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let (count, dtype) = (tensor.shape().num_elements(), tensor.dtype());
+            self.0 += match Blocks::of(dtype) {
+                Some(blocks) => count / BLOCK * blocks.bytes(),
+                None => count * dtype.size(),
+            };
+        }
+    }
+    let mut sum = Sum(0);
+    module.visit(&mut sum);
+    sum.0
+}

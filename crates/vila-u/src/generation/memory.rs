@@ -1,0 +1,102 @@
+//! How much memory drawing takes beside the weights, and how many images are drawn at once because of
+//! it.
+//!
+//! Keys and values of every position are most of it. More images than fit are drawn group after
+//! group, so a thousand of them take no more memory than one group and the finished pictures.
+
+use serde::Serialize;
+
+use crate::model::VilaUConfig;
+
+/// Bytes that a group of images may take, unless a single one takes more.
+const MOST: u64 = 4 << 30;
+/// Positions of the prompt: a caption in its conversation template is mostly shorter.
+const PROMPT: usize = 128;
+/// Guidance draws every image twice, with its caption and without.
+const ROWS: usize = 2;
+/// Maps of the pixel decoder that are held at once: what a block adds to, and three on the way.
+const MAPS: usize = 4;
+
+/// Memory of drawing with guidance, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Need {
+    /// However many images are drawn.
+    pub fixed: u64,
+    /// Of each image of a group.
+    pub per_image: u64,
+    /// Images of a group.
+    pub at_once: usize,
+}
+
+impl Need {
+    /// What a model of these sizes needs.
+    pub fn of(config: &VilaUConfig) -> Self {
+        let (llm, depth) = (&config.llm, &config.vision_tower.rqtransformer);
+        let [map, image] = pixels(config);
+        let position = 2 * llm.kv_heads() * llm.head_dim(); // keys and values of a layer
+        // One more layer: its keys and values are copied to be attended to.
+        let cache = (PROMPT + depth.positions()) * position * (llm.num_hidden_layers + 1);
+        let codes = 2 * depth.depth() * depth.embed_dim * depth.head.n_layer;
+        let hidden = 4 * llm.hidden_size + 3 * llm.intermediate_size;
+        let logits = 4 * depth.vocab_size;
+        let features = depth.positions() * depth.input_embed_dim_1;
+        // Features and pixels are held one by one and then together.
+        let per_image = ROWS * (cache + codes + hidden + logits) + 2 * features + 2 * image;
+        let prompt = ROWS * PROMPT * (hidden + position * llm.num_hidden_layers);
+        let [fixed, per_image] =
+            [prompt + MAPS * map, per_image].map(|values| (values * size_of::<f32>()) as u64);
+        Self {
+            fixed,
+            per_image,
+            at_once: (MOST.saturating_sub(fixed) / per_image).max(1) as usize,
+        }
+    }
+
+    /// For `n` images, in as many groups as that takes.
+    pub fn bytes(&self, n: usize) -> u64 {
+        self.fixed + n.min(self.at_once) as u64 * self.per_image
+    }
+}
+
+/// Values of the decoder's largest map, and of an image.
+fn pixels(config: &VilaUConfig) -> [usize; 2] {
+    let tower = &config.vision_tower.rqvaesiglip;
+    let decoder = &tower.ddconfig;
+    let [height, width, _] = tower.latent_shape;
+    let [height, width] = tower.decoder_latent_shape.unwrap_or([height, width]);
+    let finest = decoder.ch_mult.len() - 1;
+    let size = |doublings: usize| (height << doublings) * (width << doublings);
+    // A level's map grows before its channels become fewer.
+    let maps = decoder.ch_mult.iter().enumerate().map(|(level, channels)| {
+        let doublings = (finest + 1 - level).min(finest);
+        decoder.ch * channels * size(doublings)
+    });
+    [maps.max().unwrap_or(0), 3 * size(finest)]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::released;
+
+    #[test]
+    fn a_group_is_bounded_and_more_images_take_no_more() {
+        for name in released::NAMES {
+            let need = Need::of(&released::sizes(name).unwrap());
+            assert!(need.at_once >= 1, "{name}");
+            assert!(
+                need.at_once == 1 || need.bytes(need.at_once) <= MOST,
+                "{name}"
+            );
+            assert_eq!(need.bytes(need.at_once), need.bytes(1024));
+        }
+        // Two rows of 384 positions, 33 layers of 8192 values: 832 MB of keys and values.
+        let need = Need::of(&released::sizes("vila-u-7b-256").unwrap());
+        assert!(
+            (832..900).contains(&(need.per_image / 1_000_000)),
+            "{need:?}"
+        );
+        assert_eq!(need.at_once, 4);
+    }
+}
