@@ -18,6 +18,7 @@ mod linear;
 mod loss;
 mod math;
 mod matmul;
+mod nearest;
 mod norm;
 mod precision;
 
@@ -27,5 +28,6 @@ pub use conv2d::conv2d;
 pub use dropout::dropout;
 pub use linear::linear;
 pub use loss::cross_entropy;
+pub use nearest::nearest;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
 pub use precision::{exactly, mixed};
