@@ -13,7 +13,7 @@ use std::{cell::RefCell, ops::Range};
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::cached_attention::{self, attend};
 use crate::math::{dot, exp, simd, softmax};
-use crate::matmul::{Matrix, add_product};
+use crate::matmul::{Matrix, Packed, add_product};
 use crate::precision::paired;
 
 /// Fewer queries than this (generation, one position at a time) do not make up for packing the keys.
@@ -139,6 +139,9 @@ struct Saved {
 thread_local! {
     /// Scores and their gradients of the block at hand.
     static SCORES: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// What all blocks of a task are multiplied by.
+    static FACTORS: RefCell<[Packed; 3]> =
+        const { RefCell::new([Packed::new(), Packed::new(), Packed::new()]) };
 }
 
 /// The sizes of a call.
@@ -179,6 +182,11 @@ impl Sizes {
         if self.small() { SMALL_HEADS } else { 1 }
     }
 
+    /// Are blocks large enough for factors to be packed?
+    fn packs(self) -> bool {
+        self.queries.min(BLOCK) * self.width.min(self.keys) > SMALL
+    }
+
     /// The blocks of a task: a range of its rows, all of one query head.
     fn blocks(self) -> impl Iterator<Item = Range<usize>> {
         let queries = self.queries;
@@ -203,10 +211,10 @@ impl Attention {
     }
 
     /// Scores of a block, before the softmax.
-    fn scores(&self, query: Matrix, key: Matrix, mask: Option<&[u8]>, scores: &mut Vec<f32>) {
+    fn scores(&self, query: Matrix, key: &Factor, mask: Option<&[u8]>, scores: &mut Vec<f32>) {
         scores.clear();
-        scores.resize(query.rows * key.rows, 0.0);
-        multiply(query, key.transpose(), scores, self.paired);
+        scores.resize(query.rows * key.matrix.columns, 0.0);
+        key.multiply(query, scores);
         simd(
             #[inline(always)]
             || match mask {
@@ -243,23 +251,25 @@ impl Kernel<3> for Attention {
                 let head = task * keys * width..(task + 1) * keys * width;
                 let key = Matrix::new(&values(&key)[head.clone()], keys, width);
                 let value = Matrix::new(&values(&value)[head], keys, width);
-                SCORES.with_borrow_mut(|[scores, _]| {
+                with_scratch(|[scores, _], [first, second, _]| {
+                    let keys = Factor::new(key.transpose(), sizes.packs(), first, self.paired);
+                    let values = Factor::new(value, sizes.packs(), second, self.paired);
                     for block in sizes.blocks() {
                         let mask = self.mask(sizes, task, &block);
                         let span = block.start * width..block.end * width;
                         let query = Matrix::new(&query[span.clone()], block.len(), width);
-                        self.scores(query, key, mask, scores);
+                        self.scores(query, &keys, mask, scores);
                         simd(
                             #[inline(always)]
                             || {
-                                let scores = scores.chunks_exact_mut(keys);
+                                let scores = scores.chunks_exact_mut(sizes.keys);
                                 for (row, scores) in rows[block.clone()].iter_mut().zip(scores) {
                                     *row = softmax(scores);
                                 }
                             },
                         );
-                        let weights = Matrix::new(scores, block.len(), keys);
-                        multiply(weights, value, &mut output[span], self.paired);
+                        let weights = Matrix::new(scores, block.len(), sizes.keys);
+                        values.multiply(weights, &mut output[span]);
                     }
                 });
             });
@@ -286,19 +296,24 @@ impl Kernel<3> for Attention {
                 let head = task * keys * width..(task + 1) * keys * width;
                 let key = Matrix::new(&values(key)[head.clone()], keys, width);
                 let value = Matrix::new(&values(value)[head], keys, width);
-                let first = task * sizes.rows();
-                SCORES.with_borrow_mut(|[weights, slopes]| {
+                let start = task * sizes.rows();
+                with_scratch(|[weights, slopes], [first, second, third]| {
+                    let factor =
+                        |matrix, place| Factor::new(matrix, sizes.packs(), place, self.paired);
+                    let by_keys = factor(key.transpose(), first);
+                    let by_values = factor(value.transpose(), second);
+                    let with_keys = factor(key, third);
                     for block in sizes.blocks() {
                         let mask = self.mask(sizes, task, &block);
                         let count = block.len();
-                        let all = (first + block.start) * width..(first + block.end) * width;
+                        let all = (start + block.start) * width..(start + block.end) * width;
                         let query = Matrix::new(&values(query)[all.clone()], count, width);
                         let doutput = Matrix::new(&values(&grad)[all], count, width);
-                        self.scores(query, key, mask, weights);
+                        self.scores(query, &by_keys, mask, weights);
                         slopes.clear();
                         slopes.resize(count * keys, 0.0);
-                        multiply(doutput, value.transpose(), slopes, self.paired);
-                        let rows = &rows[first + block.start..first + block.end];
+                        by_values.multiply(doutput, slopes);
+                        let rows = &rows[start + block.start..start + block.end];
                         simd(
                             #[inline(always)]
                             || {
@@ -321,7 +336,7 @@ impl Kernel<3> for Attention {
                         multiply(weights.transpose(), doutput, dvalue, self.paired);
                         multiply(slopes.transpose(), query, dkey, self.paired);
                         let span = block.start * width..block.end * width;
-                        multiply(slopes, key, &mut dquery[span], self.paired);
+                        with_keys.multiply(slopes, &mut dquery[span]);
                     }
                 });
             });
@@ -331,6 +346,40 @@ impl Kernel<3> for Attention {
             Some(tensor(dkey, shape(key))),
             Some(tensor(dvalue, shape(value))),
         ]
+    }
+}
+
+/// Lends this thread's scratch memory.
+fn with_scratch(work: impl FnOnce(&mut [Vec<f32>; 2], &mut [Packed; 3])) {
+    SCORES.with_borrow_mut(|scores| FACTORS.with_borrow_mut(|factors| work(scores, factors)));
+}
+
+/// A right factor of all blocks of a task.
+struct Factor<'a> {
+    matrix: Matrix<'a>,
+    packed: Option<&'a Packed>,
+    paired: bool,
+}
+
+impl<'a> Factor<'a> {
+    fn new(matrix: Matrix<'a>, packs: bool, place: &'a mut Packed, paired: bool) -> Self {
+        let packed = packs.then(|| {
+            place.pack(matrix, paired);
+            &*place
+        });
+        Self {
+            matrix,
+            packed,
+            paired,
+        }
+    }
+
+    /// `c += a` times this.
+    fn multiply(&self, a: Matrix, c: &mut [f32]) {
+        match self.packed {
+            Some(packed) => packed.add_product(a, c),
+            None => multiply(a, self.matrix, c, self.paired),
+        }
     }
 }
 

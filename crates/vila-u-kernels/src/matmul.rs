@@ -3,7 +3,9 @@
 //! Both factors are copied into panels, the left one of 8 rows and the right one of 3 vectors'
 //! width, so that the inner loop reads both in order. A tile of 8 rows by 3 vectors of sums stays in
 //! registers along the inner dimension, which is cut into stretches that leave the panels in cache.
-//! In mixed precision a panel holds pairs of neighbours along that dimension.
+//! Each thread has a part of the product to itself and packs the right panels of its columns for
+//! itself: they stay in its own cache. In mixed precision a panel holds pairs of neighbours along the
+//! inner dimension.
 
 use burn::tensor::bf16;
 use pulp::Simd;
@@ -19,12 +21,17 @@ const VECTORS: usize = 3;
 /// The widest vector, in lanes. Panels are as wide as a tile on such a machine.
 const MAX_LANES: usize = 16;
 const PANEL: usize = VECTORS * MAX_LANES;
-/// Length of a stretch of the inner dimension, in numbers or pairs.
-const STRETCH: usize = 384;
-/// Panels that one pass over rows uses: with a stretch, half of a usual second-level cache.
-const PANELS_AT_ONCE: usize = 7;
+/// Length of a stretch of the inner dimension, in numbers or pairs: so much of a right panel stays in
+/// the first-level cache for all left panels.
+const STRETCH: usize = 192;
+/// Right panels packed at once, and rows whose left panels pass by them: with a stretch, half of a usual
+/// second-level cache.
+const PANELS_AT_ONCE: usize = 14;
+const ROWS_AT_ONCE: usize = 512;
 /// Numbers that one thread should pack at least.
 const PACKED_TOGETHER: usize = 1 << 15;
+/// To pack a right panel takes as long as to use it for so many rows.
+const ROWS_TO_PACK: usize = 24;
 
 /// What a matrix is stored as.
 pub(crate) trait Number: Copy + Sync {
@@ -78,7 +85,7 @@ impl<'a, T> Matrix<'a, T> {
 
 thread_local! {
     /// Panels of the product at hand; kept, because a fresh allocation costs as much as filling it.
-    static RIGHT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static RIGHT: RefCell<Packed> = const { RefCell::new(Packed::new()) };
     static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -92,6 +99,14 @@ struct Stretch {
 }
 
 impl Stretch {
+    fn whole(inner: usize, paired: bool) -> Self {
+        Self {
+            from: 0,
+            length: inner,
+            paired,
+        }
+    }
+
     /// Those that make up the whole dimension.
     fn of(inner: usize, paired: bool) -> impl Iterator<Item = Self> {
         let longest = if paired { 2 * STRETCH } else { STRETCH };
@@ -110,101 +125,193 @@ impl Stretch {
             self.length
         }
     }
+
+    /// Numbers or pairs before it.
+    fn before(self) -> usize {
+        if self.paired {
+            self.from / 2
+        } else {
+            self.from
+        }
+    }
 }
 
 /// `a b`, plus `bias` on every row.
 pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
     let paired = paired();
-    let (rows, columns) = (a.rows, b.columns);
-    let mut c = match bias {
-        Some(bias) => bias.repeat(rows),
-        None => vec![0.0; rows * columns],
-    };
+    let mut c = vec![0.0; a.rows * b.columns];
     if c.is_empty() {
         return c;
     }
-    let share = rows.div_ceil(4 * rayon::current_num_threads());
-    let share = share.next_multiple_of(ROWS).min(128);
-    let mut right = RIGHT.take();
-    for stretch in Stretch::of(a.columns, paired) {
-        right_panels(b, stretch, &mut right)
-            .par_chunks_exact_mut(stretch.depth())
-            .with_min_len(PACKED_TOGETHER.div_ceil(stretch.depth() * PANEL))
-            .enumerate()
-            .for_each(|(index, panel)| pack_right(b, index, stretch, panel));
-        c.par_chunks_mut(share * columns)
-            .enumerate()
-            .for_each(|(task, c)| {
-                LEFT.with_borrow_mut(|left| {
-                    let rows = task * share..task * share + c.len() / columns;
-                    pack_left(a, rows, stretch, left);
+    let whole = Stretch::whole(a.columns, paired);
+    let mut left = LEFT.take();
+    left_panels(a, whole, &mut left)
+        .par_chunks_mut(whole.depth().max(1))
+        .with_min_len(PACKED_TOGETHER.div_ceil(whole.depth().max(1) * ROWS))
+        .enumerate()
+        .for_each(|panel| pack_left(a, whole, panel));
+    let mut parts = parts(&mut c, a.rows, b.columns);
+    parts.par_iter_mut().for_each(|part| {
+        RIGHT.with_borrow_mut(|right| {
+            if let Some(bias) = bias {
+                let bias = &bias[part.columns.clone()];
+                part.lines
+                    .iter_mut()
+                    .for_each(|line| line.copy_from_slice(bias));
+            }
+            let end = part.columns.end;
+            for first in part.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
+                let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
+                for stretch in Stretch::of(a.columns, paired) {
+                    right.fill(b, columns.clone(), stretch);
                     let pass = Pass {
-                        left,
-                        right: &right,
+                        left: &left[part.row / ROWS * ROWS * whole.depth()..],
+                        left_step: ROWS * whole.depth(),
+                        left_from: ROWS * stretch.before(),
+                        right: &right.panels,
+                        right_step: PANEL * stretch.depth(),
+                        right_from: 0,
                         depth: stretch.depth(),
-                        columns,
-                        c,
+                        column: first - part.columns.start,
+                        width: columns.len(),
+                        lines: &mut part.lines,
                     };
                     dispatch(pass, paired);
-                });
-            });
-    }
-    RIGHT.set(right);
+                }
+            }
+        });
+    });
+    drop(parts);
+    LEFT.set(left);
     c
+}
+
+/// What one thread computes: a block of the product.
+struct Part<'a> {
+    /// The first row.
+    row: usize,
+    columns: Range<usize>,
+    /// These columns of its rows.
+    lines: Vec<&'a mut [f32]>,
+}
+
+/// The product cut into a part for each thread.
+fn parts(c: &mut [f32], rows: usize, columns: usize) -> Vec<Part<'_>> {
+    let threads = rayon::current_num_threads();
+    let share = |length: usize, parts: usize, unit: usize| length.div_ceil(unit * parts) * unit;
+    // As few cuts across the rows as need be, because each packs all right panels again.
+    let [tall, wide] = (1..=threads)
+        .map(|cuts| {
+            [
+                share(rows, cuts, ROWS),
+                share(columns, threads / cuts, PANEL),
+            ]
+        })
+        .min_by_key(|[tall, wide]| (tall + ROWS_TO_PACK) * wide.min(&columns))
+        .unwrap_or([rows, columns]);
+    let mut parts = Vec::new();
+    for (index, c) in c.chunks_mut(tall * columns).enumerate() {
+        let first = parts.len();
+        parts.extend((0..columns).step_by(wide).map(|column| Part {
+            row: index * tall,
+            columns: column..columns.min(column + wide),
+            lines: Vec::with_capacity(c.len() / columns),
+        }));
+        for line in c.chunks_exact_mut(columns) {
+            for (part, line) in parts[first..].iter_mut().zip(line.chunks_mut(wide)) {
+                part.lines.push(line);
+            }
+        }
+    }
+    parts
 }
 
 /// `c += a b` on this thread alone, with `paired` factors or not.
 pub(crate) fn add_product(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
     let mut right = RIGHT.take();
-    LEFT.with_borrow_mut(|left| {
-        for stretch in Stretch::of(a.columns, paired) {
-            let panels = right_panels(b, stretch, &mut right);
-            for (index, panel) in panels.chunks_exact_mut(stretch.depth()).enumerate() {
-                pack_right(b, index, stretch, panel);
-            }
-            pack_left(a, 0..a.rows, stretch, left);
-            let pass = Pass {
-                left,
-                right: &right,
-                depth: stretch.depth(),
-                columns: b.columns,
-                c,
-            };
-            dispatch(pass, paired);
-        }
-    });
+    right.pack(b, paired);
+    right.add_product(a, c);
     RIGHT.set(right);
 }
 
-/// A stretch of some rows of `a` as panels `[panel][depth][ROWS]`, the last filled with zeros.
-fn pack_left(a: Matrix, rows: Range<usize>, stretch: Stretch, panels: &mut Vec<f32>) {
-    let size = rows.len().div_ceil(ROWS) * stretch.depth() * ROWS;
-    panels.resize(size.max(panels.len()), 0.0);
-    let (panels, _) = panels[..size].as_chunks_mut::<ROWS>();
-    for (panel, first) in panels
-        .chunks_exact_mut(stretch.depth())
-        .zip(rows.clone().step_by(ROWS))
-    {
-        // As columns of the transpose, which is stored the other way round.
-        let width = ROWS.min(rows.end - first);
-        pack(a.transpose(), first, width, stretch, panel);
+/// A matrix laid out to be the right factor of products.
+#[derive(Default)]
+pub(crate) struct Packed {
+    /// `[panel][depth][PANEL]`, and whatever was there before.
+    panels: Vec<f32>,
+    inner: usize,
+    columns: usize,
+    paired: bool,
+}
+
+impl Packed {
+    pub const fn new() -> Self {
+        Self {
+            panels: Vec::new(),
+            inner: 0,
+            columns: 0,
+            paired: false,
+        }
+    }
+
+    pub fn pack<T: Number>(&mut self, b: Matrix<T>, paired: bool) {
+        self.fill(b, 0..b.columns, Stretch::whole(b.rows, paired));
+        (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
+    }
+
+    /// Takes a stretch of some columns.
+    fn fill<T: Number>(&mut self, b: Matrix<T>, columns: Range<usize>, stretch: Stretch) {
+        let size = columns.len().div_ceil(PANEL) * stretch.depth() * PANEL;
+        self.panels.resize(size.max(self.panels.len()), 0.0);
+        let (panels, _) = self.panels[..size].as_chunks_mut::<PANEL>();
+        for (panel, first) in panels
+            .chunks_exact_mut(stretch.depth())
+            .zip(columns.clone().step_by(PANEL))
+        {
+            pack(b, first, PANEL.min(columns.end - first), stretch, panel);
+        }
+    }
+
+    /// `c += a b` on this thread alone.
+    pub fn add_product(&self, a: Matrix, c: &mut [f32]) {
+        let whole = Stretch::whole(self.inner, self.paired);
+        let mut lines: Vec<_> = c.chunks_exact_mut(self.columns).collect();
+        LEFT.with_borrow_mut(|left| {
+            left_panels(a, whole, left)
+                .chunks_mut(whole.depth().max(1))
+                .enumerate()
+                .for_each(|panel| pack_left(a, whole, panel));
+            for stretch in Stretch::of(self.inner, self.paired) {
+                let pass = Pass {
+                    left,
+                    left_step: ROWS * whole.depth(),
+                    left_from: ROWS * stretch.before(),
+                    right: &self.panels,
+                    right_step: PANEL * whole.depth(),
+                    right_from: PANEL * stretch.before(),
+                    depth: stretch.depth(),
+                    column: 0,
+                    width: self.columns,
+                    lines: &mut lines,
+                };
+                dispatch(pass, self.paired);
+            }
+        });
     }
 }
 
-/// Room for a stretch of `b` as panels `[panel][depth][PANEL]`, one after the other.
-fn right_panels<'a, T>(
-    b: Matrix<T>,
-    stretch: Stretch,
-    panels: &'a mut Vec<f32>,
-) -> &'a mut [[f32; PANEL]] {
-    let size = b.columns.div_ceil(PANEL) * stretch.depth() * PANEL;
+/// Room for `a` as panels `[panel][depth][ROWS]`.
+fn left_panels<'a>(a: Matrix, whole: Stretch, panels: &'a mut Vec<f32>) -> &'a mut [[f32; ROWS]] {
+    let size = a.rows.div_ceil(ROWS) * whole.depth() * ROWS;
     panels.resize(size.max(panels.len()), 0.0);
-    panels[..size].as_chunks_mut::<PANEL>().0
+    panels[..size].as_chunks_mut::<ROWS>().0
 }
 
-fn pack_right<T: Number>(b: Matrix<T>, index: usize, stretch: Stretch, panel: &mut [[f32; PANEL]]) {
-    let first = index * PANEL;
-    pack(b, first, PANEL.min(b.columns - first), stretch, panel);
+/// Some rows of `a` as a panel, the last one filled with zeros.
+fn pack_left(a: Matrix, whole: Stretch, (index, panel): (usize, &mut [[f32; ROWS]])) {
+    let first = index * ROWS;
+    // As columns of the transpose, which is stored the other way round.
+    pack(a.transpose(), first, ROWS.min(a.rows - first), whole, panel);
 }
 
 /// A stretch of rows of a matrix, columns `first..first + width` of them, as a panel. Columns beyond
@@ -303,7 +410,11 @@ fn pack_rows<T: Number, const N: usize>(
         for (to, row) in panel.iter_mut().zip(rows.chunks_exact(columns)) {
             // A whole array needs no call to copy memory.
             match row[first..].first_chunk::<N>() {
-                Some(whole) if width == N => *to = whole.map(T::single),
+                Some(whole) if width == N => {
+                    for c in 0..N {
+                        to[c] = whole[c].single();
+                    }
+                }
                 _ => {
                     for (to, number) in to.iter_mut().zip(&row[first..first + width]) {
                         *to = number.single();
@@ -314,41 +425,44 @@ fn pack_rows<T: Number, const N: usize>(
     }
 }
 
-/// One stretch of the inner dimension for some rows of `c`, which it adds to.
-struct Pass<'a> {
+/// One stretch of the inner dimension for a block of the product, which it adds to.
+struct Pass<'a, 'c> {
     left: &'a [f32],
     right: &'a [f32],
+    /// From one panel to the next, and where in each the stretch starts.
+    left_step: usize,
+    left_from: usize,
+    right_step: usize,
+    right_from: usize,
     depth: usize,
-    columns: usize,
-    c: &'a mut [f32],
+    /// The block in the lines.
+    column: usize,
+    width: usize,
+    lines: &'a mut [&'c mut [f32]],
 }
 
-impl Work for Pass<'_> {
+impl Work for Pass<'_, '_> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
         // On machines with narrower vectors a panel is several tiles wide.
         let tile = S::F32_LANES * VECTORS;
         let mut sums = [[0.0; PANEL]; ROWS];
-        let panels = self.columns.div_ceil(PANEL);
-        for first in (0..panels).step_by(PANELS_AT_ONCE) {
-            let left = self.left.chunks_exact(self.depth * ROWS);
-            for (left, c) in left.zip(self.c.chunks_mut(ROWS * self.columns)) {
-                for panel in first..panels.min(first + PANELS_AT_ONCE) {
-                    let right = &self.right[panel * self.depth * PANEL..];
-                    let right = &right[..self.depth * PANEL];
-                    for within in (0..PANEL).step_by(tile) {
-                        let column = panel * PANEL + within;
-                        if column >= self.columns {
-                            break;
-                        }
-                        let width = tile.min(self.columns - column);
-                        let rows = c.len() / self.columns;
-                        block(simd, multiply, left, right, within, rows, width, &mut sums);
-                        for (c, sums) in c.chunks_exact_mut(self.columns).zip(&sums) {
-                            let c = &mut c[column..column + width];
-                            for (c, sum) in c.iter_mut().zip(sums) {
-                                *c += sum;
-                            }
+        let left = self.left.chunks(self.left_step * ROWS_AT_ONCE / ROWS);
+        for (left, lines) in left.zip(self.lines.chunks_mut(ROWS_AT_ONCE)) {
+            for column in (0..self.width).step_by(tile) {
+                let (panel, within) = (column / PANEL, column % PANEL);
+                let width = tile.min(self.width - column);
+                let right = &self.right[panel * self.right_step + self.right_from..];
+                let right = &right[..self.depth * PANEL];
+                let left = left.chunks_exact(self.left_step);
+                for (left, lines) in left.zip(lines.chunks_mut(ROWS)) {
+                    let left = &left[self.left_from..][..self.depth * ROWS];
+                    let rows = lines.len();
+                    block(simd, multiply, left, right, within, rows, width, &mut sums);
+                    for (line, sums) in lines.iter_mut().zip(&sums) {
+                        let c = &mut line[self.column + column..][..width];
+                        for (c, sum) in c.iter_mut().zip(sums) {
+                            *c += sum;
                         }
                     }
                 }

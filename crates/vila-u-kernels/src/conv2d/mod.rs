@@ -1,12 +1,13 @@
 //! 3x3 convolution, stride 1, zero padding 1: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
 
 mod signals;
+mod winograd;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, module, ops::ConvOptions};
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use signals::{Geometry, channel_sums, convolve, pack_weight, weight_gradient};
+use signals::{Geometry, channel_sums, weight_gradient};
 
 /// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
 ///
@@ -32,6 +33,29 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     }
 }
 
+/// The convolution of `x` with a kernel, or with the kernel `turned`, which swaps its `inputs` and
+/// `outputs` and turns it by half a turn.
+fn convolve(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    geometry: Geometry,
+    [inputs, outputs]: [usize; 2],
+    turned: bool,
+) -> Vec<f32> {
+    let [rows, columns] = match turned {
+        false => [outputs, inputs],
+        true => [inputs, outputs],
+    };
+    if winograd::pays(geometry, inputs, outputs) {
+        let points = winograd::Points::of(weight, rows, columns, turned);
+        winograd::convolve(x, &points, bias, geometry)
+    } else {
+        let packed = signals::pack_weight(weight, rows, columns, turned);
+        signals::convolve(x, &packed, bias, geometry, inputs, outputs)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Conv3x3;
 
@@ -41,14 +65,13 @@ impl Kernel<3> for Conv3x3 {
     fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
         let [batch, inputs, height, width] = dims(&x);
         let [outputs, ..] = dims::<4>(&weight);
-        let packed = pack_weight(values(&weight), outputs, inputs, false);
         let y = convolve(
             values(&x),
-            &packed,
+            values(&weight),
             Some(values(&bias)),
             Geometry::new(batch, height, width),
-            inputs,
-            outputs,
+            [inputs, outputs],
+            false,
         );
         (tensor(y, [batch, outputs, height, width]), [x, weight])
     }
@@ -64,8 +87,7 @@ impl Kernel<3> for Conv3x3 {
         let geometry = Geometry::new(batch, height, width);
         let dy = values(&grad);
         let dx = want_x.then(|| {
-            let turned = pack_weight(values(&weight), outputs, inputs, true);
-            let dx = convolve(dy, &turned, None, geometry, outputs, inputs);
+            let dx = convolve(dy, values(&weight), None, geometry, [outputs, inputs], true);
             tensor(dx, [batch, inputs, height, width])
         });
         let dw = want_weight.then(|| {

@@ -35,9 +35,9 @@ const TASK_POSITIONS: usize = 4096;
 /// A batch of images and how it becomes signals.
 #[derive(Clone, Copy)]
 pub(super) struct Geometry {
-    batch: usize,
-    height: usize,
-    width: usize,
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
 }
 
 impl Geometry {

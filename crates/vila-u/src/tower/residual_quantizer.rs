@@ -14,13 +14,11 @@ use burn::{
     tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData},
 };
 use rand::{Rng, seq::index};
-use vila_u_kernels::{exactly, linear};
+use vila_u_kernels::nearest;
 
 use super::config::RqVaeSiglipConfig;
 use crate::{Error, Result};
 
-/// Distances held at once while looking for the nearest rows (64 MiB of f32).
-const DISTANCES: usize = 1 << 24;
 /// Keeps the running size of an unused row away from zero.
 const EPSILON: f64 = 1e-5;
 
@@ -309,30 +307,13 @@ impl Codebook {
         self.weight.lazy_shape().dims::<2>()[0] - 1
     }
 
-    /// The rows to choose from, `[K, channels]`.
-    fn rows(&self) -> Tensor<2> {
-        self.weight.val().narrow(0, 0, self.codes())
-    }
-
     fn embed(&self, codes: Tensor<1, Int>) -> Tensor<2> {
         self.weight.val().select(0, codes)
     }
 
     /// The row nearest to each vector: `[n, channels]` -> `[n]`.
-    ///
-    /// `|r|^2` is the same for all rows, so `|e|^2 / 2 - r e` decides, with less to round away.
     fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
-        let rows = self.rows();
-        let half_squares = rows.clone().square().sum_dim(1).transpose() * 0.5; // [1, K]
-        let rows = rows.transpose(); // [channels, K]
-        let at_once = (DISTANCES / self.codes()).max(1);
-        let of_chunk =
-            |chunk: Tensor<2>| (half_squares.clone() - linear(chunk, rows.clone(), None)).argmin(1);
-        // Which row is nearest is often a matter of the last digits.
-        exactly(|| {
-            let codes = vectors.split(at_once, 0).into_iter().map(of_chunk);
-            Tensor::cat(codes.collect(), 0).squeeze_dim(1)
-        })
+        nearest(vectors, self.weight.val(), self.codes())
     }
 
     /// Moves the running means towards the vectors `[n, channels]` that fell on `codes` `[n]`.
