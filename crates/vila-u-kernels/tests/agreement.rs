@@ -73,6 +73,9 @@ fn conv2d() {
         [5, 8, 16, 8, 8],
         [17, 4, 8, 16, 16],
         [3, 16, 3, 33, 20],
+        // Enough tiles for Winograd's way, with whole tiles and with parts of them.
+        [8, 32, 24, 16, 20],
+        [4, 16, 40, 33, 21],
     ] {
         agree(
             &format!("{n}x{i}->{o} {h}x{w}"),
@@ -331,4 +334,72 @@ fn dropout_keeps_the_mean_and_its_mask() {
     let [a, b] = [0, 1].map(|_| kernels::dropout(x.clone(), 0.5).inner());
     let same = a.equal(b).float().mean().into_scalar::<f32>();
     assert!((same - 0.5).abs() < 0.01, "two masks agree on {same}");
+}
+
+/// The nearest row is the one that a plain search finds; of two that are equally near, the first.
+#[test]
+fn nearest_rows() {
+    let device = Device::flex();
+    for [n, rows, channels] in [[1, 5, 3], [7, 64, 16], [33, 513, 96], [70, 1000, 33]] {
+        let vectors = random([n, channels], &device);
+        let table = random([rows, channels], &device);
+        // The row after the last choice would be found if it were one; the last choice repeats the first.
+        let first = table.clone().narrow(0, 0, 1);
+        let choices = rows + 1;
+        let all = Tensor::cat(vec![table, first, vectors.clone().narrow(0, 0, 1)], 0);
+        let codes: Vec<i64> = kernels::nearest(vectors.clone(), all.clone(), choices)
+            .into_data()
+            .iter::<i64>()
+            .collect();
+        let (vectors, all) = (vectors.into_data(), all.into_data());
+        let vectors: Vec<f64> = vectors.iter::<f64>().collect();
+        let all: Vec<f64> = all.iter::<f64>().collect();
+        for (vector, code) in vectors.chunks(channels).zip(codes) {
+            let distance = |row: &[f64]| -> f64 {
+                let pairs = vector.iter().zip(row);
+                pairs.map(|(a, b)| (a - b) * (a - b)).sum()
+            };
+            let distances: Vec<f64> = all.chunks(channels).take(choices).map(distance).collect();
+            let least = distances.iter().copied().fold(f64::MAX, f64::min);
+            let found = distances[code as usize];
+            assert!(found <= least * (1.0 + 1e-5), "{n} {rows} {channels}");
+            assert!(
+                (code as usize) < rows,
+                "the repeated row was taken for the first"
+            );
+        }
+    }
+}
+
+/// One new position over a part of a cache, read where it lies: groups of heads, and a mask.
+#[test]
+fn attention_over_a_cache() {
+    let device = Device::flex();
+    let [batch, heads, kv_heads, capacity, keys, width] = [2, 6, 3, 50, 37, 16];
+    let cache = || random([batch, kv_heads, capacity, width], &device).narrow(2, 0, keys);
+    let (key, value) = (cache(), cache());
+    for queries in [1, 3] {
+        let query = random([batch, heads, queries, width], &device);
+        let numbers = Tensor::<1, Int>::arange(0..(batch * queries * keys) as i64, &device);
+        let mask = numbers.remainder_scalar(5).equal_scalar(0);
+        let mask = mask.reshape([batch, 1, queries, keys]);
+        for mask in [None, Some(mask)] {
+            let (key, value) = (key.clone(), value.clone());
+            let got =
+                kernels::attention(query.clone(), key.clone(), value.clone(), mask.clone(), 0.2);
+            let repeat = |x: Tensor<4>| {
+                let x = x.reshape([batch, kv_heads, 1, keys, width]);
+                let x = x.expand([batch, kv_heads, heads / kv_heads, keys, width]);
+                x.reshape([batch, heads, keys, width])
+            };
+            let scores = query.clone().matmul(repeat(key).transpose()) * 0.2;
+            let scores = match mask {
+                Some(mask) => scores.mask_fill(mask.expand([batch, heads, queries, keys]), -1e30),
+                None => scores,
+            };
+            let want = activation::softmax(scores, 3).matmul(repeat(value));
+            let off = difference(got, want);
+            assert!(off < 1e-5, "{queries} queries off by {off:e}");
+        }
+    }
 }

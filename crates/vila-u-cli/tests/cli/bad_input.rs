@@ -94,7 +94,7 @@ fn wrong_options_are_usage_errors() {
         &f,
         &["--device", "cpu", "ask", "x", "--dtype", "f16"],
         2,
-        &["f32 or bf16"],
+        &["f32, bf16, q8_0 or q4_0"],
     );
     refuses(
         &f,
