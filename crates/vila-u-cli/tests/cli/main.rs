@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod nano;
+mod quantized;
 mod recorded;
 
 use std::{

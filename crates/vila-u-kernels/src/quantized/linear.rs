@@ -171,7 +171,7 @@ mod tests {
                     let bias = Tensor::<1>::from_data(TensorData::new(bias, [outputs]), &device);
                     let y = crate::linear(x, weight, Some(bias));
                     assert_eq!(y.dims(), [rows, outputs]);
-                    let y = y.into_data().into_vec::<f32>().unwrap();
+                    let y = y.into_data().try_into_vec::<f32>().unwrap();
                     let off = distance(&y, &wanted);
                     assert!(off < 8e-3, "{blocks:?} {rows} {inputs} {outputs}: {off}");
                 }
