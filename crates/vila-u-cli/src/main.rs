@@ -10,10 +10,20 @@ use arguments::{Cli, Command, Data, Eval};
 use clap::Parser;
 use vila_u::Error;
 
+/// Bytes of a thread's stack, as much as a main thread usually has.
+const STACK: usize = 8 << 20;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = console::Console::new(&cli.global);
-    match run(&cli, &console) {
+    // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and
+    // generation starts thousands of short ones.
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);
+    let outcome = match pool.build_global() {
+        Ok(()) => rayon::scope(|_| run(&cli, &console)),
+        Err(error) => Err(Error::failed(format!("starting threads: {error}"))),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.finish();

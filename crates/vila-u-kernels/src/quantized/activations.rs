@@ -5,6 +5,9 @@ use rayon::prelude::*;
 use super::BLOCK;
 use crate::math::simd;
 
+/// Numbers that one thread should round at least.
+const TOGETHER: usize = 1 << 16;
+
 /// Rows `x`, where `x = scale * q` to within half a step of 1/127 of the block's largest number.
 pub(super) struct Activations {
     /// `[rows, blocks, 32]`
@@ -33,6 +36,7 @@ impl Activations {
             .zip(rounded.scales.par_chunks_mut(columns / BLOCK))
             .zip(rounded.sums.par_chunks_mut(columns / BLOCK))
             .zip(x.par_chunks(columns))
+            .with_min_len(TOGETHER.div_ceil(columns))
             .for_each(|(((q, scales), sums), x)| {
                 simd(
                     #[inline(always)]
