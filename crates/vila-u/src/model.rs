@@ -50,6 +50,21 @@ pub struct RootConfig {
     pub num_video_frames: usize,
 }
 
+impl RootConfig {
+    /// As the released models have it, for a language model and visual features of these widths.
+    pub fn new(language: usize, visual: usize) -> Self {
+        Self {
+            hidden_size: language,
+            mm_hidden_size: visual,
+            mm_use_im_start_end: true,
+            mm_use_vi_start_end: true,
+            mm_use_im_patch_token: false,
+            image_aspect_ratio: resize(),
+            num_video_frames: eight(),
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

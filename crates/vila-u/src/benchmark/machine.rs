@@ -6,10 +6,9 @@
 use std::{fs, hint::black_box, time::Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use memmap2::MmapMut;
 use rayon::prelude::*;
 use serde::Serialize;
-use vila_u_kernels::{linear, mixed};
+use vila_u_kernels::{huge_pages, linear, mixed};
 
 use super::timing::synchronize;
 use crate::{Error, Result};
@@ -75,10 +74,8 @@ fn best(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 /// Reading and copying on the CPU, in GB/s.
 fn bandwidth() -> Result<[f64; 2]> {
     let unavailable = |error| Error::failed(format!("no memory to measure: {error}"));
-    let mut buffer = MmapMut::map_anon(BUFFER).map_err(unavailable)?;
-    // What memory can do at best; where there are no large pages, small ones do.
-    #[cfg(target_os = "linux")]
-    let _ = buffer.advise(memmap2::Advice::HugePage);
+    // As weights are held.
+    let mut buffer = huge_pages::zeros(BUFFER).map_err(unavailable)?;
     buffer.fill(1);
     let threads = rayon::current_num_threads();
     let share = BUFFER.div_ceil(threads);

@@ -63,15 +63,7 @@ pub fn sizes(name: &str) -> Result<VilaUConfig> {
     let code_shape = [grid, grid, depth];
     let codes = 16_384;
     Ok(VilaUConfig {
-        root: RootConfig {
-            hidden_size: llm.hidden_size,
-            mm_hidden_size: width,
-            mm_use_im_start_end: true,
-            mm_use_vi_start_end: true,
-            mm_use_im_patch_token: false,
-            image_aspect_ratio: "resize".into(),
-            num_video_frames: 8,
-        },
+        root: RootConfig::new(llm.hidden_size, width),
         mm_projector: ProjectorConfig {
             mm_projector_type: "mlp2x_gelu".into(),
         },

@@ -229,13 +229,15 @@ impl Stored {
         transposed: bool,
     ) -> Result<TensorData> {
         let raw = self.raw(key)?;
-        let (bytes, stored) = match (self.blocks(parameter), self.float) {
+        let unpacked;
+        let (bytes, stored): (&[u8], _) = match (self.blocks(parameter), self.float) {
             (Some(blocks), _) => {
                 let weights = blocks.dequantize(&raw);
-                let bytes = weights.iter().flat_map(|weight| weight.to_le_bytes());
-                (Cow::Owned(bytes.collect()), DType::F32)
+                let shape = [weights.len()];
+                unpacked = TensorData::new(weights, shape);
+                (unpacked.as_bytes(), DType::F32)
             }
-            (None, Some(stored)) => (raw, stored),
+            (None, Some(stored)) => (&raw, stored),
             (None, None) => {
                 return Err(self.fail(key, format!("dtype {} is not floating point", self.dtype)));
             }
@@ -243,10 +245,10 @@ impl Stored {
         // Both formats have been checked to hold as many bytes as their shapes ask for.
         Ok(match parameter.shape[..] {
             [rows, columns] if transposed => {
-                let bytes = transpose(&bytes, columns, stored.size());
+                let bytes = transpose(bytes, columns, stored.size());
                 convert(&bytes, Shape::from([columns, rows]), stored, dtype)
             }
-            _ => convert(&bytes, Shape::from(parameter.shape.clone()), stored, dtype),
+            _ => convert(bytes, Shape::from(parameter.shape.clone()), stored, dtype),
         })
     }
 
@@ -257,10 +259,12 @@ impl Stored {
         parameter: &Parameter,
         dtype: DType,
     ) -> Result<TensorData> {
-        let read;
-        let raw = self.raw(key)?;
+        let (raw, read);
         let bytes = match self.float == Some(dtype) && cfg!(target_endian = "little") {
-            true => &*raw,
+            true => {
+                raw = self.raw(key)?;
+                &*raw
+            }
             false => {
                 read = self.read(key, parameter, dtype, false)?;
                 read.as_bytes()

@@ -441,7 +441,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn read<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>> {
+    fn load<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>> {
         let (opened, part) = (self.opened, self.opened.part);
         let key = self.position.key(part);
         let stored = opened.stored(&key).ok_or_else(|| {
@@ -449,27 +449,39 @@ impl Loader<'_> {
             Error::invalid(&opened.tensors.path, reason)
         })?;
         let parameter = self.position.parameter(param.lazy_shape().to_vec());
-        let device = param.lazy_device();
-        let cpu = device == Device::flex();
-        let blocks = stored.blocks(&parameter).filter(|_| cpu);
-        if let Some(blocks) = blocks.or_else(|| parameter.blocks(part, &key, self.format)) {
-            let rows = stored.read_blocks(&key, &parameter, blocks)?;
+        let tensor = self.tensor(stored, &key, &parameter, &param.lazy_device());
+        stored.release();
+        tensor
+    }
+
+    fn tensor<const D: usize>(
+        &self,
+        stored: &Stored,
+        key: &str,
+        parameter: &Parameter,
+        device: &Device,
+    ) -> Result<Tensor<D>> {
+        let part = self.opened.part;
+        let cpu = *device == Device::flex();
+        let blocks = stored.blocks(parameter).filter(|_| cpu);
+        if let Some(blocks) = blocks.or_else(|| parameter.blocks(part, key, self.format)) {
+            let rows = stored.read_blocks(key, parameter, blocks)?;
             return Ok(Tensor::from_dispatch(
                 quantized(blocks, rows).into_dispatch(),
             ));
         }
         // The CPU computes in f32, but reads the weights of linear layers, and tables, as they are stored.
         let narrow = cpu && self.format != Format::F32;
-        let dtype = match narrow && !parameter.is_held(part, &key) {
+        let dtype = match narrow && !parameter.is_held(part, key) {
             true => DType::F32,
             false => self.format.float(),
         };
         if !narrow {
-            let data = stored.read(&key, &parameter, dtype, parameter.linear)?;
-            return Ok(Tensor::from_data(data, (&device, dtype)));
+            let data = stored.read(key, parameter, dtype, parameter.linear)?;
+            return Ok(Tensor::from_data(data, (device, dtype)));
         }
-        let data = stored.read_to_hold(&key, &parameter, dtype)?;
-        let tensor = Tensor::from_data(data, (&device, dtype));
+        let data = stored.read_to_hold(key, parameter, dtype)?;
+        let tensor = Tensor::from_data(data, (device, dtype));
         Ok(if parameter.linear {
             tensor.transpose()
         } else {
@@ -491,10 +503,8 @@ impl ModuleMapper for Loader<'_> {
         if self.error.is_some() {
             return param;
         }
-        match self.read(&param) {
+        match self.load(&param) {
             Ok(tensor) => {
-                let key = self.position.key(self.opened.part);
-                self.opened.stored(&key).inspect(|stored| stored.release());
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

@@ -98,15 +98,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
     let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
     let width = tower.config.embed_dim;
     let config = VilaUConfig {
-        root: RootConfig {
-            hidden_size: llm.hidden_size,
-            mm_hidden_size: width,
-            mm_use_im_start_end: true,
-            mm_use_vi_start_end: true,
-            mm_use_im_patch_token: false,
-            image_aspect_ratio: "resize".into(),
-            num_video_frames: 8,
-        },
+        root: RootConfig::new(llm.hidden_size, width),
         llm,
         mm_projector: part(&recipe.model.mm_projector, "mm_projector")?,
         vision_tower: VisionTowerConfig {
