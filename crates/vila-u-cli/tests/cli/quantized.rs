@@ -79,6 +79,12 @@ fn quantized_once_only() {
     assert_eq!(refused.status.code(), Some(2));
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("quantized already"), "{said}");
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-sft.toml");
+    let start = ["train", recipe, "--set", "init=q4", "--set", "out=run"];
+    let refused = vila_u(folder.path(), &start);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("export q4"), "{said}");
     let refused = vila_u(
         folder.path(),
         &["export", "nano", "--quantize", "q5", "-o", "x"],

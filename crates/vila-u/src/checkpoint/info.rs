@@ -28,6 +28,18 @@ pub struct Info {
     pub drawing: Option<Need>,
 }
 
+impl Info {
+    /// Whether some weights are stored in blocks.
+    pub fn is_quantized(&self) -> bool {
+        let mut dtypes = self.parts.iter().flat_map(|part| part.dtypes.keys());
+        dtypes.any(|dtype| {
+            [Format::Q8_0, Format::Q4_0]
+                .iter()
+                .any(|f| format!("{f:?}") == *dtype)
+        })
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct PartInfo {
     pub name: &'static str,

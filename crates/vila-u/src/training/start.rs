@@ -87,6 +87,12 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
     };
     let files = Source::parse(init)?.files(|_, _| {})?;
     if recipe.model.llm.is_none() {
+        if checkpoint::info(&files)?.is_quantized() {
+            return Err(Error::usage(format!(
+                "recipe: init {init} is quantized, and training needs floating point: give the model it was \
+                 made from, or `vila-u export {init} -o FOLDER`"
+            )));
+        }
         let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
         let format = VilaUFormat {
             config: loaded.config,

@@ -68,11 +68,7 @@ pub fn run(
         return Err(Error::usage("an evaluation needs at least one scene"));
     }
     let info = checkpoint::info(files)?;
-    if info
-        .parts
-        .iter()
-        .any(|part| part.dtypes.contains_key("Q8_0") || part.dtypes.contains_key("Q4_0"))
-    {
+    if info.is_quantized() {
         return Err(Error::usage(
             "this model is quantized already: give the one it was made from",
         ));
