@@ -186,7 +186,7 @@ def tower_objective(batch):
 def language_objective(batch):
     """A batch as nano-sft's: of 16 samples 11 are drawings, the others are answers in text.
 
-    The codes of the pictures are known: the tower is frozen and remembers what it has encoded.
+    The pictures are new, so the frozen tower encodes them first.
     """
     model = random_weights(Nano, torch.float32)
     vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), torch.float32)
@@ -195,7 +195,7 @@ def language_objective(batch):
     before, after = NANO_PROMPT, 4
     length = before + visual + after
     ids = torch.randint(3, 891, (batch, before + after))
-    codes = torch.randint(0, DEPTH_NANO.codes, (batch, visual, DEPTH_NANO.depth))
+    pixels = torch.rand(batch, 3, TOWER_NANO.image, TOWER_NANO.image) * 2 - 1
     positions = torch.arange(length).expand(batch, -1)
     # Packed samples have a mask of their own; here it is that of one sample a row.
     mask = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
@@ -203,6 +203,8 @@ def language_objective(batch):
 
     def loss():
         with torch.no_grad():
+            codes, _, _ = vision.quantizer(vision.vision_model.features(pixels))
+            codes = codes.view(batch, visual, -1)
             books = vision.quantizer.rows()
             sums = torch.stack([b[codes[..., d]] for d, b in enumerate(books)], 2).cumsum(2)
         text = model.llm.embed_tokens(ids)

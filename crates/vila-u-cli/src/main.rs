@@ -10,6 +10,11 @@ use arguments::{Cli, Command, Data, Eval};
 use clap::Parser;
 use vila_u::Error;
 
+/// Keeps the memory of large tensors between operations: to get it back from the system, zeroed page by
+/// page, costs as much as filling it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bytes of a thread's stack, as much as a main thread usually has.
 const STACK: usize = 8 << 20;
 

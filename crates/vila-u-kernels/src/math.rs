@@ -3,13 +3,27 @@
 //! All loops over numbers go through [`simd`], which compiles them once per instruction set and
 //! picks the machine's best at run time.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Runs a loop with the widest vectors of this machine. The closure and what it calls must be
 /// `#[inline(always)]`: only what ends up inside this function is compiled for them.
 #[inline]
 pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
+}
+
+/// How many vector registers this machine has: 32 or 16.
+#[inline]
+pub(crate) fn registers() -> usize {
+    struct Registers;
+    impl WithSimd for Registers {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::REGISTER_COUNT
+        }
+    }
+    Arch::new().dispatch(Registers)
 }
 
 /// `e^x`, to about one unit in the last place; saturates beyond what a normal `f32` holds.

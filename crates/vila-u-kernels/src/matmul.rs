@@ -1,33 +1,38 @@
 //! Matrix products on two or more threads: `c = a b`, with either factor read transposed.
 //!
-//! Both factors are copied into panels, the left one of 8 rows and the right one of 3 vectors'
-//! width, so that the inner loop reads both in order. A tile of 8 rows by 3 vectors of sums stays in
-//! registers along the inner dimension, which is cut into stretches that leave the panels in cache.
+//! Both factors are copied into panels, the left one of a tile's rows and the right one of its width, so
+//! that the inner loop reads both in order. The tile's sums stay in registers along the inner
+//! dimension, which is cut into stretches that leave the panels in cache.
 //! Each thread has a part of the product to itself and packs the right panels of its columns for
 //! itself: they stay in its own cache. In mixed precision a panel holds pairs of neighbours along the
 //! inner dimension.
 
 use burn::tensor::bf16;
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
 use rayon::prelude::*;
-use std::{cell::RefCell, ops::Range};
+use std::{array::from_fn, cell::RefCell, ops::Range};
 
-use crate::math::simd;
+use crate::math::{registers, simd};
 use crate::precision::{MulAdd, Work, dispatch, pair, paired};
 
-/// Rows and vectors of a tile: as many sums as 32 registers hold besides the factors.
-const ROWS: usize = 8;
-const VECTORS: usize = 3;
-/// The widest vector, in lanes. Panels are as wide as a tile on such a machine.
-const MAX_LANES: usize = 16;
-const PANEL: usize = VECTORS * MAX_LANES;
-/// Length of a stretch of the inner dimension, in numbers or pairs: so much of a right panel stays in
-/// the first-level cache for all left panels.
-const STRETCH: usize = 192;
-/// Right panels packed at once, and rows whose left panels pass by them: with a stretch, half of a usual
+/// Calls a function for the rows of a tile and the width of a panel on this machine: as many sums as
+/// its registers hold besides the factors.
+macro_rules! tiled {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        match registers() {
+            32.. => $function::<8, 48>($($argument),*),
+            _ => $function::<6, 16>($($argument),*),
+        }
+    };
+}
+
+/// Numbers, or pairs, of a right panel in one stretch of the inner dimension: they stay in the
+/// first-level cache for all left panels.
+const STRETCH: usize = 8 << 10;
+/// Right panels packed at once, and numbers of the left panels that pass by them: each half of a usual
 /// second-level cache.
-const PANELS_AT_ONCE: usize = 14;
-const ROWS_AT_ONCE: usize = 512;
+const PANELS_AT_ONCE: usize = 16;
+const LEFT_AT_ONCE: usize = 48 << 10;
 /// Numbers that one thread should pack at least.
 const PACKED_TOGETHER: usize = 1 << 15;
 /// To pack a right panel takes as long as to use it for so many rows.
@@ -107,9 +112,9 @@ impl Stretch {
         }
     }
 
-    /// Those that make up the whole dimension.
-    fn of(inner: usize, paired: bool) -> impl Iterator<Item = Self> {
-        let longest = if paired { 2 * STRETCH } else { STRETCH };
+    /// Those that make up the whole dimension, for right panels of this width.
+    fn of(inner: usize, paired: bool, panel: usize) -> impl Iterator<Item = Self> {
+        let longest = STRETCH / panel * if paired { 2 } else { 1 };
         (0..inner).step_by(longest).map(move |from| Self {
             from,
             length: longest.min(inner - from),
@@ -138,6 +143,14 @@ impl Stretch {
 
 /// `a b`, plus `bias` on every row.
 pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
+    tiled!(tiled_product(a, b, bias))
+}
+
+fn tiled_product<const ROWS: usize, const PANEL: usize>(
+    a: Matrix,
+    b: Matrix<impl Number>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
     let paired = paired();
     let mut c = vec![0.0; a.rows * b.columns];
     if c.is_empty() {
@@ -145,12 +158,12 @@ pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) 
     }
     let whole = Stretch::whole(a.columns, paired);
     let mut left = LEFT.take();
-    left_panels(a, whole, &mut left)
+    left_panels::<ROWS>(a, whole, &mut left)
         .par_chunks_mut(whole.depth().max(1))
         .with_min_len(PACKED_TOGETHER.div_ceil(whole.depth().max(1) * ROWS))
         .enumerate()
         .for_each(|panel| pack_left(a, whole, panel));
-    let mut parts = parts(&mut c, a.rows, b.columns);
+    let mut parts = parts(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
     parts.par_iter_mut().for_each(|part| {
         RIGHT.with_borrow_mut(|right| {
             if let Some(bias) = bias {
@@ -162,9 +175,9 @@ pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) 
             let end = part.columns.end;
             for first in part.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
                 let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
-                for stretch in Stretch::of(a.columns, paired) {
-                    right.fill(b, columns.clone(), stretch);
-                    let pass = Pass {
+                for stretch in Stretch::of(a.columns, paired, PANEL) {
+                    right.fill::<PANEL>(b, columns.clone(), stretch);
+                    let pass = Pass::<ROWS, PANEL> {
                         left: &left[part.row / ROWS * ROWS * whole.depth()..],
                         left_step: ROWS * whole.depth(),
                         left_from: ROWS * stretch.before(),
@@ -196,15 +209,15 @@ struct Part<'a> {
 }
 
 /// The product cut into a part for each thread.
-fn parts(c: &mut [f32], rows: usize, columns: usize) -> Vec<Part<'_>> {
+fn parts(c: &mut [f32], [rows, columns]: [usize; 2], [tall, wide]: [usize; 2]) -> Vec<Part<'_>> {
     let threads = rayon::current_num_threads();
     let share = |length: usize, parts: usize, unit: usize| length.div_ceil(unit * parts) * unit;
     // As few cuts across the rows as need be, because each packs all right panels again.
     let [tall, wide] = (1..=threads)
         .map(|cuts| {
             [
-                share(rows, cuts, ROWS),
-                share(columns, threads / cuts, PANEL),
+                share(rows, cuts, tall),
+                share(columns, threads / cuts, wide),
             ]
         })
         .min_by_key(|[tall, wide]| (tall + ROWS_TO_PACK) * wide.min(&columns))
@@ -255,12 +268,21 @@ impl Packed {
     }
 
     pub fn pack<T: Number>(&mut self, b: Matrix<T>, paired: bool) {
-        self.fill(b, 0..b.columns, Stretch::whole(b.rows, paired));
+        let whole = Stretch::whole(b.rows, paired);
+        match registers() {
+            32.. => self.fill::<48>(b, 0..b.columns, whole),
+            _ => self.fill::<16>(b, 0..b.columns, whole),
+        }
         (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
     }
 
     /// Takes a stretch of some columns.
-    fn fill<T: Number>(&mut self, b: Matrix<T>, columns: Range<usize>, stretch: Stretch) {
+    fn fill<const PANEL: usize>(
+        &mut self,
+        b: Matrix<impl Number>,
+        columns: Range<usize>,
+        stretch: Stretch,
+    ) {
         let size = columns.len().div_ceil(PANEL) * stretch.depth() * PANEL;
         self.panels.resize(size.max(self.panels.len()), 0.0);
         let (panels, _) = self.panels[..size].as_chunks_mut::<PANEL>();
@@ -274,41 +296,53 @@ impl Packed {
 
     /// `c += a b` on this thread alone.
     pub fn add_product(&self, a: Matrix, c: &mut [f32]) {
-        let whole = Stretch::whole(self.inner, self.paired);
-        let mut lines: Vec<_> = c.chunks_exact_mut(self.columns).collect();
-        LEFT.with_borrow_mut(|left| {
-            left_panels(a, whole, left)
-                .chunks_mut(whole.depth().max(1))
-                .enumerate()
-                .for_each(|panel| pack_left(a, whole, panel));
-            for stretch in Stretch::of(self.inner, self.paired) {
-                let pass = Pass {
-                    left,
-                    left_step: ROWS * whole.depth(),
-                    left_from: ROWS * stretch.before(),
-                    right: &self.panels,
-                    right_step: PANEL * whole.depth(),
-                    right_from: PANEL * stretch.before(),
-                    depth: stretch.depth(),
-                    column: 0,
-                    width: self.columns,
-                    lines: &mut lines,
-                };
-                dispatch(pass, self.paired);
-            }
-        });
+        tiled!(add_packed(a, self, c));
     }
 }
 
+fn add_packed<const ROWS: usize, const PANEL: usize>(a: Matrix, b: &Packed, c: &mut [f32]) {
+    let whole = Stretch::whole(b.inner, b.paired);
+    let mut lines: Vec<_> = c.chunks_exact_mut(b.columns).collect();
+    LEFT.with_borrow_mut(|left| {
+        left_panels::<ROWS>(a, whole, left)
+            .chunks_mut(whole.depth().max(1))
+            .enumerate()
+            .for_each(|panel| pack_left(a, whole, panel));
+        for stretch in Stretch::of(b.inner, b.paired, PANEL) {
+            let pass = Pass::<ROWS, PANEL> {
+                left,
+                left_step: ROWS * whole.depth(),
+                left_from: ROWS * stretch.before(),
+                right: &b.panels,
+                right_step: PANEL * whole.depth(),
+                right_from: PANEL * stretch.before(),
+                depth: stretch.depth(),
+                column: 0,
+                width: b.columns,
+                lines: &mut lines,
+            };
+            dispatch(pass, b.paired);
+        }
+    });
+}
+
 /// Room for `a` as panels `[panel][depth][ROWS]`.
-fn left_panels<'a>(a: Matrix, whole: Stretch, panels: &'a mut Vec<f32>) -> &'a mut [[f32; ROWS]] {
+fn left_panels<'a, const ROWS: usize>(
+    a: Matrix,
+    whole: Stretch,
+    panels: &'a mut Vec<f32>,
+) -> &'a mut [[f32; ROWS]] {
     let size = a.rows.div_ceil(ROWS) * whole.depth() * ROWS;
     panels.resize(size.max(panels.len()), 0.0);
     panels[..size].as_chunks_mut::<ROWS>().0
 }
 
 /// Some rows of `a` as a panel, the last one filled with zeros.
-fn pack_left(a: Matrix, whole: Stretch, (index, panel): (usize, &mut [[f32; ROWS]])) {
+fn pack_left<const ROWS: usize>(
+    a: Matrix,
+    whole: Stretch,
+    (index, panel): (usize, &mut [[f32; ROWS]]),
+) {
     let first = index * ROWS;
     // As columns of the transpose, which is stored the other way round.
     pack(a.transpose(), first, ROWS.min(a.rows - first), whole, panel);
@@ -335,16 +369,31 @@ fn pack<T: Number, const N: usize>(
         #[inline(always)]
         || {
             if matrix.transposed {
-                // A column is a run of memory: eight of them side by side.
+                // A column is a run of memory: a few of them side by side.
                 let run =
                     |column: usize| &matrix.data[(first + column) * matrix.rows + from..][..length];
-                let whole = width / 8 * 8;
-                for column in (0..whole).step_by(8) {
-                    let runs: [&[T]; 8] = std::array::from_fn(|c| run(column + c));
-                    pack_runs(panel, column, runs, paired);
-                }
-                for column in whole..width {
-                    pack_runs(panel, column, [run(column)], paired);
+                let mut column = 0;
+                while column < width {
+                    match width - column {
+                        8.. => pack_runs(
+                            panel,
+                            column,
+                            from_fn::<_, 8, _>(|c| run(column + c)),
+                            paired,
+                        ),
+                        6.. if N == 6 => pack_runs(
+                            panel,
+                            column,
+                            from_fn::<_, 6, _>(|c| run(column + c)),
+                            paired,
+                        ),
+                        _ => pack_runs(panel, column, [run(column)], paired),
+                    }
+                    column += match width - column {
+                        8.. => 8,
+                        6.. if N == 6 => 6,
+                        _ => 1,
+                    };
                 }
             } else {
                 let rows = &matrix.data[from * matrix.columns..][..length * matrix.columns];
@@ -410,11 +459,7 @@ fn pack_rows<T: Number, const N: usize>(
         for (to, row) in panel.iter_mut().zip(rows.chunks_exact(columns)) {
             // A whole array needs no call to copy memory.
             match row[first..].first_chunk::<N>() {
-                Some(whole) if width == N => {
-                    for c in 0..N {
-                        to[c] = whole[c].single();
-                    }
-                }
+                Some(whole) if width == N => *to = whole.map(T::single),
                 _ => {
                     for (to, number) in to.iter_mut().zip(&row[first..first + width]) {
                         *to = number.single();
@@ -426,7 +471,7 @@ fn pack_rows<T: Number, const N: usize>(
 }
 
 /// One stretch of the inner dimension for a block of the product, which it adds to.
-struct Pass<'a, 'c> {
+struct Pass<'a, 'c, const ROWS: usize, const PANEL: usize> {
     left: &'a [f32],
     right: &'a [f32],
     /// From one panel to the next, and where in each the stretch starts.
@@ -441,14 +486,14 @@ struct Pass<'a, 'c> {
     lines: &'a mut [&'c mut [f32]],
 }
 
-impl Work for Pass<'_, '_> {
+impl<const ROWS: usize, const PANEL: usize> Work for Pass<'_, '_, ROWS, PANEL> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
         // On machines with narrower vectors a panel is several tiles wide.
-        let tile = S::F32_LANES * VECTORS;
-        let mut sums = [[0.0; PANEL]; ROWS];
-        let left = self.left.chunks(self.left_step * ROWS_AT_ONCE / ROWS);
-        for (left, lines) in left.zip(self.lines.chunks_mut(ROWS_AT_ONCE)) {
+        let tile = S::F32_LANES * if ROWS == 8 { 3 } else { 2 };
+        let panels = LEFT_AT_ONCE * PANEL / STRETCH / ROWS;
+        let left = self.left.chunks(self.left_step * panels);
+        for (left, lines) in left.zip(self.lines.chunks_mut(ROWS * panels)) {
             for column in (0..self.width).step_by(tile) {
                 let (panel, within) = (column / PANEL, column % PANEL);
                 let width = tile.min(self.width - column);
@@ -457,78 +502,89 @@ impl Work for Pass<'_, '_> {
                 let left = left.chunks_exact(self.left_step);
                 for (left, lines) in left.zip(lines.chunks_mut(ROWS)) {
                     let left = &left[self.left_from..][..self.depth * ROWS];
-                    let rows = lines.len();
-                    block(simd, multiply, left, right, within, rows, width, &mut sums);
-                    for (line, sums) in lines.iter_mut().zip(&sums) {
-                        let c = &mut line[self.column + column..][..width];
-                        for (c, sum) in c.iter_mut().zip(sums) {
-                            *c += sum;
-                        }
-                    }
+                    let place = self.column + column..self.column + column + width;
+                    block::<S, M, ROWS, PANEL>(simd, multiply, left, right, within, lines, place);
                 }
             }
         }
     }
 }
 
-/// A tile, or the part of it that exists, in a shape that fits the registers.
+/// Adds a tile, or the part of it that exists, to columns of lines.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn block<S: Simd, M: MulAdd<S>>(
+fn block<S: Simd, M: MulAdd<S>, const ROWS: usize, const PANEL: usize>(
     simd: S,
     multiply: M,
     left: &[f32],
     right: &[f32],
     within: usize,
-    rows: usize,
-    width: usize,
-    sums: &mut [[f32; PANEL]; ROWS],
+    lines: &mut [&mut [f32]],
+    columns: Range<usize>,
 ) {
-    const HALF: usize = ROWS / 2;
-    let vectors = width.div_ceil(S::F32_LANES);
-    if S::REGISTER_COUNT >= 32 && rows > HALF {
-        match vectors {
-            1 => tile::<S, M, ROWS, 1>(simd, multiply, left, right, within, 0, sums),
-            2 => tile::<S, M, ROWS, 2>(simd, multiply, left, right, within, 0, sums),
-            _ => tile::<S, M, ROWS, VECTORS>(simd, multiply, left, right, within, 0, sums),
-        }
-        return;
+    macro_rules! tile {
+        ($rows:literal, $vectors:literal) => {{
+            let right = right.chunks_exact(PANEL).map(|right| &right[within..]);
+            let tile = left.chunks_exact(ROWS).zip(right);
+            add_tile(
+                simd,
+                sums::<S, M, $rows, $vectors>(simd, multiply, tile),
+                lines,
+                columns,
+            )
+        }};
+        ($rows:literal) => {
+            match columns.len().div_ceil(S::F32_LANES) {
+                1 => tile!($rows, 1),
+                2 => tile!($rows, 2),
+                _ => tile!($rows, 3),
+            }
+        };
     }
-    for first in (0..rows).step_by(HALF) {
-        match vectors {
-            1 => tile::<S, M, HALF, 1>(simd, multiply, left, right, within, first, sums),
-            2 => tile::<S, M, HALF, 2>(simd, multiply, left, right, within, first, sums),
-            _ => tile::<S, M, HALF, VECTORS>(simd, multiply, left, right, within, first, sums),
-        }
+    match (ROWS, lines.len()) {
+        (8, 5..) => tile!(8),
+        (8, _) => tile!(4),
+        (_, 4..) => tile!(6),
+        _ => tile!(3),
     }
 }
 
 /// The inner loop of everything: `R` rows by `V` vectors along the stretch.
 #[inline(always)]
-fn tile<S: Simd, M: MulAdd<S>, const R: usize, const V: usize>(
+fn sums<'a, S: Simd, M: MulAdd<S>, const R: usize, const V: usize>(
     simd: S,
     multiply: M,
-    left: &[f32],
-    right: &[f32],
-    within: usize,
-    first: usize,
-    sums: &mut [[f32; PANEL]; ROWS],
-) {
-    let mut acc = [[simd.splat_f32s(0.0); V]; R];
-    for (left, right) in left.chunks_exact(ROWS).zip(right.chunks_exact(PANEL)) {
-        let (right, _) = S::as_simd_f32s(&right[within..within + V * S::F32_LANES]);
-        let right: [S::f32s; V] = std::array::from_fn(|v| right[v]);
+    factors: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+) -> [[S::f32s; V]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    for (left, right) in factors {
+        let (right, _) = S::as_simd_f32s(&right[..V * S::F32_LANES]);
+        let right: [S::f32s; V] = from_fn(|v| right[v]);
         for r in 0..R {
-            let left = simd.splat_f32s(left[first + r]);
+            let left = simd.splat_f32s(left[r]);
             for v in 0..V {
-                acc[r][v] = multiply.mul_add(simd, left, right[v], acc[r][v]);
+                sums[r][v] = multiply.mul_add(simd, left, right[v], sums[r][v]);
             }
         }
     }
-    for r in 0..R {
-        let (to, _) = S::as_mut_simd_f32s(&mut sums[first + r][..V * S::F32_LANES]);
-        for v in 0..V {
-            to[v] = acc[r][v];
+    sums
+}
+
+#[inline(always)]
+fn add_tile<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    sums: [[S::f32s; V]; R],
+    lines: &mut [&mut [f32]],
+    columns: Range<usize>,
+) {
+    for (line, sums) in lines.iter_mut().zip(&sums) {
+        let line = &mut line[columns.clone()];
+        let (vectors, rest) = S::as_mut_simd_f32s(line);
+        for (c, sum) in vectors.iter_mut().zip(sums) {
+            *c = simd.add_f32s(*c, *sum);
+        }
+        let sums = bytemuck::cast_slice::<_, f32>(&sums[vectors.len()..]);
+        for (c, sum) in rest.iter_mut().zip(sums) {
+            *c += sum;
         }
     }
 }

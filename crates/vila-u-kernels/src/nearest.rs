@@ -12,14 +12,12 @@ use crate::bridge::{self, dims, values};
 use crate::math::dot;
 use crate::precision::{MulAdd, Work, dispatch};
 
-/// Rows compared together, with so many vectors' widths: their products fill the registers.
-const ROWS: usize = 8;
-const HALF: usize = ROWS / 2;
-const VECTORS: usize = 3;
-const MAX_LANES: usize = 16;
-const PANEL: usize = VECTORS * MAX_LANES;
+/// Vectors of a panel: three of the widest registers.
+const PANEL: usize = 48;
 /// Rows that stay in the cache while all panels pass by.
-const ROWS_AT_ONCE: usize = 64;
+const ROWS_AT_ONCE: usize = 72;
+/// Divided by the rows that any machine compares together.
+const TOGETHER: usize = 24;
 /// Distances held at once, where they have to be (64 MiB of `f32`).
 const DISTANCES: usize = 1 << 24;
 
@@ -81,7 +79,7 @@ fn search(vectors: &[f32], rows: &[f32], channels: usize, count: usize) -> Vec<i
     };
     let panels = panels(vectors, channels, count);
     let fair = (rows.len() / channels).div_ceil(8 * rayon::current_num_threads());
-    let share = fair.next_multiple_of(ROWS);
+    let share = fair.next_multiple_of(TOGETHER);
     let parts: Vec<Vec<Best>> = rows
         .par_chunks(share * channels)
         .enumerate()
@@ -145,37 +143,39 @@ struct Search<'a> {
 impl Work for Search<'_> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, _: M) {
+        // As many rows, and vectors of a panel, as have their products in registers.
+        match S::REGISTER_COUNT {
+            32.. => self.compare_all::<S, 8, 3>(simd),
+            _ => self.compare_all::<S, 6, 2>(simd),
+        }
+    }
+}
+
+impl Search<'_> {
+    /// All rows against all panels, `R` rows and `V` vectors at a time.
+    #[inline(always)]
+    fn compare_all<S: Simd, const R: usize, const V: usize>(&mut self, simd: S) {
         let channels = self.channels;
-        // Sixteen registers hold half as many rows.
-        let together = if S::REGISTER_COUNT >= 32 {
-            ROWS
-        } else {
-            ROWS / 2
-        };
         for (group, rows) in self.rows.chunks(ROWS_AT_ONCE * channels).enumerate() {
             let first = self.first + group * ROWS_AT_ONCE;
             for panel in 0..self.best.len() {
-                for (block, rows) in rows.chunks(together * channels).enumerate() {
-                    let first = first + block * together;
-                    match rows.len() / channels {
-                        ROWS => self.block::<S, ROWS>(simd, rows, first, panel),
-                        HALF => self.block::<S, HALF>(simd, rows, first, panel),
-                        _ => {
-                            for (row, numbers) in rows.chunks_exact(channels).enumerate() {
-                                self.block::<S, 1>(simd, numbers, first + row, panel);
-                            }
+                for (block, rows) in rows.chunks(R * channels).enumerate() {
+                    let first = first + block * R;
+                    if rows.len() == R * channels {
+                        self.block::<S, R, V>(simd, rows, first, panel);
+                    } else {
+                        for (row, numbers) in rows.chunks_exact(channels).enumerate() {
+                            self.block::<S, 1, V>(simd, numbers, first + row, panel);
                         }
                     }
                 }
             }
         }
     }
-}
 
-impl Search<'_> {
     /// `R` rows against a panel.
     #[inline(always)]
-    fn block<S: Simd, const R: usize>(
+    fn block<S: Simd, const R: usize, const V: usize>(
         &mut self,
         simd: S,
         rows: &[f32],
@@ -185,7 +185,7 @@ impl Search<'_> {
         let channels = self.channels;
         let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r * channels..][..channels]);
         let half_squares = rows.map(|row| 0.5 * dot(row, row));
-        let width = S::F32_LANES * VECTORS;
+        let width = S::F32_LANES * V;
         let live = PANEL.min(self.count - panel * PANEL);
         let best = &mut self.best[panel];
         let panel = &self.panels[panel * channels..][..channels];
@@ -193,7 +193,7 @@ impl Search<'_> {
             match (live - at).div_ceil(S::F32_LANES) {
                 1 => compare::<S, R, 1>(simd, rows, half_squares, first, panel, at, best),
                 2 => compare::<S, R, 2>(simd, rows, half_squares, first, panel, at, best),
-                _ => compare::<S, R, VECTORS>(simd, rows, half_squares, first, panel, at, best),
+                _ => compare::<S, R, V>(simd, rows, half_squares, first, panel, at, best),
             }
         }
     }

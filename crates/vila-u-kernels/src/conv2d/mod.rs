@@ -7,6 +7,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, module, ops::ConvOptions};
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
+use crate::math::registers;
 use signals::{Geometry, channel_sums, weight_gradient};
 
 /// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
@@ -43,15 +44,30 @@ fn convolve(
     [inputs, outputs]: [usize; 2],
     turned: bool,
 ) -> Vec<f32> {
+    // Output channels whose sums fill the registers.
+    match registers() {
+        32.. => convolve_blocks::<8>(x, weight, bias, geometry, [inputs, outputs], turned),
+        _ => convolve_blocks::<6>(x, weight, bias, geometry, [inputs, outputs], turned),
+    }
+}
+
+fn convolve_blocks<const BLOCK: usize>(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    geometry: Geometry,
+    [inputs, outputs]: [usize; 2],
+    turned: bool,
+) -> Vec<f32> {
     let [rows, columns] = match turned {
         false => [outputs, inputs],
         true => [inputs, outputs],
     };
     if winograd::pays(geometry, inputs, outputs) {
-        let points = winograd::Points::of(weight, rows, columns, turned);
+        let points = winograd::Points::<BLOCK>::of(weight, rows, columns, turned);
         winograd::convolve(x, &points, bias, geometry)
     } else {
-        let packed = signals::pack_weight(weight, rows, columns, turned);
+        let packed = signals::pack_weight::<BLOCK>(weight, rows, columns, turned);
         signals::convolve(x, &packed, bias, geometry, inputs, outputs)
     }
 }

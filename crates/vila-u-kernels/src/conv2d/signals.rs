@@ -22,9 +22,7 @@ use std::cell::RefCell;
 use crate::math::{simd, sum};
 use crate::precision::{MulAdd, Work, dispatch, pair, paired, round};
 
-/// Output channels computed together: their accumulators fill the registers.
-const BLOCK: usize = 8;
-/// Vectors of positions computed together.
+/// Vectors of positions computed together at most.
 const VECTORS: usize = 3;
 /// The widest vector, in lanes.
 const MAX_LANES: usize = 16;
@@ -225,8 +223,9 @@ fn fill<L: Lane>(
     );
 }
 
-/// A kernel `[outputs, inputs, 3, 3]` ready for [`convolve`].
-pub(super) struct Packed {
+/// A kernel `[outputs, inputs, 3, 3]` ready for [`convolve`]. The sums of a block of output channels fill
+/// the registers.
+pub(super) struct Packed<const BLOCK: usize> {
     /// `[blocks][depth * 9][BLOCK]`, the last block filled with zeros.
     weight: Vec<f32>,
     /// Numbers, or pairs of numbers, of the summed dimension.
@@ -235,7 +234,12 @@ pub(super) struct Packed {
 }
 
 /// Packs a kernel. `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
-pub(super) fn pack_weight(weight: &[f32], outputs: usize, inputs: usize, turned: bool) -> Packed {
+pub(super) fn pack_weight<const BLOCK: usize>(
+    weight: &[f32],
+    outputs: usize,
+    inputs: usize,
+    turned: bool,
+) -> Packed<BLOCK> {
     let (rows, columns) = if turned {
         (inputs, outputs)
     } else {
@@ -282,9 +286,9 @@ thread_local! {
 }
 
 /// The convolution of `x` `[batch, inputs, height, width]` with a packed kernel.
-pub(super) fn convolve(
+pub(super) fn convolve<const BLOCK: usize>(
     x: &[f32],
-    packed: &Packed,
+    packed: &Packed<BLOCK>,
     bias: Option<&[f32]>,
     geometry: Geometry,
     inputs: usize,
@@ -318,7 +322,7 @@ pub(super) fn convolve(
                 } else {
                     pack(x, inputs, geometry, signals);
                 }
-                let work = Convolve {
+                let work = Convolve::<BLOCK> {
                     signals,
                     weight,
                     bias,
@@ -334,7 +338,7 @@ pub(super) fn convolve(
 }
 
 /// One task of `convolve`: some images, already signals, into some output channels of `y`.
-struct Convolve<'a> {
+struct Convolve<'a, const BLOCK: usize> {
     signals: &'a [f32],
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
@@ -344,7 +348,7 @@ struct Convolve<'a> {
     y: &'a mut [f32],
 }
 
-impl Work for Convolve<'_> {
+impl<const BLOCK: usize> Work for Convolve<'_, BLOCK> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
         let geometry = self.geometry;
@@ -357,7 +361,8 @@ impl Work for Convolve<'_> {
             })
             .collect();
         let depth = self.depth * TAPS;
-        let width = S::F32_LANES * VECTORS;
+        let vectors = if BLOCK == 8 { VECTORS } else { 2 };
+        let width = S::F32_LANES * vectors;
         let mut sums = [[0.0; MAX_LANES * VECTORS]; BLOCK];
         for start in (0..geometry.positions(images)).step_by(width) {
             for (block, weight) in self.weight.chunks_exact(depth * BLOCK).enumerate() {
@@ -371,15 +376,11 @@ impl Work for Convolve<'_> {
                     start,
                     offsets: &offsets,
                 };
-                // Sixteen registers hold half a block.
-                const HALF: usize = BLOCK / 2;
-                if S::REGISTER_COUNT >= 32 && live > HALF {
-                    tile.product::<S, M, BLOCK>(simd, multiply, 0, &mut sums);
-                } else {
-                    tile.product::<S, M, HALF>(simd, multiply, 0, &mut sums);
-                    if live > HALF {
-                        tile.product::<S, M, HALF>(simd, multiply, HALF, &mut sums);
-                    }
+                match (BLOCK, live) {
+                    (8, 5..) => tile.product::<S, M, BLOCK, 8, 3>(simd, multiply, &mut sums),
+                    (8, _) => tile.product::<S, M, BLOCK, 4, 3>(simd, multiply, &mut sums),
+                    (_, 4..) => tile.product::<S, M, BLOCK, 6, 2>(simd, multiply, &mut sums),
+                    _ => tile.product::<S, M, BLOCK, 3, 2>(simd, multiply, &mut sums),
                 }
                 for (row, sums) in sums.iter().enumerate().take(live) {
                     let bias = self.bias.map_or(0.0, |bias| bias[first + row]);
@@ -397,7 +398,7 @@ impl Work for Convolve<'_> {
     }
 }
 
-/// A block of output channels at `VECTORS` vectors of positions.
+/// A block of output channels at some vectors of positions.
 struct Tile<'a> {
     weight: &'a [f32],
     signals: &'a [f32],
@@ -406,31 +407,30 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// The inner loop of everything, for `ROWS` rows of the block.
+    /// The inner loop of everything, for the first `R` rows of the block and `V` vectors.
     #[inline(always)]
-    fn product<S: Simd, M: MulAdd<S>, const ROWS: usize>(
+    fn product<S: Simd, M: MulAdd<S>, const BLOCK: usize, const R: usize, const V: usize>(
         &self,
         simd: S,
         multiply: M,
-        first_row: usize,
         sums: &mut [[f32; MAX_LANES * VECTORS]; BLOCK],
     ) {
-        let mut acc = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        let width = S::F32_LANES * VECTORS;
+        let mut acc = [[simd.splat_f32s(0.0); V]; R];
+        let width = S::F32_LANES * V;
         for (weight, &offset) in self.weight.chunks_exact(BLOCK).zip(self.offsets) {
             let (x, _) = S::as_simd_f32s(&self.signals[self.start + offset..][..width]);
-            let x = [x[0], x[1], x[2]];
-            for row in 0..ROWS {
-                let w = simd.splat_f32s(weight[first_row + row]);
-                for vector in 0..VECTORS {
-                    acc[row][vector] = multiply.mul_add(simd, w, x[vector], acc[row][vector]);
+            let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
+            for row in 0..R {
+                let w = simd.splat_f32s(weight[row]);
+                for v in 0..V {
+                    acc[row][v] = multiply.mul_add(simd, w, x[v], acc[row][v]);
                 }
             }
         }
-        for row in 0..ROWS {
-            let (to, _) = S::as_mut_simd_f32s(&mut sums[first_row + row][..width]);
-            for vector in 0..VECTORS {
-                to[vector] = acc[row][vector];
+        for row in 0..R {
+            let (to, _) = S::as_mut_simd_f32s(&mut sums[row][..width]);
+            for v in 0..V {
+                to[v] = acc[row][v];
             }
         }
     }

@@ -28,8 +28,6 @@ const POINTS: usize = IN * IN;
 const TILES: usize = VECTORS * MAX_LANES;
 const VECTORS: usize = 3;
 const MAX_LANES: usize = 16;
-/// Output channels computed together: their sums fill the registers.
-const BLOCK: usize = 8;
 /// A line of pixels under a block of tiles, and what vectors read beyond it.
 const LINE: usize = (TILES + 2 * MAX_LANES) * OUT;
 
@@ -39,14 +37,15 @@ pub(super) fn pays(geometry: Geometry, inputs: usize, outputs: usize) -> bool {
     tiles >= (2 * TILES).max(inputs.min(outputs) / 2)
 }
 
-/// A kernel `[outputs, inputs, 3, 3]` at the points: `[POINTS][outputs / BLOCK][inputs][BLOCK]`.
-pub(super) struct Points {
+/// A kernel `[outputs, inputs, 3, 3]` at the points: `[POINTS][outputs / BLOCK][inputs][BLOCK]`. The sums
+/// of a block of output channels fill the registers.
+pub(super) struct Points<const BLOCK: usize> {
     weight: Vec<f32>,
     inputs: usize,
     outputs: usize,
 }
 
-impl Points {
+impl<const BLOCK: usize> Points<BLOCK> {
     /// `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
     pub(super) fn of(weight: &[f32], outputs: usize, inputs: usize, turned: bool) -> Self {
         let (rows, columns) = if turned {
@@ -112,7 +111,7 @@ const FAR: f32 = std::f32::consts::SQRT_2;
 
 /// `G w`
 #[inline(always)]
-fn kernel_points(w: [[f32; BLOCK]; 3]) -> [[f32; BLOCK]; IN] {
+fn kernel_points<const BLOCK: usize>(w: [[f32; BLOCK]; 3]) -> [[f32; BLOCK]; IN] {
     let mut points = [[0.0; BLOCK]; IN];
     for lane in 0..BLOCK {
         let [a, b, c] = [w[0][lane], w[1][lane], w[2][lane]];
@@ -192,9 +191,9 @@ thread_local! {
 }
 
 /// The convolution of `x` `[batch, inputs, height, width]` with a kernel at the points.
-pub(super) fn convolve(
+pub(super) fn convolve<const BLOCK: usize>(
     x: &[f32],
-    points: &Points,
+    points: &Points<BLOCK>,
     bias: Option<&[f32]>,
     geometry: Geometry,
 ) -> Vec<f32> {
@@ -238,9 +237,9 @@ pub(super) fn convolve(
 }
 
 /// One task of `convolve`: some strips.
-struct Convolve<'a, 'y> {
+struct Convolve<'a, 'y, const BLOCK: usize> {
     x: &'a [f32],
-    points: &'a Points,
+    points: &'a Points<BLOCK>,
     bias: Option<&'a [f32]>,
     geometry: Geometry,
     /// Number of the first strip.
@@ -260,7 +259,7 @@ struct Run {
     tiles: usize,
 }
 
-impl Work for Convolve<'_, '_> {
+impl<const BLOCK: usize> Work for Convolve<'_, '_, BLOCK> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, _: M) {
         let across = self.geometry.width.div_ceil(OUT);
@@ -305,7 +304,7 @@ impl Work for Convolve<'_, '_> {
     }
 }
 
-impl Convolve<'_, '_> {
+impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
     /// Carries a run of tiles of one input channel to the points.
     #[inline(always)]
     fn take<S: Simd>(&mut self, simd: S, input: usize, run: Run, stride: usize) {
@@ -383,22 +382,12 @@ impl Convolve<'_, '_> {
             for (weight, y) in blocks.zip(y.chunks_exact_mut(BLOCK * TILES)) {
                 let mut lane = 0;
                 while lane < lanes {
-                    let vectors = ((lanes - lane) / S::F32_LANES).min(VECTORS);
-                    const HALF: usize = BLOCK / 2;
-                    macro_rules! tiles {
-                        ($vectors:expr) => {
-                            if S::REGISTER_COUNT >= 32 {
-                                tile::<S, BLOCK, { $vectors }>(simd, weight, x, lane, 0, y);
-                            } else {
-                                tile::<S, HALF, { $vectors }>(simd, weight, x, lane, 0, y);
-                                tile::<S, HALF, { $vectors }>(simd, weight, x, lane, HALF, y);
-                            }
-                        };
-                    }
+                    let most = if BLOCK == 8 { VECTORS } else { 2 };
+                    let vectors = ((lanes - lane) / S::F32_LANES).min(most);
                     match vectors {
-                        1 => tiles!(1),
-                        2 => tiles!(2),
-                        _ => tiles!(VECTORS),
+                        1 => tile::<S, BLOCK, 1>(simd, weight, x, lane, y),
+                        2 => tile::<S, BLOCK, 2>(simd, weight, x, lane, y),
+                        _ => tile::<S, BLOCK, VECTORS>(simd, weight, x, lane, y),
                     }
                     lane += vectors * S::F32_LANES;
                 }
@@ -457,29 +446,28 @@ impl Convolve<'_, '_> {
     }
 }
 
-/// The inner loop of everything: `R` output channels by `V` vectors of tiles, at one point.
+/// The inner loop of everything: a block of output channels by `V` vectors of tiles, at one point.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const V: usize>(
+fn tile<S: Simd, const BLOCK: usize, const V: usize>(
     simd: S,
     weight: &[f32],
     x: &[f32],
     lane: usize,
-    first: usize,
     y: &mut [f32],
 ) {
-    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    let mut sums = [[simd.splat_f32s(0.0); V]; BLOCK];
     for (weight, x) in weight.chunks_exact(BLOCK).zip(x.chunks_exact(TILES)) {
         let (x, _) = S::as_simd_f32s(&x[lane..lane + V * S::F32_LANES]);
         let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
-        for r in 0..R {
-            let weight = simd.splat_f32s(weight[first + r]);
+        for r in 0..BLOCK {
+            let weight = simd.splat_f32s(weight[r]);
             for v in 0..V {
                 sums[r][v] = simd.mul_add_e_f32s(weight, x[v], sums[r][v]);
             }
         }
     }
-    for r in 0..R {
-        let to = &mut y[(first + r) * TILES + lane..][..V * S::F32_LANES];
+    for r in 0..BLOCK {
+        let to = &mut y[r * TILES + lane..][..V * S::F32_LANES];
         let (to, _) = S::as_mut_simd_f32s(to);
         for v in 0..V {
             to[v] = sums[r][v];
