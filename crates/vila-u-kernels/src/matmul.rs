@@ -374,25 +374,21 @@ fn pack<T: Number, const N: usize>(
                     |column: usize| &matrix.data[(first + column) * matrix.rows + from..][..length];
                 let mut column = 0;
                 while column < width {
-                    match width - column {
-                        8.. => pack_runs(
-                            panel,
-                            column,
-                            from_fn::<_, 8, _>(|c| run(column + c)),
-                            paired,
-                        ),
-                        6.. if N == 6 => pack_runs(
-                            panel,
-                            column,
-                            from_fn::<_, 6, _>(|c| run(column + c)),
-                            paired,
-                        ),
-                        _ => pack_runs(panel, column, [run(column)], paired),
-                    }
+                    let place = &mut *panel;
                     column += match width - column {
-                        8.. => 8,
-                        6.. if N == 6 => 6,
-                        _ => 1,
+                        8.. => pack_runs::<T, N, 8>(
+                            place,
+                            column,
+                            from_fn(|c| run(column + c)),
+                            paired,
+                        ),
+                        6 => pack_runs::<T, N, 6>(
+                            place,
+                            column,
+                            from_fn(|c| run(column + c)),
+                            paired,
+                        ),
+                        _ => pack_runs(place, column, [run(column)], paired),
                     };
                 }
             } else {
@@ -403,14 +399,14 @@ fn pack<T: Number, const N: usize>(
     );
 }
 
-/// `panel[k][column + c] = runs[c][k]`.
+/// `panel[k][column + c] = runs[c][k]`; returns the number of runs.
 #[inline(always)]
 fn pack_runs<T: Number, const N: usize, const C: usize>(
     panel: &mut [[f32; N]],
     column: usize,
     runs: [&[T]; C],
     paired: bool,
-) {
+) -> usize {
     if paired {
         let pairs = runs.map(|run| run.as_chunks::<2>());
         for (k, to) in panel.iter_mut().enumerate() {
@@ -423,13 +419,24 @@ fn pack_runs<T: Number, const N: usize, const C: usize>(
             }
         }
     } else {
-        let runs = runs.map(|run| &run[..panel.len()]);
-        for (k, to) in panel.iter_mut().enumerate() {
+        // In squares, which are transposed in registers.
+        let runs = runs.map(|run| run[..panel.len()].as_chunks::<8>());
+        let (squares, rest) = panel.as_chunks_mut::<8>();
+        for (k, square) in squares.iter_mut().enumerate() {
+            let numbers = runs.map(|(squares, _)| squares[k].map(T::single));
+            for (j, to) in square.iter_mut().enumerate() {
+                if let Some(to) = to[column..].first_chunk_mut::<C>() {
+                    *to = numbers.map(|run| run[j]);
+                }
+            }
+        }
+        for (k, to) in rest.iter_mut().enumerate() {
             for c in 0..C {
-                to[column + c] = runs[c][k].single();
+                to[column + c] = runs[c].1[k].single();
             }
         }
     }
+    C
 }
 
 /// `panel[k][c] = rows[k][first + c]`.
