@@ -411,8 +411,10 @@ fn pack_rows<T: Number, const N: usize>(
             // A whole array needs no call to copy memory.
             match row[first..].first_chunk::<N>() {
                 Some(whole) if width == N => {
-                    for c in 0..N {
-                        to[c] = whole[c].single();
+                    // Read whole before it is written, so that vectors are copied and not numbers.
+                    let whole = *whole;
+                    for (to, number) in to.iter_mut().zip(&whole) {
+                        *to = number.single();
                     }
                 }
                 _ => {
