@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use burn::module::Param;
 use burn::nn::{GroupNormConfig, LayerNormConfig};
-use burn::tensor::{Device, Distribution, Tensor, activation, module, ops::ConvOptions};
+use burn::tensor::{DType, Device, Distribution, Tensor, activation, module, ops::ConvOptions};
 use divan::{Bencher, Divan};
 use vila_u_kernels as kernels;
 
@@ -81,6 +81,23 @@ fn linear(bencher: Bencher, way: Way) {
         |x, w, b| kernels::linear(x, w, Some(b)),
         |x, w, b| module::linear(x, w, Some(b)),
     );
+}
+
+/// Rows of a batch that draws, through a large weight.
+const ROWS: [usize; 10] = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
+const WIDTH: usize = 4096;
+
+#[divan::bench(args = ROWS)]
+fn rows_f32(bencher: Bencher, rows: usize) {
+    let (x, weight) = (random([rows, WIDTH]), random([WIDTH, WIDTH]));
+    bencher.bench_local(|| kernels::linear(x.clone(), weight.clone(), None));
+}
+
+#[divan::bench(args = ROWS)]
+fn rows_bf16(bencher: Bencher, rows: usize) {
+    let (x, weight) = (random([rows, WIDTH]), random([WIDTH, WIDTH]));
+    let weight = weight.cast(DType::BF16).transpose();
+    bencher.bench_local(|| kernels::linear(x.clone(), weight.clone(), None));
 }
 
 #[divan::bench(args = WAYS)]

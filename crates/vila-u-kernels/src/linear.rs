@@ -9,8 +9,8 @@ use crate::math::simd;
 use crate::matmul::{Matrix, product};
 use crate::{bfloat16, quantized};
 
-/// Fewer rows than this leave no work to make up for packing the weight.
-pub(crate) const FEWEST_ROWS: usize = 16;
+/// Fewer rows than this leave no work to make up for packing the weight; Burn's product reads it as it lies.
+pub(crate) const FEWEST_ROWS: usize = 32;
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
 

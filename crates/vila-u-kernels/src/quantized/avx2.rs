@@ -27,35 +27,76 @@ pub(super) unsafe fn dot<const R: usize>(
     first: usize,
     sums: &mut [[f32; LANES]; R],
 ) {
+    match blocks {
+        Blocks::Q8_0 => dot_of::<false, R>(x, group, first, sums),
+        Blocks::Q4_0 => dot_of::<true, R>(x, group, first, sums),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_of<const NIBBLES: bool, const R: usize>(
+    x: &Activations,
+    group: Group,
+    first: usize,
+    sums: &mut [[f32; LANES]; R],
+) {
+    let columns = x.blocks * BLOCK;
+    let mut q: [&[[i8; BLOCK]]; R] = [&[]; R];
+    let mut own: [(&[f32], &[i32]); R] = [(&[], &[]); R];
+    for r in 0..R {
+        q[r] = x.q[(first + r) * columns..][..columns].as_chunks().0;
+        let row = (first + r) * x.blocks..(first + r + 1) * x.blocks;
+        own[r] = (&x.scales[row.clone()], &x.sums[row]);
+    }
     let mut totals = [[_mm256_setzero_ps(); 2]; R];
-    let ones = _mm256_set1_epi16(1);
     for (index, (scales, words)) in group.blocks().enumerate() {
+        let scales = scales.as_chunks::<16>().0;
         let mut products = [[_mm256_setzero_si256(); 2]; R];
-        for word in 0..BLOCK / 4 {
+        for (word, bytes) in words.as_chunks::<64>().0.iter().enumerate() {
             for half in 0..2 {
-                let w = weights(blocks, words, word, half);
-                let magnitude = _mm256_abs_epi8(w);
-                for r in 0..R {
-                    let at = ((first + r) * x.blocks + index) * BLOCK + 4 * word;
-                    let q = &x.q[at..at + 4];
-                    let q = i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]);
-                    // Neighbours' products add up to at most 2 * 128 * 127, which 16 bits hold.
-                    let signed = _mm256_sign_epi8(_mm256_set1_epi32(q), w);
-                    let pairs = _mm256_maddubs_epi16(magnitude, signed);
-                    let fours = _mm256_madd_epi16(pairs, ones);
-                    products[r][half] = _mm256_add_epi32(products[r][half], fours);
+                let bytes = &bytes.as_chunks::<32>().0[half];
+                // SAFETY: 32 bytes.
+                let w = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+                if NIBBLES {
+                    let mask = _mm256_set1_epi8(15);
+                    let low = _mm256_and_si256(w, mask);
+                    let high = _mm256_and_si256(_mm256_srli_epi16(w, 4), mask);
+                    for r in 0..R {
+                        // All of a block's add up to at most 16 * 15 * 127, which 16 bits hold.
+                        let pairs = _mm256_maddubs_epi16(low, four(&q[r][index], word));
+                        products[r][half] = _mm256_add_epi16(products[r][half], pairs);
+                        let q = four(&q[r][index], word + BLOCK / 8);
+                        let pairs = _mm256_maddubs_epi16(high, q);
+                        products[r][half] = _mm256_add_epi16(products[r][half], pairs);
+                    }
+                } else {
+                    let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                    let magnitude = _mm256_abs_epi8(w);
+                    for r in 0..R {
+                        // Neighbours' products add up to at most 2 * 128 * 127, which 16 bits hold.
+                        let signed = _mm256_sign_epi8(four(&q[r][index], word), w);
+                        let pairs = _mm256_maddubs_epi16(magnitude, signed);
+                        let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                        products[r][half] = _mm256_add_epi32(products[r][half], fours);
+                    }
                 }
             }
         }
         for half in 0..2 {
-            let scales = &scales[16 * half..16 * half + 16];
-            // SAFETY: 16 bytes, as just cut.
-            let scales = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast())) };
+            // SAFETY: 16 bytes.
+            let scales = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(scales[half].as_ptr().cast())) };
             for r in 0..R {
-                let own = _mm256_set1_ps(x.scales[(first + r) * x.blocks + index]);
-                let products = _mm256_cvtepi32_ps(products[r][half]);
-                let scale = _mm256_mul_ps(scales, own);
-                totals[r][half] = _mm256_fmadd_ps(products, scale, totals[r][half]);
+                let mut product = products[r][half];
+                if NIBBLES {
+                    // Nibbles are stored plus 8.
+                    let offset = _mm256_set1_epi32(8 * own[r].1[index]);
+                    let fours = _mm256_madd_epi16(product, _mm256_set1_epi16(1));
+                    product = _mm256_sub_epi32(fours, offset);
+                }
+                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(own[r].0[index]));
+                let product = _mm256_cvtepi32_ps(product);
+                totals[r][half] = _mm256_fmadd_ps(product, scale, totals[r][half]);
             }
         }
     }
@@ -70,22 +111,10 @@ pub(super) unsafe fn dot<const R: usize>(
     }
 }
 
-/// The signed weights of one word of half of the outputs.
+/// Four bytes of a row, for every output.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn weights(blocks: Blocks, words: &[u8], word: usize, half: usize) -> __m256i {
-    let load = |word: usize| {
-        let bytes = &words[(2 * word + half) * 32..][..32];
-        // SAFETY: 32 bytes, as just cut.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-    };
-    const WORDS: usize = BLOCK / 8;
-    let nibbles = |bytes: __m256i| {
-        let nibbles = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
-        _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8))
-    };
-    match blocks {
-        Blocks::Q8_0 => _mm256_xor_si256(load(word), _mm256_set1_epi8(-128)),
-        Blocks::Q4_0 if word < WORDS => nibbles(load(word)),
-        Blocks::Q4_0 => nibbles(_mm256_srli_epi16(load(word - WORDS), 4)),
-    }
+fn four(q: &[i8; BLOCK], word: usize) -> __m256i {
+    let q = q.as_chunks::<4>().0[word].map(|q| q as u8);
+    _mm256_set1_epi32(i32::from_le_bytes(q))
 }

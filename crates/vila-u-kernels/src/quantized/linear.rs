@@ -179,35 +179,41 @@ mod tests {
         }
     }
 
-    /// Every instruction set computes the same integers, so only sums round differently.
+    /// Every instruction set computes the same integers, so only sums round differently; with the largest
+    /// integers too.
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn every_instruction_set_agrees() {
-        for blocks in [Blocks::Q8_0, Blocks::Q4_0] {
-            let (inputs, outputs, rows) = (32 * 19, LANES, 8);
-            let x = Activations::new(&numbers(rows * inputs, 6), inputs);
-            let bytes = blocks.quantize(&numbers(outputs * inputs, 7)).unwrap();
-            let row = blocks.row(inputs).unwrap();
-            let mut packed = vec![0; packed::size(outputs, row)];
-            packed::pack(blocks, &bytes, row, &mut packed);
-            let group = Group::new(blocks, &packed, row, 0);
-            let mut plain = [[0.0; LANES]; 8];
-            portable::dot(blocks, &x, group, 0, &mut plain);
-            let check = |name: &str, sums: [[f32; LANES]; 8]| {
-                let off = distance(sums.as_flattened(), plain.as_flattened());
-                assert!(off < 1e-5, "{name} {blocks:?}: {off}");
-            };
-            let mut sums = [[0.0; LANES]; 8];
-            if avx2::is_here() {
-                // SAFETY: the CPU has what it needs.
-                unsafe { avx2::dot(blocks, &x, group, 0, &mut sums) };
-                check("AVX2", sums);
-            }
-            sums = [[0.0; LANES]; 8];
-            if avx512::is_here() {
-                // SAFETY: the CPU has what it needs.
-                unsafe { avx512::dot(blocks, &x, group, 0, &mut sums) };
-                check("AVX-512", sums);
+        let (inputs, outputs, rows) = (32 * 19, LANES, 8);
+        let mut largest = vec![7.0; outputs * inputs];
+        largest.iter_mut().step_by(BLOCK).for_each(|w| *w = -8.0);
+        let random = (numbers(rows * inputs, 6), numbers(outputs * inputs, 7));
+        for (x, weights) in [random, (vec![1.0; rows * inputs], largest)] {
+            for blocks in [Blocks::Q8_0, Blocks::Q4_0] {
+                let x = Activations::new(&x, inputs);
+                let bytes = blocks.quantize(&weights).unwrap();
+                let row = blocks.row(inputs).unwrap();
+                let mut packed = vec![0; packed::size(outputs, row)];
+                packed::pack(blocks, &bytes, row, &mut packed);
+                let group = Group::new(blocks, &packed, row, 0);
+                let mut plain = [[0.0; LANES]; 8];
+                portable::dot(blocks, &x, group, 0, &mut plain);
+                let check = |name: &str, sums: [[f32; LANES]; 8]| {
+                    let off = distance(sums.as_flattened(), plain.as_flattened());
+                    assert!(off < 1e-5, "{name} {blocks:?}: {off}");
+                };
+                let mut sums = [[0.0; LANES]; 8];
+                if avx2::is_here() {
+                    // SAFETY: the CPU has what it needs.
+                    unsafe { avx2::dot(blocks, &x, group, 0, &mut sums) };
+                    check("AVX2", sums);
+                }
+                sums = [[0.0; LANES]; 8];
+                if avx512::is_here() {
+                    // SAFETY: the CPU has what it needs.
+                    unsafe { avx512::dot(blocks, &x, group, 0, &mut sums) };
+                    check("AVX-512", sums);
+                }
             }
         }
     }

@@ -18,26 +18,38 @@ const SCALES: usize = 2 * LANES;
 ///
 /// `packed`: as many bytes as [`size`] says, all 0.
 pub(super) fn pack(blocks: Blocks, rows: &[u8], row: usize, packed: &mut [u8]) {
-    let (count, quants) = (row / blocks.bytes(), blocks.bytes() - 2);
     packed
         .par_chunks_exact_mut(LANES * row)
         .zip(rows.par_chunks(LANES * row))
-        .for_each(|(group, rows)| {
-            let (scales, words) = group.split_at_mut(count * SCALES);
-            for (lane, row) in rows.chunks_exact(row).enumerate() {
-                for (block, bytes) in row.chunks_exact(blocks.bytes()).enumerate() {
-                    scales[block * SCALES + 2 * lane..][..2].copy_from_slice(&bytes[..2]);
-                    let words = &mut words[block * quants * LANES..][..quants * LANES];
-                    for (word, bytes) in bytes[2..].as_chunks::<4>().0.iter().enumerate() {
-                        let bytes = match blocks {
-                            Blocks::Q8_0 => bytes.map(|byte| byte ^ 0x80),
-                            Blocks::Q4_0 => *bytes,
-                        };
-                        words[(word * LANES + lane) * 4..][..4].copy_from_slice(&bytes);
-                    }
-                }
-            }
+        .for_each(|(group, rows)| match blocks {
+            Blocks::Q8_0 => pack_group::<{ BLOCK / 4 }>(group, rows, row, 0x8080_8080),
+            Blocks::Q4_0 => pack_group::<{ BLOCK / 8 }>(group, rows, row, 0),
         });
+}
+
+/// Blocks of so many words, in which the bits of `flip` are turned over.
+fn pack_group<const WORDS: usize>(group: &mut [u8], rows: &[u8], row: usize, flip: u32) {
+    let size = 2 + 4 * WORDS;
+    let (scales, words) = group.split_at_mut(row / size * SCALES);
+    let scales = scales.as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
+    let words = words.as_chunks_mut::<4>().0.as_chunks_mut::<LANES>().0;
+    let words = words.as_chunks_mut::<WORDS>().0;
+    for (block, (scales, words)) in scales.iter_mut().zip(words).enumerate() {
+        // Block by block: what is written, and a little of every row, stays in the nearest cache.
+        let mut quants = [[0; WORDS]; LANES];
+        for ((row, scale), quants) in rows.chunks_exact(row).zip(scales).zip(&mut quants) {
+            let bytes = &row[block * size..][..size];
+            *scale = [bytes[0], bytes[1]];
+            for (quant, bytes) in quants.iter_mut().zip(bytes[2..].as_chunks().0) {
+                *quant = u32::from_ne_bytes(*bytes) ^ flip;
+            }
+        }
+        for word in 0..WORDS {
+            for lane in 0..LANES {
+                words[word][lane] = quants[lane][word].to_ne_bytes();
+            }
+        }
+    }
 }
 
 /// Bytes of `outputs` packed rows.

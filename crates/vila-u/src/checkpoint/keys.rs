@@ -87,6 +87,11 @@ impl Part {
         (depth > 0).then(|| format!("rqvaesiglip.quantizer.codebooks.0.{name}"))
     }
 
+    /// Whether `key` belongs to an encoder of the tower, of images or of texts.
+    pub fn is_encoder(key: &str) -> bool {
+        key.starts_with("rqvaesiglip.siglip_model.")
+    }
+
     /// Buffers that older versions of the authors' libraries stored: derived, not parameters.
     pub fn is_buffer(key: &str) -> bool {
         key.ends_with(".rotary_emb.inv_freq") || key.ends_with(".embeddings.position_ids")

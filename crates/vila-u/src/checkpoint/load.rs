@@ -42,7 +42,8 @@ pub struct Tower {
 /// that is how the weights of linear layers and embedding tables are held; all others are f32 there, and
 /// so is everything computed.
 ///
-/// All parts are checked before the first weight is read; peak memory is the model and one tensor.
+/// All parts are checked before the first weight is read; peak memory is the model and one tensor. The
+/// tower's encoders are read when they are first used.
 ///
 /// # Errors
 /// One error that names the file and the field or tensor at fault.

@@ -53,7 +53,7 @@ pub struct Tensors {
 }
 
 /// A tensor in a file, its values not read yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stored {
     pub file: PathBuf,
     /// The dtype as the format spells it ("F32", "BF16", ...).
@@ -66,7 +66,7 @@ pub struct Stored {
     values: Values,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Values {
     Mapped { file: Bytes, range: Range<usize> },
     Pytorch(pytorch_reader::Tensor),
@@ -191,6 +191,11 @@ impl Stored {
     /// The floating-point type of the values; None for those in blocks.
     pub fn float(&self) -> Option<DType> {
         self.float
+    }
+
+    /// Whether [`Stored::read`] cannot fail: floats in mapped memory, which has been found to hold them.
+    pub fn is_certain(&self) -> bool {
+        self.float.is_some() && !matches!(self.values, Values::Pytorch(_))
     }
 
     /// The blocks that the values of this parameter are in.

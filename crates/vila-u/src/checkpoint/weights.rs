@@ -101,7 +101,8 @@ impl Opened {
 
     /// Loads the weights in `format`, whatever they are stored as, except that weights stored in blocks
     /// stay in them. On the CPU that is the format of the linear layers' weights and of embedding
-    /// tables; all others are f32 there.
+    /// tables; all others are f32 there. Weights of the tower's encoders are read when first used, where
+    /// that cannot fail: drawing needs neither, a question one.
     ///
     /// # Errors
     /// When values cannot be read. The module is unchanged then.
@@ -441,40 +442,70 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn load<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>> {
-        let (opened, part) = (self.opened, self.opened.part);
+    fn load<const D: usize>(&self, param: Param<Tensor<D>>) -> Result<Param<Tensor<D>>> {
+        let (part, format) = (self.opened.part, self.format);
         let key = self.position.key(part);
-        let stored = opened.stored(&key).ok_or_else(|| {
+        let stored = self.opened.stored(&key).ok_or_else(|| {
             let reason = format!("tensor `{key}` is missing");
-            Error::invalid(&opened.tensors.path, reason)
+            Error::invalid(&self.opened.tensors.path, reason)
         })?;
-        let parameter = self.position.parameter(param.lazy_shape().to_vec());
-        let tensor = self.tensor(stored, &key, &parameter, &param.lazy_device());
-        stored.release();
+        let incoming = Incoming {
+            parameter: self.position.parameter(param.lazy_shape().to_vec()),
+            key,
+            stored: stored.clone(),
+            part,
+            format,
+        };
+        let (id, device) = (param.id, param.lazy_device());
+        if !(Part::is_encoder(&incoming.key) && stored.is_certain()) {
+            return Ok(param.transform_for_load(incoming.read(&device)?, id));
+        }
+        let shape = param.lazy_shape();
+        let read = move |device: &Device, require_grad| match incoming.read(device) {
+            Ok(tensor) => tensor.set_require_grad(require_grad),
+            Err(error) => unreachable!("{error}"),
+        };
+        Ok(Param::uninitialized(id, read, device, true, shape))
+    }
+}
+
+/// A parameter on its way in.
+struct Incoming {
+    key: String,
+    parameter: Parameter,
+    stored: Stored,
+    part: Part,
+    format: Format,
+}
+
+impl Incoming {
+    fn read<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
+        let tensor = self.tensor(device);
+        self.stored.release();
         tensor
     }
 
-    fn tensor<const D: usize>(
-        &self,
-        stored: &Stored,
-        key: &str,
-        parameter: &Parameter,
-        device: &Device,
-    ) -> Result<Tensor<D>> {
-        let part = self.opened.part;
+    fn tensor<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
+        let Self {
+            key,
+            parameter,
+            stored,
+            part,
+            format,
+        } = self;
         let cpu = *device == Device::flex();
         let blocks = stored.blocks(parameter).filter(|_| cpu);
-        if let Some(blocks) = blocks.or_else(|| parameter.blocks(part, key, self.format)) {
+        if let Some(blocks) = blocks.or_else(|| parameter.blocks(*part, key, *format)) {
             let rows = stored.read_blocks(key, parameter, blocks)?;
             return Ok(Tensor::from_dispatch(
                 quantized(blocks, rows).into_dispatch(),
             ));
         }
         // The CPU computes in f32, but reads the weights of linear layers, and tables, as they are stored.
-        let narrow = cpu && self.format != Format::F32;
-        let dtype = match narrow && !parameter.is_held(part, key) {
+        let narrow = cpu && *format != Format::F32;
+        let dtype = match narrow && !parameter.is_held(*part, key) {
             true => DType::F32,
-            false => self.format.float(),
+            false => format.float(),
         };
         if !narrow {
             let data = stored.read(key, parameter, dtype, parameter.linear)?;
@@ -503,11 +534,8 @@ impl ModuleMapper for Loader<'_> {
         if self.error.is_some() {
             return param;
         }
-        match self.load(&param) {
-            Ok(tensor) => {
-                let id = param.id;
-                param.transform_for_load(tensor, id)
-            }
+        match self.load(param.clone()) {
+            Ok(loaded) => loaded,
             Err(error) => {
                 self.error = Some(error);
                 param

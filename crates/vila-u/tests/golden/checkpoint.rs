@@ -106,6 +106,24 @@ fn assert_refused(folder: &Path, words: &[&str]) {
 }
 
 #[test]
+fn encoders_are_read_when_they_are_first_used() {
+    let model = load(&original()).unwrap().model;
+    let encoders = &model.vision_tower.rqvaesiglip.siglip_model;
+    let texts = &encoders.text_model.head.weight;
+    let images = &encoders.vision_model.encoder.layers[0].mlp.fc1.weight;
+    assert!(!texts.is_initialized() && !images.is_initialized());
+    assert!(model.llm.model.norm.gamma.is_initialized());
+    let (_, _, shape, stored) = read_tensors(&original().join("vision_tower/model.safetensors"))
+        .into_iter()
+        .find(|(key, ..)| key == "rqvaesiglip.siglip_model.text_model.head.weight")
+        .unwrap();
+    let read = texts.val().transpose();
+    assert_eq!(read.dims().to_vec(), shape);
+    assert!(read.into_data().as_bytes() == stored);
+    assert!(!images.is_initialized());
+}
+
+#[test]
 fn saved_as_it_was_loaded() {
     let loaded = load(&original()).unwrap();
     let target = tempfile::tempdir().unwrap();
