@@ -164,7 +164,7 @@ pub(crate) struct Drawer<'m> {
 /// Where codes are chosen: nothing waits for a GPU, and on the CPU the host is fastest.
 enum Choice {
     Host(Vec<Sampler>),
-    Device(DeviceSampler),
+    Device(Box<DeviceSampler>),
 }
 
 impl<'m> Drawer<'m> {
@@ -180,7 +180,10 @@ impl<'m> Drawer<'m> {
             guidance,
             choice: match device == Device::flex() {
                 true => Choice::Host(Sampler::rows(sampling, seed, images)),
-                false => Choice::Device(DeviceSampler::new(sampling, seed, images, &device)),
+                false => {
+                    let sampler = DeviceSampler::new(sampling, seed, images, &device);
+                    Choice::Device(Box::new(sampler))
+                }
             },
             cache: model.vision_tower.rqtransformer.cache(rows),
             codes: Vec::new(),
