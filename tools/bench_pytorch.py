@@ -1,13 +1,15 @@
-"""Times plain PyTorch modules of VILA-U's shapes, eager, on the CPU.
+"""Times plain PyTorch modules of VILA-U's shapes, eager, on the CPU or a CUDA device.
 
     python tools/bench_pytorch.py --suite decode --dtype bf16 --json
+    python tools/bench_pytorch.py --device cuda --suite draw --model vila-u-7b-256 --dtype f16
 
-One line a case: the best of several runs with the better number of threads. Suites and cases have
+One line a case: the best of several runs, on the CPU with the better number of threads. Suites and cases have
 the names that `vila-u bench` gives them; tools/README.md says what each one is.
 """
 
 import argparse
 import os
+import sys
 from dataclasses import replace
 
 import torch
@@ -17,13 +19,14 @@ from torch import nn
 from peer.depth import DepthTransformer
 from peer.language import Cache, Llama
 from peer.layers import random_weights
-from peer.sizes import DEPTH_256, DEPTH_384, DEPTH_NANO, LLAMA_2_7B, LLAMA_NANO
-from peer.sizes import NANO_PROMPT, TOWER_256, TOWER_384, TOWER_NANO
+from peer.sizes import DEPTH_256, DEPTH_384, DEPTH_NANO, LLAMA_2_7B, MODELS, PROMPT
+from peer.sizes import TOWER_256, TOWER_384, TOWER_NANO
 from peer.timing import Bench, flop
 from peer.tower import TextModel, VisionTower
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 BUFFER = 2 << 30  # bytes; far more than a cache holds
+LONGEST = 60.0  # seconds of a drawing; what takes longer is left out
 
 
 def size(module):
@@ -99,38 +102,55 @@ def tower(bench, name, dtype):
             bench.case("tower", f"{part}_{config.image}", name, work, rates)
 
 
-class Nano(nn.Module):
-    """The nano model's language half."""
+class Drawer(nn.Module):
+    """The language half of a model that draws."""
 
-    def __init__(self):
+    def __init__(self, llm, depth):
         super().__init__()
-        self.llm = Llama(LLAMA_NANO)
-        self.projector = nn.Sequential(nn.Linear(192, 256), nn.GELU(), nn.Linear(256, 256))
-        self.depth = DepthTransformer(DEPTH_NANO)
+        self.llm = Llama(llm)
+        width, hidden = depth.code_width, llm.hidden
+        self.projector = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+        )
+        self.depth = DepthTransformer(depth)
 
 
-def nano(bench, name, dtype):
-    model = random_weights(Nano, dtype)
-    vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), dtype)
-    codebooks, total = vision.quantizer.rows(), TOWER_NANO.grid**2
+def draw(bench, name, dtype, model):
+    llm, depth, tower = MODELS[model]
+    drawer = random_weights(lambda: Drawer(llm, depth), dtype)
+    shared = model != "nano"
+    vision = random_weights(lambda: VisionTower(tower, shared_codebook=shared), dtype)
+    codebooks = vision.quantizer.rows()
 
-    def draw(images):
-        rows = 2 * images
-        cache = Cache(LLAMA_NANO, rows, NANO_PROMPT + total, dtype)
-        x = model.llm.embed_tokens(torch.randint(3, 891, (rows, NANO_PROMPT)))
-        positions = torch.arange(NANO_PROMPT).expand(rows, -1)
+    def draw(images, frames=1):
+        rows, total = 2 * images, frames * tower.grid**2
+        cache = Cache(llm, rows, PROMPT + total, dtype)
+        x = drawer.llm.embed_tokens(torch.randint(3, 891, (rows, PROMPT)))
+        positions = torch.arange(PROMPT).expand(rows, -1)
         features = []
         for index in range(total):
-            hidden = model.llm(x, positions, cache=cache)[:, -1]
-            feature = model.depth.draw(hidden, codebooks)
+            hidden = drawer.llm(x, positions, cache=cache)[:, -1]
+            feature = drawer.depth.draw(hidden, codebooks)
             features.append(feature[:images])
-            x = model.projector(feature)[:, None]
-            positions = torch.full((rows, 1), NANO_PROMPT + index)
-        return vision.decoder(torch.stack(features, 1))
+            x = drawer.projector(feature)[:, None]
+            positions = torch.full((rows, 1), PROMPT + index)
+        features = torch.stack(features, 1).unflatten(1, (frames, -1)).flatten(0, 1)
+        return vision.decoder(features)
 
-    for images in (1, 16):
-        rates = lambda s: {"images_per_s": images / s}
-        bench.case("nano", f"draw_{images}", name, lambda: draw(images), rates)
+    each = 0.0  # seconds, as the case before tells
+    for case, images, frames in (
+        ("draw_1", 1, 1), ("video_8", 1, 8), ("draw_4", 4, 1), ("draw_16", 16, 1), ("draw_64", 64, 1),
+    ):  # fmt: skip
+        every = images * frames
+        if each * every > LONGEST:
+            print(f"draw {case} is left out: about {each * every:.0f} s", file=sys.stderr)
+            continue
+        rates = lambda s: {"images_per_s": every / s}
+        try:
+            each = bench.case("draw", case, name, lambda: draw(images, frames), rates) / every
+        except torch.OutOfMemoryError as error:
+            print(f"draw {case} is left out: {error}", file=sys.stderr)
+            torch.cuda.empty_cache()
 
 
 def optimizer_step(parameters, loss, dtype):
@@ -141,7 +161,9 @@ def optimizer_step(parameters, loss, dtype):
 
     def step():
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(
+            parameters[0].device.type, torch.bfloat16, enabled=dtype == torch.bfloat16
+        ):
             total = loss()
         total.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -151,6 +173,8 @@ def optimizer_step(parameters, loss, dtype):
 
 
 def train(bench, name, dtype):
+    if dtype == torch.float16:
+        return  # needs its loss scaled: recipes train in f32 or bf16
     for case, batch, (parameters, loss) in (
         ("nano_tower", 32, tower_objective(32)),
         ("nano_language", 16, language_objective(16)),
@@ -188,11 +212,11 @@ def language_objective(batch):
 
     The pictures are new, so the frozen tower encodes them first.
     """
-    model = random_weights(Nano, torch.float32)
+    model = random_weights(lambda: Drawer(*MODELS["nano"][:2]), torch.float32)
     vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), torch.float32)
     visual, reply = TOWER_NANO.grid**2, 4  # positions of an image; text targets of a sample
     drawings = batch * 11 // 16
-    before, after = NANO_PROMPT, 4
+    before, after = PROMPT, 4
     length = before + visual + after
     ids = torch.randint(3, 891, (batch, before + after))
     pixels = torch.rand(batch, 3, TOWER_NANO.image, TOWER_NANO.image) * 2 - 1
@@ -228,23 +252,26 @@ def main():
         "decode": lambda *args: decode(*args, layers=options.layers),
         "depth": depth,
         "tower": tower,
-        "nano": nano,
+        "draw": lambda *args: draw(*args, model=options.model),
         "train": train,
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--suite", choices=[*suites, "all"], default="all")
-    parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both")
-    parser.add_argument("--layers", type=int, default=4, help="LLaMA layers that are timed")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both", help="both: f32, bf16")
+    parser.add_argument("--layers", type=int, default=4, help="LLaMA layers that decode times")
+    parser.add_argument("--model", choices=MODELS, default="nano", help="what suite draw draws with")
     parser.add_argument("--seconds", type=float, default=1.5, help="at least, a case")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=sorted({os.cpu_count(), 1}, reverse=True)
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
+    torch.set_default_device(options.device)
     torch.manual_seed(0)
-    bench = Bench(options.threads, options.seconds, options.json)
+    bench = Bench(options.device, options.threads, options.seconds, options.json)
     for suite in suites if options.suite == "all" else [options.suite]:
-        for dtype in DTYPES if options.dtype == "both" else [options.dtype]:
+        for dtype in ("f32", "bf16") if options.dtype == "both" else [options.dtype]:
             with torch.inference_mode(suite != "train"):
                 suites[suite](bench, dtype, DTYPES[dtype])
 

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 
 
 def random_weights(build, dtype):
-    """The module that `build()` makes, with weights that keep activations near 1.
+    """The module that `build()` makes on the default device, with weights that keep activations near 1.
 
     Made without memory first, so that no time goes into initialisations that are thrown away.
     """
     with torch.device("meta"):
         module = build()
-    module = module.to(dtype).to_empty(device="cpu").eval()
+    module = module.to(dtype).to_empty(device=torch.get_default_device()).eval()
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
         with torch.no_grad():
             if parameter.dim() >= 2:

@@ -95,4 +95,10 @@ TOWER_NANO = TowerConfig(
     decoder_grid=8,
 )
 # Tokens before the first visual one: the system prompt, a caption, the token that starts an image.
-NANO_PROMPT = 44
+PROMPT = 44
+
+# What draws: the language model, the depth transformer and the tower.
+MODELS = {
+    "nano": (LLAMA_NANO, DEPTH_NANO, TOWER_NANO),
+    "vila-u-7b-256": (LLAMA_2_7B, DEPTH_256, TOWER_256),
+}

@@ -9,13 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Bench:
-    """Times cases with each number of threads and prints the better one."""
+    """Times cases on a device, on the CPU with each number of threads, and prints the best."""
 
-    def __init__(self, threads, seconds, as_json):
-        self.threads, self.seconds, self.as_json = threads, seconds, as_json
+    def __init__(self, device, threads, seconds, as_json):
+        self.device, self.seconds, self.as_json = torch.device(device), seconds, as_json
+        self.threads = threads if self.device.type == "cpu" else threads[:1]
+        self.name = "cpu"
+        if self.device.type == "cuda":
+            self.name = torch.cuda.get_device_name(self.device)
 
     def case(self, suite, name, dtype, work, rates=lambda seconds: {}):
-        """rates: what follows from the seconds that `work` takes."""
+        """The seconds that `work` takes; rates: what follows from them."""
         best = None
         for threads in self.threads:
             torch.set_num_threads(threads)
@@ -28,6 +32,7 @@ class Bench:
             "suite": suite,
             "case": name,
             "dtype": dtype,
+            "device": self.name,
             "threads": threads,
             "ms": round(1e3 * seconds, 3),  # the best run
             "median_ms": round(1e3 * median, 3),
@@ -37,24 +42,27 @@ class Bench:
         if self.as_json:
             print(json.dumps(line), flush=True)
         else:
-            rest = "  ".join(f"{key} {value}" for key, value in list(line.items())[5:])
-            print(f"{suite:8} {name:14} {dtype:5} {threads} threads  {rest}", flush=True)
+            rest = "  ".join(f"{key} {value}" for key, value in list(line.items())[6:])
+            where = f"{threads} threads" if self.device.type == "cpu" else self.name
+            print(f"{suite:8} {name:14} {dtype:5} {where}  {rest}", flush=True)
+        return seconds
 
     def times(self, work, hopeless):
         """Seconds of each run after a first one, which alone counts where it is hopeless."""
-        first = clock(work)
+        first = self.clock(work)
         if first > hopeless:
             return [first]
-        times = [clock(work)]
+        times = [self.clock(work)]
         while sum(times) < self.seconds or len(times) < 2:
-            times.append(clock(work))
+            times.append(self.clock(work))
         return times
 
-
-def clock(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def clock(self, work):
+        start = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
 
 
 def flop(work):

@@ -310,7 +310,7 @@ pub struct EvalNano {
 
 #[derive(Args)]
 pub struct Bench {
-    /// decode, depth or tower of --model; train, nano or growth of the nano model; or all
+    /// decode, depth, tower or draw of --model; train, nano or growth of the nano model; or all
     #[arg(long, default_value = "all")]
     pub suite: String,
     /// A folder for the result as bench.json, and for plots of growth

@@ -6,7 +6,7 @@
 //! With `dP = dO V'`: `dS = P (dP - sum_k P dP)`, `dQ = s dS K`, `dK = s dS' Q`, `dV = P' dO`.
 
 use burn::backend::{BackendTensor, DispatchTensorKind, flex::FlexTensor};
-use burn::tensor::{Bool, Tensor, activation};
+use burn::tensor::{Bool, DType, Tensor, activation};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
@@ -35,7 +35,8 @@ const UNSEEN: f32 = -1e30;
 ///   neighbouring query heads share one key head
 /// - `mask`: `true` where a query may *not* look, broadcastable to `[batch, heads, queries, keys]`
 ///
-/// A query that may look nowhere gets the mean of the values.
+/// A query that may look nowhere gets the mean of the values. The softmax is computed in `f32` whatever the
+/// inputs are.
 ///
 /// Returns `[batch, heads, queries, head_dim]`.
 pub fn attention(
@@ -94,7 +95,8 @@ fn composed(
     // Grouped heads become extra query rows of their key head: no key or value is copied.
     let group = heads / kv_heads;
     let grouped = query.reshape([batch, kv_heads, group * queries, head_dim]);
-    let scores = (grouped * scale).matmul(key.transpose());
+    let dtype = value.dtype();
+    let scores = (grouped * scale).matmul(key.transpose()).cast(DType::F32);
     let scores = match mask {
         None => scores,
         Some(mask) => {
@@ -103,7 +105,7 @@ fn composed(
             scores.mask_fill(mask, UNSEEN)
         }
     };
-    let out = activation::softmax(scores, 3).matmul(value);
+    let out = activation::softmax(scores, 3).cast(dtype).matmul(value);
     out.reshape([batch, heads, queries, head_dim])
 }
 

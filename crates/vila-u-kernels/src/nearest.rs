@@ -4,7 +4,7 @@
 //! vectors few: the vectors are laid out in panels, side by side, and every row is read once, where
 //! it is.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use pulp::Simd;
 use rayon::prelude::*;
 
@@ -50,7 +50,10 @@ pub fn nearest(vectors: Tensor<2>, rows: Tensor<2>, choices: usize) -> Tensor<1,
             let found = search(values(&vectors), rows, channels, count);
             Tensor::from_data(TensorData::new(found, [count]), &device)
         }
-        _ => composed(vectors, rows.narrow(0, 0, choices)),
+        _ => composed(
+            vectors.cast(DType::F32),
+            rows.narrow(0, 0, choices).cast(DType::F32),
+        ),
     }
 }
 

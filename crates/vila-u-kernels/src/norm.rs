@@ -1,4 +1,5 @@
-//! Normalisations, each with its affine map (and, for images, the SiLU that follows) in one pass.
+//! Normalisations, each with its affine map (and, for images, the SiLU that follows) in one pass. Statistics
+//! are `f32` whatever the inputs are.
 //!
 //! With `h = (x - mean) / sd` and `y = f(gamma h + beta)`, the gradient through the statistics is
 //! `dx = (g - mean(g) - h mean(g h)) / sd` where `g = gamma f'(..) dy`; means over what was
@@ -61,12 +62,21 @@ fn run_group_norm(
     };
     let x = Tensor::<4>::from_dispatch(x);
     let shape @ [batch, channels, height, width] = x.dims();
-    let x = x.reshape([batch, groups, channels / groups * height * width]);
-    let (variance, mean) = x.clone().var_mean_bias(2);
-    let y = (x - mean) / (variance + epsilon).sqrt();
+    let y = standardised(
+        x.reshape([batch, groups, channels / groups * height * width]),
+        epsilon,
+    );
     let y = y.reshape(shape) * Tensor::<1>::from_dispatch(gamma).reshape([1, channels, 1, 1])
         + Tensor::<1>::from_dispatch(beta).reshape([1, channels, 1, 1]);
     if silu { activation::silu(y) } else { y }
+}
+
+/// The last dimension with mean 0 and variance 1, out of Burn's operations.
+fn standardised<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let (variance, mean) = x.clone().var_mean_bias(D - 1);
+    ((x - mean) / (variance + epsilon).sqrt()).cast(dtype)
 }
 
 /// Normalises the last dimension to mean 0 and variance 1, then scales and shifts each column.
@@ -87,9 +97,8 @@ pub fn layer_norm<const D: usize>(
     match run_layer_norm(epsilon, inputs) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
         Outcome::Elsewhere([x, gamma, beta]) => {
-            let x = Tensor::<D>::from_dispatch(x);
-            let (variance, mean) = x.clone().var_mean_bias(D - 1);
-            (x - mean) / (variance + epsilon).sqrt() * Tensor::<1>::from_dispatch(gamma).unsqueeze()
+            standardised(Tensor::<D>::from_dispatch(x), epsilon)
+                * Tensor::<1>::from_dispatch(gamma).unsqueeze()
                 + Tensor::<1>::from_dispatch(beta).unsqueeze()
         }
     }

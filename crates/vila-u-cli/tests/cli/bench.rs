@@ -35,20 +35,37 @@ fn the_nano_suite_times_what_a_first_try_costs() {
     for field in ["read_gb_per_s", "copy_gb_per_s", "matmul_gflop_per_s"] {
         positive(&report["machine"], field);
     }
-    for name in ["start", "draw_1", "draw_16", "first_token"] {
+    for name in ["start", "first_token"] {
         let case = case(report, name);
         assert_eq!(case["suite"], "nano");
         assert!(positive(case, "ms") <= positive(case, "median_ms"));
         assert!(positive(case, "runs") >= 2.0);
     }
-    let rate = positive(case(report, "draw_16"), "images_per_s");
-    let seconds = positive(case(report, "draw_16"), "ms") / 1e3;
-    assert!((rate * seconds - 16.0).abs() < 1e-6);
     if cfg!(target_os = "linux") {
         positive(&report["peak_memory"], "nano");
     }
     let written = fs::read(folder.path().join("report/bench.json")).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), *report);
+}
+
+#[test]
+fn the_draw_suite_times_images_at_once_and_a_video() {
+    let folder = TempDir::new().unwrap();
+    let report = &recorded_json(folder.path(), &["bench", "--suite", "draw"])[0];
+    for (name, images) in [
+        ("draw_1", 1.0),
+        ("draw_4", 4.0),
+        ("draw_16", 16.0),
+        ("draw_64", 64.0),
+        ("video_8", 8.0),
+    ] {
+        let case = case(report, name);
+        assert_eq!(case["suite"], "draw");
+        assert!(positive(case, "ms") <= positive(case, "median_ms"));
+        assert!(positive(case, "runs") >= 2.0);
+        let seconds = positive(case, "ms") / 1e3;
+        assert!((positive(case, "images_per_s") * seconds - images).abs() < 1e-6);
+    }
 }
 
 #[test]

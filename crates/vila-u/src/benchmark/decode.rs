@@ -18,14 +18,15 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let width = config.llm.hidden_size;
     let normal = Distribution::Normal(0.0, 1.0);
 
+    let dtype = llm.dtype();
     let mut cache = llm.cache(ROWS, PAST + 1);
     let shape = [ROWS, config.llm.kv_heads(), PAST, config.llm.head_dim()];
     for layer in 0..config.llm.num_hidden_layers {
-        let random = || Tensor::random(shape, normal, device);
+        let random = || Tensor::random(shape, normal, (device, dtype));
         cache.append(layer, [random(), random()]);
     }
     cache.advance(PAST);
-    let embeds = Tensor::<3>::random([ROWS, 1, width], normal, device);
+    let embeds = Tensor::<3>::random([ROWS, 1, width], normal, (device, dtype));
     let positions = TensorData::from([[PAST as i64]; ROWS]);
     let positions = Tensor::<2, Int>::from_data(positions, device);
 

@@ -36,7 +36,7 @@ pub struct Point {
     pub at: f64,
     /// Of the best run.
     pub seconds: f64,
-    /// The most bytes resident; where the system tells.
+    /// The most bytes resident; where the system tells, on the CPU.
     pub peak_memory: Option<u64>,
 }
 
@@ -70,8 +70,8 @@ fn point(bench: &Bench, at: f64, work: impl FnMut() -> Result<()>) -> Result<Poi
     let times = timing::times(&bench.subject.device, bench.watch, Effort::SHORT, work)?;
     Ok(Point {
         at,
-        seconds: times.into_iter().fold(f64::INFINITY, f64::min),
-        peak_memory: memory::peak(),
+        seconds: timing::best(&times),
+        peak_memory: memory::peak(&bench.subject.device),
     })
 }
 

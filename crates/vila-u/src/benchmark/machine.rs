@@ -1,76 +1,97 @@
 //! What the machine can do: the limits that cases are held against.
 //!
-//! Bandwidth is that of all cores together on buffers far larger than any cache. The matrix product
-//! is our own kernel's, on factors that fit the cache.
+//! On the CPU, bandwidth is that of all cores together on buffers far larger than any cache, and the matrix
+//! product is our own kernel's, on factors that fit the cache. On a GPU, both are what Burn reaches.
 
 use std::{fs, hint::black_box, time::Instant};
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 use vila_u_kernels::{huge_pages, linear, mixed};
 
-use super::timing::synchronize;
-use crate::{Error, Result};
+use super::{
+    Watch,
+    timing::{self, Effort, synchronize},
+};
+use crate::{Error, Result, checkpoint::Format};
 
-/// Bytes that are read, and half of those that are copied.
+/// Bytes that are read, and half of those that are copied; on a GPU half of that.
 const BUFFER: usize = 2 << 30;
-/// Rows and columns of the factors.
+/// Rows and columns of the factors, on the CPU and on a GPU.
 const SIDE: usize = 2048;
+const SIDE_ON_GPU: usize = 4096;
 const RUNS: usize = 5;
+/// A GPU is asked for work of so many seconds before it is waited for.
+const SECONDS: f64 = 0.02;
 
 /// Best of several runs. 1 GB is 10^9 bytes; copying counts what is read and what is written.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
+    /// Or the GPU, where that is what is measured.
     pub processor: String,
     pub threads: usize,
     pub read_gb_per_s: f64,
     pub copy_gb_per_s: f64,
+    /// In f32; on a GPU in the format of the weights.
     pub matmul_gflop_per_s: f64,
-    /// With factors rounded to bfloat16, as recipes in mixed precision train.
-    pub matmul_bf16_gflop_per_s: f64,
+    /// With factors rounded to bfloat16, as recipes in mixed precision train; on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matmul_bf16_gflop_per_s: Option<f64>,
 }
 
 impl Machine {
     /// Measures the machine, or the GPU if the device is one.
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn measure(device: &Device) -> Result<Self> {
-        let [read, copy] = match *device == Device::flex() {
+    /// When the device fails, and [`Error::Interrupted`] when stopped.
+    pub fn measure(device: &Device, format: Format, watch: &Watch) -> Result<Self> {
+        let on_cpu = *device == Device::flex();
+        let [read, copy] = match on_cpu {
             true => bandwidth()?,
-            false => device_bandwidth(device)?,
+            false => device_bandwidth(device, watch)?,
         };
-        let random = || Tensor::<2>::random([SIDE, SIDE], Distribution::Normal(0.0, 1.0), device);
+        let (side, dtype) = match on_cpu {
+            true => (SIDE, DType::F32),
+            false => (SIDE_ON_GPU, format.float()),
+        };
+        let normal = Distribution::Normal(0.0, 1.0);
+        let random = || Tensor::<2>::random([side, side], normal, (device, dtype));
         let (x, weight) = (random(), random());
         let product = || {
             linear(x.clone(), weight.clone(), None);
-            synchronize(device)
         };
-        let gflop = 2.0 * (SIDE as f64).powi(3) / 1e9;
+        let gflop = 2.0 * (side as f64).powi(3) / 1e9;
+        let rate = |work: &dyn Fn()| Ok::<_, Error>(gflop / best(device, watch, work)?);
         Ok(Self {
-            processor: processor(),
+            processor: name(device),
             threads: rayon::current_num_threads(),
             read_gb_per_s: read,
             copy_gb_per_s: copy,
-            matmul_gflop_per_s: gflop / best(product)?,
-            matmul_bf16_gflop_per_s: gflop / best(|| mixed(product))?,
+            matmul_gflop_per_s: rate(&product)?,
+            matmul_bf16_gflop_per_s: match on_cpu {
+                true => Some(rate(&|| mixed(product))?),
+                false => None,
+            },
         })
     }
 }
 
-/// Seconds of the fastest run after a first one.
-fn best(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    work()?;
-    let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
-        let start = Instant::now();
-        work()?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(best)
+/// Seconds of `work` at its fastest, done over and over where it is short.
+fn best(device: &Device, watch: &Watch, work: &dyn Fn()) -> Result<f64> {
+    work();
+    synchronize(device)?;
+    let start = Instant::now();
+    work();
+    synchronize(device)?;
+    let times = (SECONDS / start.elapsed().as_secs_f64()).clamp(1.0, 1000.0) as usize;
+    let several = || {
+        (0..times).for_each(|_| work());
+        Ok(())
+    };
+    let seconds = timing::times(device, watch, Effort::SHORT, several)?;
+    Ok(timing::best(&seconds) / times as f64)
 }
-
 /// Reading and copying on the CPU, in GB/s.
 fn bandwidth() -> Result<[f64; 2]> {
     let unavailable = |error| Error::failed(format!("no memory to measure: {error}"));
@@ -119,18 +140,23 @@ fn best_of(mut work: impl FnMut()) -> f64 {
 }
 
 /// Reading (a sum) and copying (a product with a number) on a GPU, in GB/s.
-fn device_bandwidth(device: &Device) -> Result<[f64; 2]> {
-    let values = Tensor::<2>::ones([BUFFER / 4 / SIDE / 2, SIDE], device);
-    let bytes = BUFFER as f64 / 2.0;
-    let read = best(|| {
-        values.clone().sum();
-        synchronize(device)
-    })?;
-    let copy = best(|| {
-        let _ = values.clone() * 2.0;
-        synchronize(device)
-    })?;
+fn device_bandwidth(device: &Device, watch: &Watch) -> Result<[f64; 2]> {
+    let shape = [BUFFER / 2 / size_of::<f32>() / SIDE, SIDE];
+    let values = Tensor::<2>::ones(shape, (device, DType::F32));
+    let read = best(device, watch, &|| drop(values.clone().sum()))?;
+    let copy = best(device, watch, &|| drop(values.clone() * 2.0))?;
+    let bytes = (BUFFER / 2) as f64;
     Ok([bytes / read / 1e9, 2.0 * bytes / copy / 1e9])
+}
+
+/// The name of a GPU, or else the processor's.
+fn name(device: &Device) -> String {
+    #[cfg(feature = "gpu")]
+    if let Some(identity) = device.identity() {
+        return identity.name;
+    }
+    let _ = device;
+    processor()
 }
 
 /// The processor's name, where Linux says it.

@@ -6,6 +6,7 @@
 
 mod decode;
 mod depth;
+mod draw;
 mod flop;
 mod growth;
 mod machine;
@@ -54,19 +55,22 @@ pub enum Suite {
     Depth,
     /// Pixels to features, features to codes, features to pixels, one image at a time.
     Tower,
+    /// Images and a video, from a caption to pixels.
+    Draw,
     /// Optimizer steps of the nano recipes.
     Train,
-    /// The embedded model from end to end.
+    /// Loading the embedded model, and asking it.
     Nano,
     /// How its time and memory grow.
     Growth,
 }
 
 impl Suite {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Decode,
         Self::Depth,
         Self::Tower,
+        Self::Draw,
         Self::Train,
         Self::Nano,
         Self::Growth,
@@ -77,6 +81,7 @@ impl Suite {
             Self::Decode => "decode",
             Self::Depth => "depth",
             Self::Tower => "tower",
+            Self::Draw => "draw",
             Self::Train => "train",
             Self::Nano => "nano",
             Self::Growth => "growth",
@@ -96,8 +101,8 @@ impl Suite {
     }
 }
 
-/// What is measured: `decode`, `depth` and `tower` take their sizes from a checkpoint, the others
-/// are always about the nano model.
+/// What is measured: `decode`, `depth`, `tower` and `draw` are about a checkpoint, the others always about
+/// the nano model.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub files: Files,
@@ -136,7 +141,7 @@ pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report>
     let mut bench = Bench {
         subject,
         watch,
-        machine: Machine::measure(&subject.device)?,
+        machine: Machine::measure(&subject.device, subject.format, watch)?,
         cases: Vec::new(),
     };
     let mut growth = Vec::new();
@@ -148,11 +153,12 @@ pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report>
             Suite::Decode => decode::run(&mut bench)?,
             Suite::Depth => depth::run(&mut bench)?,
             Suite::Tower => tower::run(&mut bench)?,
+            Suite::Draw => draw::run(&mut bench)?,
             Suite::Train => train::run(&mut bench)?,
             Suite::Nano => nano::run(&mut bench)?,
             Suite::Growth => growth = growth::run(&bench)?,
         }
-        if let Some(bytes) = memory::peak() {
+        if let Some(bytes) = memory::peak(&subject.device) {
             peak_memory.insert(*suite, bytes);
         }
     }
@@ -182,10 +188,23 @@ impl Bench<'_> {
         work: impl FnMut() -> Result<()>,
         rates: impl Fn(f64) -> Vec<(&'static str, f64)>,
     ) -> Result<()> {
+        self.case_of(Effort::FULL, suite, name, work, rates)
+            .map(drop)
+    }
+
+    /// The same with another number of runs. Returns the seconds of the best one.
+    fn case_of(
+        &mut self,
+        effort: Effort,
+        suite: Suite,
+        name: &str,
+        work: impl FnMut() -> Result<()>,
+        rates: impl Fn(f64) -> Vec<(&'static str, f64)>,
+    ) -> Result<f64> {
         (self.watch.say)(&format!("{} {name}", suite.name()));
-        let times = timing::times(&self.subject.device, self.watch, Effort::FULL, work)?;
+        let times = timing::times(&self.subject.device, self.watch, effort, work)?;
         self.add(suite, name, &times, rates);
-        Ok(())
+        Ok(timing::best(&times))
     }
 
     /// Records the seconds of every run.

@@ -1,4 +1,4 @@
-//! The embedded model from end to end, inside this process: what a first try costs.
+//! The embedded model inside this process: what a first try costs before it draws.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -7,7 +7,7 @@ use crate::{
     Result, assistant,
     checkpoint::{self, Checkpoint, Source},
     data::nano::{Scene, Split},
-    generation::{sampling::Sampling, text::TextOptions, visual::VisualOptions},
+    generation::{sampling::Sampling, text::TextOptions},
     media::preprocess::normalize,
 };
 
@@ -23,27 +23,6 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let watch = bench.watch;
 
     let scene = Scene::sample(Split::HeldOut, 0, 0);
-    let options = VisualOptions {
-        guidance: 3.0,
-        sampling: checkpoint.generation.visual(),
-        seed: 0,
-        first: 0,
-    };
-    for n in [1, 16] {
-        bench.case(
-            Suite::Nano,
-            &format!("draw_{n}"),
-            || {
-                let caption = scene.caption();
-                assistant::draw(model, tokenizer, &caption, n, &options, &mut |_| {
-                    watch.go_on()
-                })
-                .map(drop)
-            },
-            |seconds| vec![("images_per_s", n as f64 / seconds)],
-        )?;
-    }
-
     let size = checkpoint.config.siglip.vision_config.image_size;
     let pixels = normalize(&scene.render(size as u32));
     let pixels = TensorData::new(pixels, [1, 3, size, size]);

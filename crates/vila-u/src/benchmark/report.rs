@@ -16,7 +16,7 @@ pub struct Report {
     pub cases: Vec<Case>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub growth: Vec<Growth>,
-    /// The most bytes resident during each suite, loading included; where the system tells.
+    /// The most bytes resident during each suite, loading included; where the system tells, on the CPU.
     pub peak_memory: BTreeMap<Suite, u64>,
 }
 
@@ -49,18 +49,19 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let machine = &self.machine;
-        writeln!(
+        write!(
             f,
-            "{}, {} threads: reads {:.1} GB/s, copies {:.1} GB/s, matrix product {:.0} GFLOP/s, \
-             with bf16 factors {:.0}",
+            "{}, {} threads: reads {:.1} GB/s, copies {:.1} GB/s, matrix product {:.0} GFLOP/s",
             machine.processor,
             machine.threads,
             machine.read_gb_per_s,
             machine.copy_gb_per_s,
             machine.matmul_gflop_per_s,
-            machine.matmul_bf16_gflop_per_s,
         )?;
-        writeln!(f, "weights as {}", self.dtype)?;
+        if let Some(rate) = machine.matmul_bf16_gflop_per_s {
+            write!(f, ", with bf16 factors {rate:.0}")?;
+        }
+        writeln!(f, "\nweights as {}", self.dtype)?;
         let columns = ["suite", "case", "best ms", "median ms", "runs"];
         let [suite, case, best, median, runs] = columns;
         write!(f, "{suite:8} {case:16} {best:>10} {median:>10} {runs:>5}")?;

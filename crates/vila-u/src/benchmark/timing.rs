@@ -64,6 +64,11 @@ pub fn times(
     Ok(times)
 }
 
+/// The seconds of the fastest run.
+pub fn best(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 /// Waits until the device has done everything it was asked to.
 pub fn synchronize(device: &Device) -> Result<()> {
     device

@@ -1,5 +1,6 @@
 //! Generation: text, images and videos, one token at a time.
 
+pub mod device_sampling;
 pub mod memory;
 pub mod rows;
 pub mod sampling;

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::{
     Error, Result,
-    language::{KvCache, Llama},
+    language::{KvCache, Llama, causal_mask},
 };
 
 /// Spliced embeddings to start from, padded on the left to one length.
@@ -71,24 +71,52 @@ impl Prompt {
 }
 
 /// What the language model has read so far.
+///
+/// What it needs to know of every place in the cache is on the device from the start: a token takes parts of it
+/// that are there already.
 pub struct Rows<'m> {
     llm: &'m Llama,
     cache: KvCache,
     /// Of each row, the positions that are padding; all of them come first.
     padding: Vec<usize>,
+    /// A row's own positions count from 0 where its padding ends, `[rows, capacity]`.
+    positions: Tensor<2, Int>,
+    /// What is padding, `[rows, 1, 1, capacity]`, if some row has any.
+    padded: Option<Tensor<4, Bool>>,
 }
 
 impl<'m> Rows<'m> {
+    fn new(llm: &'m Llama, cache: KvCache, padding: Vec<usize>, capacity: usize) -> Self {
+        let (rows, device) = (padding.len(), llm.device());
+        let places = || {
+            padding
+                .iter()
+                .flat_map(|p| (0..capacity).map(move |at| (at, *p)))
+        };
+        let positions = places().map(|(at, padding)| at.saturating_sub(padding) as i64);
+        let positions = TensorData::new(positions.collect::<Vec<_>>(), [rows, capacity]);
+        let padded = padding.iter().any(|padding| *padding > 0).then(|| {
+            let padded = places().map(|(at, padding)| at < padding);
+            let padded = TensorData::new(padded.collect::<Vec<_>>(), [rows, 1, 1, capacity]);
+            Tensor::from_data(padded, &device)
+        });
+        Self {
+            llm,
+            cache,
+            positions: Tensor::from_data(positions, &device),
+            padded,
+            padding,
+        }
+    }
+
     /// Reads the prompt, with room for `room` more positions. Also returns the hidden state
     /// `[rows, hidden]` of every row's last position.
     pub fn start(llm: &'m Llama, prompt: Prompt, room: usize) -> (Self, Tensor<2>) {
         let Prompt { embeds, lengths } = prompt;
         let [rows, longest, _] = embeds.dims();
-        let mut read = Self {
-            llm,
-            cache: llm.cache(rows, longest + room),
-            padding: lengths.iter().map(|length| longest - length).collect(),
-        };
+        let capacity = longest + room;
+        let padding = lengths.iter().map(|length| longest - length).collect();
+        let mut read = Self::new(llm, llm.cache(rows, capacity), padding, capacity);
         let first = PIECE.min(longest);
         let mut hidden = read.forward(embeds.clone().narrow(1, 0, first));
         for start in (first..longest).step_by(PIECE) {
@@ -106,12 +134,10 @@ impl<'m> Rows<'m> {
 
     /// New rows with room for `room` more positions, the `i`-th continuing row `origins[i]`.
     pub fn fork(&self, origins: &[usize], room: usize) -> Self {
-        let indices = self.indices(origins);
-        Self {
-            llm: self.llm,
-            cache: self.cache.fork(&indices, self.cache.filled() + room),
-            padding: origins.iter().map(|row| self.padding[*row]).collect(),
-        }
+        let capacity = self.cache.filled() + room;
+        let cache = self.cache.fork(&self.indices(origins), capacity);
+        let padding = origins.iter().map(|row| self.padding[*row]).collect();
+        Self::new(self.llm, cache, padding, capacity)
     }
 
     /// Row numbers as a tensor on the model's device.
@@ -122,26 +148,19 @@ impl<'m> Rows<'m> {
 
     /// Reads `[rows, count, hidden]`; returns the last position's hidden state.
     fn forward(&mut self, embeds: Tensor<3>) -> Tensor<2> {
-        let ([rows, count, _], device) = (embeds.dims(), embeds.device());
+        let [rows, count, _] = embeds.dims();
         let past = self.cache.filled();
         let end = past + count;
-        // A row's own positions count from 0 where its padding ends.
-        let positions = self
-            .padding
-            .iter()
-            .flat_map(|padding| (past..end).map(|at| at.saturating_sub(*padding) as i64));
-        let positions = TensorData::new(positions.collect::<Vec<i64>>(), [rows, count]);
-        let mask = self.padding.iter().any(|padding| *padding > 0).then(|| {
-            let mut hidden = Vec::with_capacity(rows * count * end);
-            for padding in &self.padding {
-                for query in past..end {
-                    hidden.extend((0..end).map(|key| key < *padding || key > query));
-                }
+        let mask = self.padded.clone().map(|padded| {
+            let padded = padded.narrow(3, 0, end);
+            if count == 1 {
+                return padded;
             }
-            let hidden = TensorData::new(hidden, [rows, 1, count, end]);
-            Tensor::<4, Bool>::from_data(hidden, &device)
+            let shape = [rows, 1, count, end];
+            let later = causal_mask(count, end, &embeds.device());
+            padded.expand(shape).bool_or(later.expand(shape))
         });
-        let positions = Tensor::from_data(positions, &device);
+        let positions = self.positions.clone().narrow(1, past, count);
         let cache = Some(&mut self.cache);
         let hidden = self.llm.forward(embeds, positions, mask, cache);
         hidden.narrow(1, count - 1, 1).squeeze_dim(1)

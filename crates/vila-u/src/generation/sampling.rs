@@ -1,7 +1,8 @@
 //! From logits to one token: temperature, then top-k, then top-p (nucleus), then one draw.
 //!
-//! Runs on the host in double precision with a ChaCha generator of its own, so that a seed gives the
-//! same choice on every device.
+//! A choice is a function of the logits and of one number in 0..1, which comes from a ChaCha generator of
+//! the host, so that a seed gives the same choice on every device. This is the choice on the host, in double
+//! precision; [`super::device_sampling`] is the same where the logits are.
 
 use std::ops::Range;
 
@@ -62,9 +63,7 @@ impl Sampling {
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(usize, f64)>> {
         let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !best.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
-            return Err(Error::failed(
-                "the model's logits are not numbers: the weights are damaged or too large for their type",
-            ));
+            return Err(not_numbers());
         }
         if self.temperature == 0.0 {
             let first = logits.iter().position(|&logit| logit == best);
@@ -105,6 +104,27 @@ impl Sampling {
         }
         Ok(tokens)
     }
+
+    /// The first token, in order of the ids, at which the probabilities sum up to more than `uniform`, in
+    /// 0..1. Fails when the logits are not numbers.
+    pub fn choose(&self, logits: &[f32], uniform: f64) -> Result<usize> {
+        let tokens = self.distribution(logits)?;
+        let mut left = uniform;
+        for (token, probability) in &tokens {
+            left -= probability;
+            if left < 0.0 {
+                return Ok(*token);
+            }
+        }
+        // Rounding can leave a sliver above the last probability.
+        Ok(tokens.last().map_or(0, |t| t.0))
+    }
+}
+
+pub(super) fn not_numbers() -> Error {
+    Error::failed(
+        "the model's logits are not numbers: the weights are damaged or too large for their type",
+    )
 }
 
 /// Draws the tokens of one row.
@@ -129,18 +149,12 @@ impl Sampler {
 
     /// Chooses one of `logits.len()` tokens. Fails when the logits are not numbers.
     pub fn draw(&mut self, logits: &[f32]) -> Result<usize> {
-        let tokens = self.sampling.distribution(logits)?;
-        let mut left = match tokens.len() {
-            1 => 0.0, // nothing to choose
-            _ => self.random.random::<f64>(),
-        };
-        for (token, probability) in &tokens {
-            left -= probability;
-            if left < 0.0 {
-                return Ok(*token);
-            }
-        }
-        // Rounding can leave a sliver above the last probability.
-        Ok(tokens.last().map_or(0, |t| t.0))
+        let uniform = self.uniform();
+        self.sampling.choose(logits, uniform)
+    }
+
+    /// What the next choice is made with: one number for each, whatever there is to choose from.
+    pub(super) fn uniform(&mut self) -> f64 {
+        self.random.random()
     }
 }

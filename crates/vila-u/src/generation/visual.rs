@@ -9,14 +9,19 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::{
+    device_sampling::DeviceSampler,
     read_floats,
     rows::{Prompt, Rows},
     sampling::{Sampler, Sampling},
 };
 use crate::{Error, Result, language::KvCache, model::VilaU};
+
+/// Visual tokens after which a GPU is waited for: until then it never waits for the host, and no more is asked
+/// of it than can be told and stopped.
+const TOGETHER: usize = 16;
 
 /// How images and videos are drawn.
 #[derive(Debug, Clone)]
@@ -98,6 +103,9 @@ pub fn draw(
     while features.len() < total {
         let feature = drawer.visual_token(hidden)?;
         features.push(feature.clone());
+        if features.len() == total || features.len().is_multiple_of(TOGETHER) {
+            drawer.check()?;
+        }
         let progress = Progress {
             done: features.len(),
             total,
@@ -145,25 +153,38 @@ fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'
 /// Chooses the codes of one visual position after the other, for `n` images at once.
 pub(crate) struct Drawer<'m> {
     model: &'m VilaU,
+    n: usize,
     /// None without guidance; otherwise rows `n..2n` are those without a caption.
     guidance: Option<f64>,
-    samplers: Vec<Sampler>,
+    choice: Choice,
     cache: KvCache,
-    codes: Vec<Vec<i64>>, // [positions][n * depth]
+    codes: Vec<Tensor<1, Int>>, // [positions * depth][n]
+}
+
+/// Where codes are chosen: nothing waits for a GPU, and on the CPU the host is fastest.
+enum Choice {
+    Host(Vec<Sampler>),
+    Device(Box<DeviceSampler>),
 }
 
 impl<'m> Drawer<'m> {
     pub(crate) fn new(model: &'m VilaU, n: usize, options: &VisualOptions) -> Self {
         let guidance = Some(options.guidance).filter(|guidance| *guidance != 1.0);
         let rows = if guidance.is_some() { 2 * n } else { n };
+        let device = model.llm.device();
+        let (sampling, seed) = (options.sampling, options.seed);
+        let images = options.first..options.first + n;
         Self {
             model,
+            n,
             guidance,
-            samplers: Sampler::rows(
-                options.sampling,
-                options.seed,
-                options.first..options.first + n,
-            ),
+            choice: match device == Device::flex() {
+                true => Choice::Host(Sampler::rows(sampling, seed, images)),
+                false => {
+                    let sampler = DeviceSampler::new(sampling, seed, images, &device);
+                    Choice::Device(Box::new(sampler))
+                }
+            },
             cache: model.vision_tower.rqtransformer.cache(rows),
             codes: Vec::new(),
         }
@@ -174,8 +195,6 @@ impl<'m> Drawer<'m> {
     pub(crate) fn visual_token(&mut self, hidden: Tensor<2>) -> Result<Tensor<2>> {
         let tower = &self.model.vision_tower;
         let transformer = &tower.rqtransformer;
-        let (n, device) = (self.samplers.len(), hidden.device());
-        let mut codes = vec![0; n * transformer.depth()];
         let mut sum: Option<Tensor<2>> = None;
         for depth in 0..transformer.depth() {
             let logits = match sum.clone().map(|sum| self.both(sum)) {
@@ -183,25 +202,21 @@ impl<'m> Drawer<'m> {
                 Some(sum) => transformer.next(sum, &mut self.cache),
             };
             let chosen = self.choose(logits)?;
-            for (image, code) in chosen.iter().enumerate() {
-                codes[image * transformer.depth() + depth] = *code;
-            }
-            let chosen = Tensor::from_data(TensorData::new(chosen, [n]), &device);
+            self.codes.push(chosen.clone());
             let vectors = tower.rqvaesiglip.quantizer.embed_code(depth, chosen);
             sum = Some(match sum {
                 None => vectors,
                 Some(sum) => sum + vectors,
             });
         }
-        self.codes.push(codes);
         sum.ok_or_else(|| Error::failed("the model has no codes to choose"))
     }
 
-    /// One code for each image, from the logits `[rows, codes]`.
-    fn choose(&mut self, logits: Tensor<2>) -> Result<Vec<i64>> {
+    /// One code for each image, `[n]`, from the logits `[rows, codes]`.
+    fn choose(&mut self, logits: Tensor<2>) -> Result<Tensor<1, Int>> {
+        let (n, device) = (self.n, logits.device());
         let logits = logits.cast(DType::F32);
         let [_, width] = logits.dims();
-        let n = self.samplers.len();
         let logits = match self.guidance {
             Some(guidance) => {
                 let with = logits.clone().narrow(0, 0, n);
@@ -210,10 +225,23 @@ impl<'m> Drawer<'m> {
             }
             None => logits,
         };
+        let samplers = match &mut self.choice {
+            Choice::Host(samplers) => samplers,
+            Choice::Device(sampler) => return Ok(sampler.draw(logits)),
+        };
         let logits = read_floats(logits)?;
-        let rows = logits.chunks_exact(width).zip(&mut self.samplers);
-        rows.map(|(logits, sampler)| Ok(sampler.draw(logits)? as i64))
-            .collect()
+        let rows = logits.chunks_exact(width).zip(samplers);
+        let codes = rows.map(|(logits, sampler)| Ok(sampler.draw(logits)? as i64));
+        let codes = codes.collect::<Result<Vec<i64>>>()?;
+        Ok(Tensor::from_data(TensorData::new(codes, [n]), &device))
+    }
+
+    /// Waits for what has been asked of the device. Fails when some logits have not been numbers.
+    fn check(&self) -> Result<()> {
+        match &self.choice {
+            Choice::Host(_) => Ok(()),
+            Choice::Device(sampler) => sampler.check(),
+        }
     }
 
     /// What all rows read, given what each image does: `[n, width]` -> `[rows, width]`.
@@ -225,15 +253,10 @@ impl<'m> Drawer<'m> {
     }
 
     /// All codes, `[n, frames, rows, columns, depth]`.
-    fn codes(&self, frames: usize) -> Tensor<5, Int> {
-        let n = self.samplers.len();
+    fn codes(self, frames: usize) -> Tensor<5, Int> {
         let [rows, columns] = self.model.grid();
         let depth = self.model.vision_tower.rqtransformer.depth();
-        let shape = [self.codes.len(), n, depth];
-        let codes = TensorData::new(self.codes.concat(), shape);
-        Tensor::<3, Int>::from_data(codes, &self.model.llm.device())
-            .swap_dims(0, 1)
-            .reshape([n, frames, rows, columns, depth])
+        Tensor::stack::<2>(self.codes, 1).reshape([self.n, frames, rows, columns, depth])
     }
 }
 

@@ -128,7 +128,8 @@ impl Llama {
         self.model.embed_tokens.weight.device()
     }
 
-    fn dtype(&self) -> DType {
+    /// What the model computes in.
+    pub fn dtype(&self) -> DType {
         self.model.norm.gamma.val().dtype()
     }
 

@@ -11,7 +11,7 @@
 use burn::{
     module::{Module, Param},
     nn::Initializer,
-    tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData},
+    tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData},
 };
 use rand::{Rng, seq::index};
 use vila_u_kernels::nearest;
@@ -204,10 +204,12 @@ impl ResidualQuantizer {
         let batch = features.dims()[0];
         let codes = Tensor::<1, Int>::stack::<2>(steps.codes, 1);
         let sum = self.to_latent_grid(steps.sum);
+        let dtype = features.dtype();
+        let features = features.cast(DType::F32);
         let offset = (sum - features.clone()).detach();
         Quantized {
             codes: codes.reshape([batch, rows, columns, depth]),
-            z_q: features + offset,
+            z_q: (features + offset).cast(dtype),
             commitment_loss: steps.losses / depth as f64,
         }
     }
@@ -242,7 +244,8 @@ impl ResidualQuantizer {
     }
 }
 
-/// Quantization under way: what is left over, and what was taken.
+/// Quantization under way: what is left over, and what was taken. In `f32` whatever the features are: what is
+/// left over becomes small.
 struct Steps {
     vectors: Tensor<2>,
     residual: Tensor<2>,
@@ -253,6 +256,7 @@ struct Steps {
 
 impl Steps {
     fn new(vectors: Tensor<2>) -> Self {
+        let vectors = vectors.cast(DType::F32);
         let residual = vectors.clone().detach();
         Self {
             sum: residual.zeros_like(),
@@ -265,6 +269,7 @@ impl Steps {
 
     fn push(&mut self, codes: Tensor<1, Int>, embeddings: Tensor<2>) {
         self.codes.push(codes);
+        let embeddings = embeddings.cast(DType::F32);
         self.residual = self.residual.clone() - embeddings.clone();
         self.sum = self.sum.clone() + embeddings;
         let distance = self.vectors.clone() - self.sum.clone();

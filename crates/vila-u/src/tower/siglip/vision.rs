@@ -77,6 +77,8 @@ pub(super) fn embedding(rows: usize, hidden: usize, device: &Device) -> Embeddin
 impl VisionEmbeddings {
     /// `[batch, 3, size, size]` in -1..1 -> `[batch, positions, hidden]`, positions row by row.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        // Pixels come in f32, whatever the model computes in.
+        let pixels = pixels.cast(self.patch_embedding.weight.val().dtype());
         let patches = self.patch_embedding.forward(pixels); // [batch, hidden, rows, columns]
         patches.flatten::<3>(2, 3).swap_dims(1, 2)
             + self.position_embedding.weight.val().unsqueeze()
