@@ -126,7 +126,7 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, features, train=False):
         """`[batch, positions, width]` to codes, quantized features and the commitment loss."""
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
             vectors = features.flatten(0, 1).to(self.codebooks[0].weight.dtype)
             residual, total = vectors.detach(), torch.zeros_like(vectors)
             codes, loss = [], 0.0
