@@ -339,9 +339,9 @@ mod tests {
                     prop_assert_eq!(seen.get(&(epoch, id)), Some(&1), "epoch {} record {}", epoch, id);
                 }
             }
-            // Of the third epoch a part may have met some already.
+            // Of later epochs a part may have met some already.
             prop_assert_eq!(bad.len(), total / 7);
-            prop_assert!(bad.values().all(|times| (2..=3).contains(times)), "{:?}", bad);
+            prop_assert!(bad.values().all(|times| *times >= 2), "{:?}", bad);
         }
 
         #[test]

@@ -98,7 +98,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.jsonl");
         std::fs::write(&path, text).unwrap();
-        open(&path, Path::new("images")).unwrap();
         read_jsonl(&path)
     }
 

@@ -82,7 +82,7 @@ impl Format {
 }
 
 /// What a caption answers.
-pub(super) const DESCRIBE: &str = "Describe this picture.";
+pub const DESCRIBE: &str = "Describe this picture.";
 const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {

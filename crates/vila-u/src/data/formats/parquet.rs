@@ -183,7 +183,7 @@ fn said(element: &Field, turns: &mut Vec<Turn>) -> std::result::Result<(), Strin
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub mod tests {
+mod tests {
     use parquet::{
         column::writer::ColumnWriter,
         data_type::ByteArray,
@@ -194,8 +194,11 @@ pub mod tests {
 
     use super::*;
 
+    /// Id, picture and turns.
+    type Row<'a> = (&'a str, Option<&'a [u8]>, &'a [(&'a str, &'a str)]);
+
     /// A table of conversations in the layout of LLaVA-OneVision-Data.
-    pub fn conversations(rows: &[(&str, Option<&[u8]>, &[(&str, &str)])]) -> Vec<u8> {
+    fn conversations(rows: &[Row]) -> Vec<u8> {
         let schema = "message schema {
             optional binary id (STRING);
             optional group image { optional binary bytes; optional binary path (STRING); }
