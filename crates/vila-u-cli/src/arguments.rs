@@ -80,7 +80,7 @@ pub enum Command {
             vila-u train recipes/nano-sft.toml --set steps=100 --set batch_size=4\n  \
             vila-u train recipes/nano-tower.toml --resume")]
     Train(Train),
-    /// Write a dataset
+    /// Look at a dataset, or write one
     #[command(subcommand)]
     Data(Data),
     /// Measure a model
@@ -260,6 +260,27 @@ pub enum Data {
     /// The nano world: emoji scenes with captions, questions and answers
     #[command(after_help = "Example: vila-u data nano --out nano-data -n 1000")]
     Nano(DataNano),
+    /// Samples of a recipe as the model sees them: tokens, where loss is, pictures
+    #[command(
+        after_help = "Example: vila-u data inspect recipes/nano-pretrain.toml -n 16 -o seen/\n\n\
+            Tokens in [brackets] are predicted. Parts of a picture that are hidden from the model are grey."
+    )]
+    Inspect(DataInspect),
+}
+
+#[derive(Args)]
+pub struct DataInspect {
+    /// A TOML file; see recipes/
+    pub recipe: PathBuf,
+    /// Change a recipe key, as in `--set data.sources.0.weight=2`; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// How many samples
+    #[arg(short, default_value_t = 8)]
+    pub n: usize,
+    /// A folder for the pictures, as the contact sheet sheet.png
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -19,8 +19,10 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         progress: Box::new(move |progress| {
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
             let note = format!(
-                "loss {loss:.4}, {:.1} samples/s",
-                progress.samples_per_second
+                "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
+                progress.pace.samples_per_second(),
+                progress.pace.tokens_per_second(),
+                100.0 * progress.pace.waiting(),
             );
             shared.progress("training", progress.step, progress.steps, &note);
             let evaluation: Vec<String> = progress

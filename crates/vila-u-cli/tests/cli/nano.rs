@@ -180,3 +180,75 @@ fn training_runs_resumes_and_refuses_to_overwrite() {
     train.push("--resume");
     json(folder.path(), &train);
 }
+
+/// What `data nano` writes is read back by training, and shown before.
+#[test]
+fn written_data_is_shown_and_trained_on() {
+    let folder = TempDir::new().unwrap();
+    json(folder.path(), &["data", "nano", "-n", "8", "-o", "world"]);
+    let recipe = r#"
+        out = "run"
+        init = "nano"
+        seed = 1
+        steps = 2
+        batch_size = 2
+        checkpoint_every = 2
+        eval_every = 2
+        sample_every = 100
+
+        [data]
+        [[data.sources]]
+        format = "llava"
+        path = "world/nano.jsonl"
+        [[data.sources]]
+        format = "webdataset"
+        path = "world/nano-{00000..00000}.tar"
+        form = "generation"
+
+        [[stages]]
+        objective = { kind = "sft", drop_caption = 0.0, hide_visual = 0.5 }
+        optimizer = { learning_rate = 1e-5, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
+    "#;
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    let inspect = ["data", "inspect", "recipe.toml", "-n", "6", "-o", "seen"];
+    let samples = json(folder.path(), &inspect);
+    assert_eq!(samples.len(), 6);
+    for sample in &samples {
+        let pieces = sample["pieces"].as_array().unwrap();
+        assert!(pieces.iter().any(|piece| piece["loss"] == true), "{sample}");
+        assert_eq!(sample["pictures"], 1);
+    }
+    let sheet = image::open(folder.path().join("seen/sheet.png")).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (6 * 66 - 2, 64));
+    let text = String::from_utf8(vila_u(folder.path(), &inspect).stdout).unwrap();
+    assert!(
+        text.contains("[<im_start>") || text.contains("[▁ <im_start>"),
+        "{text}"
+    );
+    assert!(text.contains("<image>x64"), "{text}");
+
+    json(folder.path(), &["train", "recipe.toml"]);
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    for key in ["samples_per_second", "tokens_per_second", "waiting"] {
+        assert!(line[key].is_f64(), "no {key} in {line}");
+    }
+
+    // The nano world is shown as well, before anything was trained or written.
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-tower.toml");
+    let samples = json(folder.path(), &["data", "inspect", recipe, "-n", "2"]);
+    assert_eq!((samples.len(), &samples[1]["source"]), (2, &"nano".into()));
+    assert!(!folder.path().join("runs").exists());
+
+    let bad = [
+        "data",
+        "inspect",
+        "recipe.toml",
+        "--set",
+        "data.sources.0.path=none/*.jsonl",
+    ];
+    let output = vila_u(folder.path(), &bad);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("nothing matches"), "{message}");
+}

@@ -1,13 +1,13 @@
 //! A record made ready for the model: the sample that it is, and what the vision tower sees of its
 //! pictures.
 
-use super::Record;
+use super::{Image, Pictures, Record, Text};
 use crate::{
     Error, Result,
-    media::{self, preprocess::Mode, preprocess::pixels, video},
+    media::{Picture, preprocess::Mode, preprocess::pixels, video},
     model::VilaUConfig,
     sequence::{Role, Sample, form},
-    text::Tokenizer,
+    text::{Tokenizer, conversation::Turn},
 };
 
 /// A sample and its pictures, read and made square.
@@ -25,48 +25,62 @@ pub struct Prepared {
 ///
 /// Errors name the record, or the file that cannot be read.
 pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> Result<Prepared> {
-    let frames = match form::makes_video(&record.turns) {
-        true => form::VIDEO_FRAMES,
-        false => config.root.num_video_frames,
-    };
-    let sample = match &record.video {
-        Some(_) => form::video_chat(tokenizer, &record.turns, frames, true),
-        None => form::chat(tokenizer, &record.turns, record.images.len(), true),
-    };
-    let sample = sample.map_err(|error| match error {
+    let named = |error| match error {
         Error::Usage(reason) => Error::usage(format!("record {}: {reason}", record.id)),
         error => error,
-    })?;
+    };
     let looked_at = match config.root.image_aspect_ratio.as_str() {
         "pad" => Mode::Pad,
         _ => Mode::Understanding,
     };
     let size = config.siglip.vision_config.image_size as u32;
-    let roles = sample.images();
-    let mut values = Vec::new();
-    let mut see = |picture: &media::Picture, role: Role| {
-        let mode = match role.draws() {
-            true => Mode::Generation,
-            false => looked_at,
-        };
-        values.extend(pixels(picture, size, mode));
+    let square = |picture: &Picture, role: &Role| match role.draws() {
+        true => pixels(picture, size, Mode::Generation),
+        false => pixels(picture, size, looked_at),
     };
-    match &record.video {
-        Some(path) => {
+    let read = |images: &[Image], sample: &Sample| -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for (image, role) in images.iter().zip(sample.images()) {
+            values.extend(square(&image.read()?, &role));
+        }
+        Ok(values)
+    };
+    let (sample, pixels) = match (&record.text, &record.pictures) {
+        (Text::Turns(turns), Pictures::Images(images)) => {
+            let sample = form::chat(tokenizer, turns, images.len(), true).map_err(named)?;
+            let pixels = read(images, &sample)?;
+            (sample, pixels)
+        }
+        (Text::Turns(turns), Pictures::Frames(images)) => {
+            let sample = form::video_chat(tokenizer, turns, images.len(), true).map_err(named)?;
+            let pixels = read(images, &sample)?;
+            (sample, pixels)
+        }
+        (Text::Turns(turns), Pictures::Video(path)) => {
+            let frames = frames(turns, config);
+            let sample = form::video_chat(tokenizer, turns, frames, true).map_err(named)?;
             let pictures = video::frames(path, frames)?;
-            pictures
-                .iter()
-                .zip(roles)
-                .for_each(|(picture, role)| see(picture, role));
+            let roles = sample.images();
+            let squares = pictures.iter().zip(&roles);
+            let pixels = squares.flat_map(|(picture, role)| square(picture, role));
+            (sample, pixels.collect())
         }
-        None => {
-            for (path, role) in record.images.iter().zip(roles) {
-                see(&media::load(path)?, role);
-            }
+        (Text::Page(text), Pictures::Images(images)) => {
+            let sample = form::document(tokenizer, text, images.len()).map_err(named)?;
+            let pixels = read(images, &sample)?;
+            (sample, pixels)
         }
+        (Text::Page(_), Pictures::Frames(_) | Pictures::Video(_)) => {
+            return Err(named(Error::usage("a page has pictures, no video")));
+        }
+    };
+    Ok(Prepared { sample, pixels })
+}
+
+/// How many frames of its video a conversation sees or makes.
+fn frames(turns: &[Turn], config: &VilaUConfig) -> usize {
+    match form::makes_video(turns) {
+        true => form::VIDEO_FRAMES,
+        false => config.root.num_video_frames,
     }
-    Ok(Prepared {
-        sample,
-        pixels: values,
-    })
 }

@@ -1,223 +1,137 @@
-//! LLaVA-style records: a conversation about files, one JSON object a line.
-//!
-//! ```json
-//! {"id": "7", "image": "images/7.png", "conversations": [
-//!   {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]}
-//! ```
+//! One sample of a dataset, whatever format it comes from: what is said, and the pictures it is said
+//! about.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader, Read},
-    path::{Component, Path, PathBuf},
+use std::path::{Component, Path, PathBuf};
+
+use crate::{
+    Error, Result,
+    media::{self, Picture},
+    text::conversation::{Role, Turn},
 };
 
-use serde::Deserialize;
-use serde_json::Value;
+/// Larger pictures are no training data: a shard that has one is damaged or malicious.
+pub(super) const LARGEST_IMAGE: u64 = 64 << 20;
 
-use crate::{Error, Result, text::conversation::Turn};
-
-/// A longer line is no record.
-const LONGEST_LINE: u64 = 16 << 20;
-/// A larger JSON array should be lines instead, which are read one by one.
-const LARGEST_ARRAY: u64 = 1 << 30;
-
-/// One sample of training or evaluation data. Its pictures are named, not yet read.
+/// One sample of training or evaluation data. Its pictures are not yet decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// As written in the file; its number in the file (from 1) where there is none.
     pub id: String,
-    pub turns: Vec<Turn>,
-    /// Image files, in the order of the `<image>` placeholders.
-    pub images: Vec<PathBuf>,
+    pub text: Text,
+    pub pictures: Pictures,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    /// A conversation; `<image>` or `<video>` where a picture stands.
+    Turns(Vec<Turn>),
+    /// A web page; `<image>` where each of its pictures stands.
+    Page(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pictures {
+    /// In the order of the `<image>` placeholders.
+    Images(Vec<Image>),
+    /// The frames of a video, already chosen.
+    Frames(Vec<Image>),
     /// A video file, or a folder of frames.
-    pub video: Option<PathBuf>,
+    Video(PathBuf),
 }
 
-/// Reads records from JSON lines, or from one JSON array.
-///
-/// Paths in records are relative to the folder of the file and stay inside it. Errors name the
-/// record.
-pub fn read_jsonl(path: &Path) -> Result<Vec<Record>> {
-    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let invalid =
-        |number: usize, reason: String| Error::invalid(path, format!("record {number}: {reason}"));
-    if is_array(&mut file).map_err(Error::io(path))? {
-        let mut text = Vec::new();
-        let mut limited = file.take(LARGEST_ARRAY + 1);
-        limited.read_to_end(&mut text).map_err(Error::io(path))?;
-        if text.len() as u64 > LARGEST_ARRAY {
-            let reason = "a JSON array of more than 1 GiB: write one object a line instead";
-            return Err(Error::invalid(path, reason));
-        }
-        let entries: Vec<Value> = serde_json::from_slice(&text)
-            .map_err(|error| Error::invalid(path, format!("not JSON: {error}")))?;
-        let entries = entries.into_iter().zip(1..);
-        return entries
-            .map(|(entry, number)| {
-                record(entry, number, folder).map_err(|reason| invalid(number, reason))
-            })
-            .collect();
-    }
-    let mut records = Vec::new();
-    loop {
-        let number = records.len() + 1;
-        let mut line = Vec::new();
-        let mut limited = (&mut file).take(LONGEST_LINE);
-        limited
-            .read_until(b'\n', &mut line)
-            .map_err(Error::io(path))?;
-        if line.is_empty() {
-            return Ok(records);
-        }
-        if line.len() as u64 == LONGEST_LINE {
-            return Err(invalid(number, "longer than 16 MiB".into()));
-        }
-        if !line.trim_ascii().is_empty() {
-            let entry = serde_json::from_slice(&line)
-                .map_err(|error| invalid(number, format!("not JSON: {error}")))?;
-            records.push(record(entry, number, folder).map_err(|reason| invalid(number, reason))?);
+/// A picture that is still a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    File(PathBuf),
+    /// The content of the file.
+    Bytes(Vec<u8>),
+}
+
+impl Image {
+    /// Decodes it; the error names the file, if it is one.
+    pub fn read(&self) -> Result<Picture> {
+        match self {
+            Self::File(path) => media::load(path),
+            Self::Bytes(bytes) => media::decode(bytes)
+                .map_err(|reason| Error::failed(format!("a picture of the record is {reason}"))),
         }
     }
 }
 
-/// Whether the first thing in the file is `[`. Reads no more than the space before it.
-fn is_array(file: &mut BufReader<File>) -> std::io::Result<bool> {
-    loop {
-        let buffer = file.fill_buf()?;
-        let space = buffer
-            .iter()
-            .take_while(|byte| byte.is_ascii_whitespace())
-            .count();
-        if let Some(byte) = buffer.get(space) {
-            return Ok(*byte == b'[');
+impl Record {
+    /// What stands beside the picture, for learning to match them: the description that is given of
+    /// it, or that it is drawn from.
+    pub fn caption(&self) -> Option<&str> {
+        match &self.text {
+            Text::Turns(turns) => {
+                let draws =
+                    |turn: &Turn| turn.from == Role::Assistant && turn.value.contains("<image>");
+                let speaker = match turns.iter().any(draws) {
+                    true => Role::Human,
+                    false => Role::Assistant,
+                };
+                let said = turns.iter().find(|turn| turn.from == speaker)?;
+                Some(said.value.trim())
+            }
+            // The words from the first picture to the next.
+            Text::Page(text) => Some(text.split("<image>").nth(1)?.trim()),
         }
-        if buffer.is_empty() {
-            return Ok(false);
-        }
-        file.consume(space);
+        .filter(|caption| !caption.is_empty())
     }
-}
 
-/// A record as people write it.
-#[derive(Deserialize)]
-struct Entry {
-    id: Option<Value>,
-    conversations: Vec<Turn>,
-    image: Option<Paths>,
-    images: Option<Paths>,
-    video: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Paths {
-    One(String),
-    Many(Vec<String>),
-}
-
-fn record(entry: Value, number: usize, folder: &Path) -> std::result::Result<Record, String> {
-    let entry: Entry = serde_json::from_value(entry).map_err(|error| error.to_string())?;
-    if entry.conversations.is_empty() {
-        return Err("conversations is empty".into());
-    }
-    let id = match entry.id {
-        None | Some(Value::Null) => number.to_string(),
-        Some(Value::String(id)) => id,
-        Some(other) => other.to_string(),
-    };
-    let mut images = Vec::new();
-    for paths in [entry.image, entry.images].into_iter().flatten() {
-        let paths = match paths {
-            Paths::One(path) => vec![path],
-            Paths::Many(paths) => paths,
+    /// Bytes of memory, roughly.
+    pub fn size(&self) -> usize {
+        let text = match &self.text {
+            Text::Turns(turns) => turns.iter().map(|turn| turn.value.len()).sum(),
+            Text::Page(text) => text.len(),
         };
-        for path in paths {
-            images.push(inside(folder, &path)?);
-        }
+        let pictures = match &self.pictures {
+            Pictures::Images(images) | Pictures::Frames(images) => images.as_slice(),
+            Pictures::Video(_) => &[],
+        };
+        let image = |image: &Image| match image {
+            Image::File(_) => 0,
+            Image::Bytes(bytes) => bytes.len(),
+        };
+        text + pictures.iter().map(image).sum::<usize>()
     }
-    let video = entry.video.map(|path| inside(folder, &path)).transpose()?;
-    if video.is_some() && !images.is_empty() {
-        return Err("has both images and a video: split it into two records".into());
-    }
-    Ok(Record {
-        id,
-        turns: entry.conversations,
-        images,
-        video,
-    })
 }
 
 /// The path in the folder, or why it would leave it.
-fn inside(folder: &Path, path: &str) -> std::result::Result<PathBuf, String> {
+pub(super) fn inside(folder: &Path, path: &str) -> std::result::Result<PathBuf, String> {
     let parts = || Path::new(path).components();
     if parts().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         Ok(folder.join(path))
     } else {
         Err(format!(
-            "path {path:?} leaves the folder of the file: give it relative to that folder, without `..`"
+            "path {path:?} leaves the folder: give it relative to that folder, without `..`"
         ))
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Vec<Record>> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data.jsonl");
-        std::fs::write(&path, text).unwrap();
-        let mut records = read_jsonl(&path)?;
-        for record in &mut records {
-            for image in &mut record.images {
-                *image = image.strip_prefix(folder.path()).unwrap().into();
-            }
-        }
-        Ok(records)
-    }
-
-    const TURNS: &str = r#""conversations": [{"from": "human", "value": "Hi"}]"#;
-
     #[test]
-    fn lines_and_arrays_read_the_same() {
-        let (a, b) = (
-            format!(r#"{{"id": 7, "image": "a.png", {TURNS}}}"#),
-            format!(r#"{{"images": ["x/b.png", "c.png"], {TURNS}}}"#),
-        );
-        let lines = read(&format!("\n{a}\n\n{b}")).unwrap();
-        assert_eq!(lines, read(&format!(" [{a}, {b}]")).unwrap());
-        assert_eq!((lines[0].id.as_str(), lines[1].id.as_str()), ("7", "2"));
-        assert_eq!(lines[1].images, [Path::new("x/b.png"), Path::new("c.png")]);
-        assert_eq!(lines[0].turns, [Turn::human("Hi")]);
-        assert_eq!(read("").unwrap(), []);
-    }
-
-    #[test]
-    fn bad_records_are_named() {
-        for (text, reason) in [
-            (format!("{{{TURNS}}}\n{{"), "record 2: not JSON"),
-            (
-                r#"{"id": 1}"#.into(),
-                "record 1: missing field `conversations`",
-            ),
-            (r#"{"conversations": []}"#.into(), "conversations is empty"),
-            (
-                format!(r#"{{"image": "/etc/a.png", {TURNS}}}"#),
-                "leaves the folder",
-            ),
-            (
-                format!(r#"{{"video": "a/../../b", {TURNS}}}"#),
-                "leaves the folder",
-            ),
-            (
-                format!(r#"[{{"image": "a", "video": "b", {TURNS}}}]"#),
-                "both images and a video",
-            ),
-        ] {
-            let error = read(&text).unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-        }
+    fn a_caption_is_what_describes_the_picture() {
+        let record = |text| Record {
+            id: "1".into(),
+            text,
+            pictures: Pictures::Images(Vec::new()),
+        };
+        let turns = |human: &str, assistant: &str| {
+            record(Text::Turns(vec![
+                Turn::human(human),
+                Turn::assistant(assistant),
+            ]))
+        };
+        let described = turns("<image>\nWhat is it?", "A dog.");
+        assert_eq!(described.caption(), Some("A dog."));
+        assert_eq!(turns("A cat. ", "<image>").caption(), Some("A cat."));
+        assert_eq!(turns("<image>", " ").caption(), None);
+        let page = |text: &str| record(Text::Page(text.into()));
+        assert_eq!(page("One.<image>Two. <image>3").caption(), Some("Two."));
+        assert_eq!(page("One.").caption(), None);
     }
 }

@@ -45,6 +45,13 @@ impl SiglipTokenizer {
         self.model.pieces().len()
     }
 
+    /// How the vocabulary spells a token; nothing for an id outside of it.
+    pub fn piece(&self, id: i64) -> &str {
+        let index = usize::try_from(id).unwrap_or(usize::MAX);
+        let piece = self.model.pieces().get(index);
+        piece.map_or("", |piece| piece.text.as_str())
+    }
+
     /// Token ids of a caption, ended by `</s>`, cut or filled up with `</s>` to the length the text
     /// encoder was trained with.
     pub fn encode(&self, text: &str) -> Vec<i64> {

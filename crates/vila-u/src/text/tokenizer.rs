@@ -202,6 +202,24 @@ impl Tokenizer {
         matches!(tokens, [token] if spells(token.id))
     }
 
+    /// How the vocabulary spells a token, special ones too; nothing for an id outside of it.
+    pub fn piece(&self, id: i64) -> &str {
+        let added = self.added.iter().find(|token| token.id == id);
+        let own = || {
+            Some(
+                self.model
+                    .pieces()
+                    .get(usize::try_from(id).ok()?)?
+                    .text
+                    .as_str(),
+            )
+        };
+        match added {
+            Some(token) => &token.text,
+            None => own().unwrap_or_default(),
+        }
+    }
+
     /// The text of token ids without special tokens and images. Ids outside the vocabulary are
     /// nothing.
     pub fn decode(&self, ids: &[i64]) -> String {

@@ -3,10 +3,12 @@
 mod adamw;
 mod events;
 mod format;
+pub mod inspect;
 mod lanes;
 mod mixture;
 pub mod multimodal;
 mod prefetch;
+mod reading;
 pub mod recipe;
 pub mod run;
 mod schedule;
@@ -21,12 +23,12 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use crate::{Error, Result};
-use mixture::MixtureObjective;
+use crate::Result;
+use mixture::{MixtureObjective, Samples};
 use recipe::{Objective, Recipe};
 use run::Run;
-pub use run::{Progress, Watch};
-use tower::TowerObjective;
+pub use run::{Pace, Progress, Watch};
+use tower::{Captions, TowerObjective};
 
 /// Carries out a recipe and says where the finished model lies. With `resume`, goes on from the
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
@@ -44,15 +46,13 @@ pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Resu
 
 fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
     let (format, model, tokenizer) = start::tower(recipe, device)?;
-    let tokenizer = Arc::new(tokenizer);
     let size = format.siglip.vision_config.image_size;
+    let captions = Captions::new(recipe, Arc::new(tokenizer), size);
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, resume, watch, new)?;
     for (index, stage) in recipe.stages.iter().enumerate() {
-        let tokenizer = tokenizer.clone();
-        let objective = &stage.objective;
-        let objective =
-            TowerObjective::new(recipe, objective, tokenizer, size, &run.model, device)?;
+        let (objective, captions) = (&stage.objective, captions.clone());
+        let objective = TowerObjective::new(recipe, objective, captions, &run.model, device)?;
         run.stage(index, objective)?;
     }
     run.finish()
@@ -61,20 +61,15 @@ fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result
 fn vila_u(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
     let (format, model, tokenizer) = start::vila_u(recipe, device)?;
     let tokenizer = Arc::new(tokenizer);
-    let config = format.config.clone();
+    let config = Arc::new(format.config.clone());
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, resume, watch, new)?;
     let depth = &mut run.model.vision_tower.rqtransformer;
     *depth = depth.clone().with_dropout(recipe.dropout);
     for (index, stage) in recipe.stages.iter().enumerate() {
-        let (Objective::Pretrain(mixture) | Objective::Sft(mixture)) = &stage.objective else {
-            return Err(Error::usage(
-                "recipe: a stage of the tower in a language recipe",
-            ));
-        };
-        let tokenizer = tokenizer.clone();
-        let objective = MixtureObjective::new(recipe, mixture, tokenizer, &config, device);
-        run.stage(index, objective)?;
+        let (tokenizer, config) = (tokenizer.clone(), config.clone());
+        let samples = Samples::of_stage(recipe, &stage.objective, tokenizer, config)?;
+        run.stage(index, MixtureObjective::new(recipe, samples, device)?)?;
     }
     run.finish()
 }

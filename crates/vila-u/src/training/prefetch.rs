@@ -1,43 +1,262 @@
-//! Batches are made on a thread of their own, a few ahead, while the step computes.
+//! Samples are made by worker threads, a few batches ahead of the step that needs them.
 //!
-//! A batch is a function of its index alone, so a resumed run reads the same data without any
-//! reader state.
+//! Which worker makes a sample follows from the sample's number, and each makes its own in order: the
+//! samples are the same however fast the workers are. A scene of the nano world is a function of its
+//! number alone; a record comes from where its worker stands in the source.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use super::reading::{Place, Reading, trained};
+use super::recipe::Data;
+use crate::data::seed::mix;
+use crate::data::stream::{Part, Position, Skipped, Stream};
+use crate::data::weights::{Draw, draw};
+use crate::data::{Record, Source};
 use crate::{Error, Result};
-
-/// Makes the batch of an index; runs on the prefetch thread.
-pub type Reader<B> = Box<dyn Fn(u64) -> Result<B> + Send>;
 
 /// How many batches may wait; enough to bridge a slow one, few enough to stay small.
 const AHEAD: usize = 2;
 
-pub struct Prefetch<B> {
-    batches: Receiver<Result<B>>,
+/// Makes samples of scenes and records; each worker has one.
+pub trait Make: Clone + Send + 'static {
+    /// Plain host memory.
+    type Sample: Send + 'static;
+
+    /// Sample `n` of the nano world.
+    fn scene(&self, n: u64) -> Result<Self::Sample>;
+
+    /// Sample `n`, of a record. `n` seeds anything random in it.
+    ///
+    /// Errors say why the record cannot be used.
+    fn record(&self, n: u64, record: Record) -> Result<Self::Sample>;
 }
 
-impl<B: Send + 'static> Prefetch<B> {
-    /// Starts reading at batch `first`. The thread ends when this is dropped.
-    pub fn start(reader: Reader<B>, first: u64) -> Self {
-        let (sender, batches) = sync_channel(AHEAD);
-        thread::spawn(move || {
-            for index in first.. {
-                let batch = reader(index);
-                let failed = batch.is_err();
-                if sender.send(batch).is_err() || failed {
-                    return;
+/// What a worker sends.
+struct Made<S> {
+    /// None when it has skipped more than it may.
+    sample: Option<S>,
+    /// What it skipped on the way to the sample.
+    skipped: Vec<Skipped>,
+    /// Where it then stands in the sample's source.
+    position: Position,
+}
+
+pub struct Prefetch<S> {
+    workers: Vec<Receiver<Result<Made<S>>>>,
+    weights: Vec<f64>,
+    /// Number of the next sample.
+    n: u64,
+}
+
+impl<S: Send + 'static> Prefetch<S> {
+    /// Starts with sample `first`, from a place in the data. The threads end when this is dropped.
+    pub fn start<M: Make<Sample = S>>(
+        make: &M,
+        data: &Data,
+        seed: u64,
+        batch: usize,
+        place: &Place,
+        first: u64,
+    ) -> Self {
+        let sources: Vec<Source> = trained(data).cloned().collect();
+        let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
+        let start = |worker| {
+            let (sender, receiver) = sync_channel((AHEAD * batch).div_ceil(data.workers));
+            let worker = Worker {
+                make: make.clone(),
+                weights: weights.clone(),
+                part: Part {
+                    index: worker,
+                    of: data.workers,
+                },
+                most: usize::try_from(data.max_bad).unwrap_or(usize::MAX),
+                sender,
+            };
+            let positions = place.positions.get(worker.part.index).cloned();
+            let (sources, buffer) = (sources.clone(), data.shuffle.div_ceil(data.workers));
+            thread::spawn(move || match sources.is_empty() {
+                true => worker.scenes(first),
+                false => {
+                    let positions = positions.unwrap_or_default();
+                    let streams = sources.iter().zip(positions).zip(0..);
+                    let streams = streams.map(|((source, position), number)| {
+                        Stream::new(source, mix(seed, number), worker.part, buffer, position)
+                    });
+                    match streams.collect() {
+                        Ok(streams) => worker.records(streams, first),
+                        Err(error) => {
+                            let _ = worker.sender.send(Err(error));
+                        }
+                    }
                 }
-            }
-        });
-        Self { batches }
+            });
+            receiver
+        };
+        Self {
+            workers: (0..data.workers).map(start).collect(),
+            weights,
+            n: first,
+        }
     }
 
-    /// The next batch in order.
-    pub fn next(&self) -> Result<B> {
-        self.batches
-            .recv()
-            .unwrap_or_else(|_| Err(Error::failed("the data reader stopped unexpectedly")))
+    /// The next samples in order; notes where that leads to and what was skipped.
+    pub fn next(&mut self, count: usize, reading: &mut Reading) -> Result<Vec<S>> {
+        (0..count).map(|_| self.sample(reading)).collect()
     }
+
+    fn sample(&mut self, reading: &mut Reading) -> Result<S> {
+        let (source, worker) = turn(&self.weights, self.n, self.workers.len());
+        self.n += 1;
+        let stopped = || Error::failed("the data reader stopped unexpectedly");
+        let made = self.workers[worker].recv().map_err(|_| stopped())??;
+        reading.skip(&made.skipped)?;
+        if let Some(positions) = reading.place.positions.get_mut(worker) {
+            positions[source] = made.position;
+        }
+        made.sample.ok_or_else(stopped)
+    }
+}
+
+/// The source of sample `n`, and the worker that makes it: the source's samples go around.
+fn turn(weights: &[f64], n: u64, workers: usize) -> (usize, usize) {
+    let Draw { source, number } = match weights.is_empty() {
+        true => Draw {
+            source: 0,
+            number: n,
+        },
+        false => draw(weights, n),
+    };
+    (source, (number % workers as u64) as usize)
+}
+
+struct Worker<M: Make> {
+    make: M,
+    weights: Vec<f64>,
+    part: Part,
+    /// Records that may be skipped.
+    most: usize,
+    sender: SyncSender<Result<Made<M::Sample>>>,
+}
+
+impl<M: Make> Worker<M> {
+    /// The source of each sample that is this worker's, from `first` on.
+    fn turns(&self, first: u64) -> impl Iterator<Item = (u64, usize)> {
+        (first..).filter_map(|n| {
+            let (source, worker) = turn(&self.weights, n, self.part.of);
+            (worker == self.part.index).then_some((n, source))
+        })
+    }
+
+    fn scenes(self, first: u64) {
+        for (n, _) in self.turns(first) {
+            let made = self.make.scene(n).map(|sample| Made {
+                sample: Some(sample),
+                skipped: Vec::new(),
+                position: Position::default(),
+            });
+            let failed = made.is_err();
+            if self.sender.send(made).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn records(self, mut streams: Vec<Stream>, first: u64) {
+        for (n, source) in self.turns(first) {
+            let stream = &mut streams[source];
+            let mut skipped = Vec::new();
+            let made = first_usable(&self.make, n, stream, &mut skipped, self.most);
+            let made = made.map(|sample| Made {
+                sample: sample.map(|(_, sample)| sample),
+                skipped,
+                position: stream.position(),
+            });
+            let ended = !matches!(&made, Ok(made) if made.sample.is_some());
+            if self.sender.send(made).is_err() || ended {
+                return;
+            }
+        }
+    }
+}
+
+/// The next sample that can be made, and its record's key; none when more than `most` records were skipped.
+fn first_usable<M: Make>(
+    make: &M,
+    n: u64,
+    stream: &mut Stream,
+    skipped: &mut Vec<Skipped>,
+    most: usize,
+) -> Result<Option<(String, M::Sample)>> {
+    while let Some(found) = stream.next(skipped, most)? {
+        let key = found.record.id.clone();
+        match make.record(n, found.record) {
+            Ok(sample) => return Ok(Some((key, sample))),
+            Err(error) => skipped.push(Skipped {
+                shard: found.shard,
+                key,
+                reason: error.to_string(),
+            }),
+        }
+        if skipped.len() > most {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// A sample and where it is from.
+pub struct Taken<S> {
+    /// The path of its source; `nano` for the nano world.
+    pub source: String,
+    pub key: String,
+    pub sample: S,
+}
+
+/// The first samples of some sources, in proportion to their weights: at most `count`, none twice. Of
+/// no sources, scenes of the nano world.
+///
+/// Errors when there are none, or too many records have to be skipped.
+pub fn samples<M: Make>(
+    make: &M,
+    sources: &[Source],
+    most: u64,
+    count: usize,
+) -> Result<Vec<Taken<M::Sample>>> {
+    let whole = Part { index: 0, of: 1 };
+    let start = |source| Stream::new(source, 0, whole, count, Position::default());
+    let mut streams: Vec<Stream> = sources.iter().map(start).collect::<Result<_>>()?;
+    let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
+    let mut samples = Vec::new();
+    let mut skipped = Vec::new();
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    for n in 0..count as u64 {
+        if sources.is_empty() {
+            samples.push(Taken {
+                source: "nano".into(),
+                key: n.to_string(),
+                sample: make.scene(n)?,
+            });
+            continue;
+        }
+        let (source, _) = turn(&weights, n, 1);
+        let stream = &mut streams[source];
+        let path = &sources[source].path;
+        let Some((key, sample)) = first_usable(make, n, stream, &mut skipped, most)? else {
+            let last = skipped.last();
+            let reason = last.map_or("", |skipped| skipped.reason.as_str());
+            return Err(Error::failed(format!(
+                "{path}: more than {most} records cannot be used; the last: {reason}"
+            )));
+        };
+        if stream.epoch() > 0 {
+            break;
+        }
+        samples.push(Taken {
+            source: path.clone(),
+            key,
+            sample,
+        });
+    }
+    Ok(samples)
 }

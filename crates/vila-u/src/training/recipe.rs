@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::data::{Form, Format, Source};
 use crate::{Error, Result, depth};
 
 /// One training run: a model, data, and the stages it is trained in.
@@ -45,7 +46,7 @@ pub struct Recipe {
     #[serde(default)]
     pub model: ModelRecipe,
     #[serde(default)]
-    pub data: NanoData,
+    pub data: Data,
     pub stages: Vec<Stage>,
 }
 
@@ -82,13 +83,31 @@ pub struct ModelRecipe {
     pub mm_projector: Option<Config>,
 }
 
-/// What is drawn from the nano world.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct NanoData {
-    /// Share of pictures with one of the many further emoji at any place and size.
-    #[serde(default)]
+/// What the run learns from: files, or, without sources, the nano world.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Of the nano world: share of pictures with one of the many further emoji at any place and size.
     pub gallery: f64,
+    /// Threads that read and prepare samples. Of files, another number gives another order.
+    pub workers: usize,
+    /// Records of a source that are shuffled together, over all workers.
+    pub shuffle: usize,
+    /// Records that may be skipped, over the whole run; one more stops it.
+    pub max_bad: u64,
+    pub sources: Vec<Source>,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            gallery: 0.0,
+            workers: 2,
+            shuffle: 1000,
+            max_bad: 1000,
+            sources: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -168,8 +187,8 @@ pub enum PixelLoss {
     L2,
 }
 
-/// How often each form of sample is drawn (relative), and the caption dropout that makes
-/// classifier-free guidance possible.
+/// How often each form of sample is drawn (relative; of the nano world only, files have theirs), and
+/// the caption dropout that makes classifier-free guidance possible.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixture {
@@ -258,10 +277,6 @@ impl Recipe {
         )?;
         must(self.eval_every > 0, "eval_every must be at least 1")?;
         must(self.sample_every > 0, "sample_every must be at least 1")?;
-        must(
-            (0.0..=1.0).contains(&self.data.gallery),
-            "data.gallery must be between 0 and 1",
-        )?;
         must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
         let tower =
             |stage: &Stage| matches!(stage.objective, Objective::Align(_) | Objective::Tower(_));
@@ -269,6 +284,7 @@ impl Recipe {
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",
         )?;
+        self.check_data()?;
         for stage in &self.stages {
             must(stage.share > 0.0, "a stage's share must be above 0")?;
             let optimizer = &stage.optimizer;
@@ -296,9 +312,15 @@ impl Recipe {
             )?;
             if let Objective::Pretrain(mixture) | Objective::Sft(mixture) = &stage.objective {
                 let kinds = [mixture.caption, mixture.generation, mixture.question];
+                let sum: f64 = kinds.iter().sum();
+                let nano = self.data.sources.is_empty();
                 must(
-                    kinds.iter().all(|weight| *weight >= 0.0) && kinds.iter().sum::<f64>() > 0.0,
+                    !nano || kinds.iter().all(|weight| *weight >= 0.0) && sum > 0.0,
                     "caption, generation and question are weights, and one must be above 0",
+                )?;
+                must(
+                    nano || sum == 0.0,
+                    "caption, generation and question weigh the nano world: [[data.sources]] have weights of their own",
                 )?;
                 must(
                     fraction(mixture.drop_caption),
@@ -309,6 +331,68 @@ impl Recipe {
                     "hide_visual must be between 0 and 1",
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<()> {
+        let data = &self.data;
+        let must = |holds: bool, what: &str| match holds {
+            true => Ok(()),
+            false => Err(Error::usage(format!("recipe: data.{what}"))),
+        };
+        must(
+            (0.0..=1.0).contains(&data.gallery),
+            "gallery must be between 0 and 1",
+        )?;
+        must(
+            (1..=64).contains(&data.workers),
+            "workers must be between 1 and 64",
+        )?;
+        must(data.shuffle > 0, "shuffle must be at least 1")?;
+        if data.sources.is_empty() {
+            return Ok(());
+        }
+        must(
+            data.gallery == 0.0,
+            "gallery is of the nano world, which data.sources take the place of",
+        )?;
+        let trained = data.sources.iter().filter(|source| !source.held_out);
+        must(
+            trained.map(|source| source.weight).sum::<f64>() > 0.0,
+            "sources: one that is not held_out must have a weight above 0",
+        )?;
+        let stage = |wanted: fn(&Objective) -> bool| {
+            let mut stages = self.stages.iter();
+            stages.any(|stage| wanted(&stage.objective))
+        };
+        let pretrains = stage(|objective| matches!(objective, Objective::Pretrain(_)));
+        let language = pretrains || stage(|objective| matches!(objective, Objective::Sft(_)));
+        for (index, source) in data.sources.iter().enumerate() {
+            let must = |holds: bool, what: &str| must(holds, &format!("sources.{index}: {what}"));
+            must(
+                source.weight >= 0.0 && source.weight.is_finite(),
+                "weight must not be negative",
+            )?;
+            let video = source.format == Format::OpenVid;
+            must(
+                language || !video,
+                "the tower learns from pictures, not from videos",
+            )?;
+            must(
+                source.form.is_some() || !source.format.captions() || !language,
+                "form is needed: \"caption\" or \"generation\"",
+            )?;
+            must(
+                source.form.is_none()
+                    || source.format.captions()
+                    || source.format == Format::Parquet,
+                "form is of captions; conversations and pages have theirs",
+            )?;
+            must(
+                !(video && pretrains && source.form == Some(Form::Caption)),
+                "videos are only described in fine-tuning: use form = \"generation\", or kind = \"sft\"",
+            )?;
         }
         Ok(())
     }

@@ -17,18 +17,22 @@ use super::adamw::{AdamW, Gradients};
 use super::events::Events;
 use super::format::Format;
 use super::lanes::Lanes;
-use super::prefetch::{Prefetch, Reader};
+use super::prefetch::{Make, Prefetch};
+use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
 use super::{schedule, state};
+use crate::data::seed::mix;
 use crate::{Error, Result, atomic};
 
 /// What is trained in a stage: the loop knows nothing about models and data but this.
 pub trait Objective<M: Module>: Sync {
-    /// What the prefetch thread prepares: plain host memory.
-    type Batch: Send + 'static;
+    /// Makes the samples, on threads of their own.
+    type Make: Make;
 
-    /// Makes batch `index` (they are numbered through the whole run) from its index alone.
-    fn reader(&self) -> Reader<Self::Batch>;
+    fn make(&self) -> &Self::Make;
+
+    /// How many positions the model reads of a sample.
+    fn tokens(&self, sample: &Sample<M, Self>) -> usize;
 
     /// Whether the parameter at this path is trained.
     fn trains(&self, path: &str) -> bool;
@@ -38,7 +42,7 @@ pub trait Objective<M: Module>: Sync {
     fn independent(&self) -> bool;
 
     /// The losses of a batch. `step` seeds anything random in it.
-    fn losses(&self, model: &mut M, batch: Self::Batch, step: u64) -> Result<Losses>;
+    fn losses(&self, model: &mut M, batch: Vec<Sample<M, Self>>, step: u64) -> Result<Losses>;
 
     /// Measures on held-out data.
     fn evaluate(&self, model: &M) -> Result<Vec<(&'static str, f64)>>;
@@ -46,6 +50,9 @@ pub trait Objective<M: Module>: Sync {
     /// Draws a sample sheet into the file `path`.
     fn sample(&self, model: &M, path: &Path) -> Result<()>;
 }
+
+/// A sample of an objective.
+pub type Sample<M, O> = <<O as Objective<M>>::Make as Make>::Sample;
 
 /// `total` is what is minimised; `parts` are its terms, unweighted, and anything else worth a curve.
 pub struct Losses {
@@ -73,8 +80,45 @@ pub struct Progress {
     /// evaluation if there was one.
     pub metrics: BTreeMap<String, f64>,
     /// Over the last steps, without evaluations, samples and checkpoints.
-    pub samples_per_second: f64,
+    pub pace: Pace,
     pub time_left: Duration,
+}
+
+/// How fast a step goes, and what of its time it only waits for data.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub seconds: f64,
+    pub samples: f64,
+    /// Positions that the model reads, of text and pictures.
+    pub tokens: f64,
+    /// Seconds.
+    pub waiting: f64,
+}
+
+impl Pace {
+    pub fn samples_per_second(&self) -> f64 {
+        self.samples / self.seconds
+    }
+
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens / self.seconds
+    }
+
+    /// Share of the time, 0 to 1.
+    pub fn waiting(&self) -> f64 {
+        self.waiting / self.seconds
+    }
+
+    /// What is between both, nearer to the one before.
+    fn smooth(before: Self, now: Self) -> Self {
+        let smooth = |before: f64, now: f64| 0.95 * before + 0.05 * now;
+        Self {
+            seconds: smooth(before.seconds, now.seconds),
+            samples: smooth(before.samples, now.samples),
+            tokens: smooth(before.tokens, now.tokens),
+            waiting: smooth(before.waiting, now.waiting),
+        }
+    }
 }
 
 /// One run in progress.
@@ -89,8 +133,9 @@ pub struct Run<'a, F: Format> {
     metrics: Metrics,
     watch: Watch,
     lanes: Lanes,
-    /// Smoothed seconds of a step.
-    pace: Option<f64>,
+    /// Smoothed.
+    pace: Option<Pace>,
+    reading: Reading,
 }
 
 impl<'a, F: Format> Run<'a, F> {
@@ -109,10 +154,12 @@ impl<'a, F: Format> Run<'a, F> {
     ) -> Result<Self> {
         let out = &recipe.out;
         let holds_run = out.join("metrics.jsonl").exists();
-        let (step, model, optimizer) = match (resume, state::steps(out).pop()) {
+        let (step, model, optimizer, place) = match (resume, state::steps(out).pop()) {
             (true, Some(step)) => {
+                let place = state::place(out, step)?;
+                place.check(&recipe.data)?;
                 let (model, optimizer) = state::load(out, step, &format, device)?;
-                (step, model, optimizer)
+                (step, model, optimizer, place)
             }
             (true, None) => {
                 return Err(Error::usage(format!(
@@ -127,7 +174,10 @@ impl<'a, F: Format> Run<'a, F> {
                     out.display()
                 )));
             }
-            (false, _) => (0, new(), AdamW::default()),
+            (false, _) => {
+                let place = Place::start(&recipe.data)?;
+                (0, new(), AdamW::default(), place)
+            }
         };
         let samples = out.join("samples");
         fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
@@ -143,6 +193,7 @@ impl<'a, F: Format> Run<'a, F> {
             watch,
             lanes: Lanes::new(recipe.accumulation, device)?,
             pace: None,
+            reading: Reading::open(out, &recipe.data, place)?,
         })
     }
 
@@ -163,18 +214,26 @@ impl<'a, F: Format> Run<'a, F> {
             trains: &|path| objective.trains(path),
         });
         let accumulation = recipe.accumulation as u64;
-        let batches = Prefetch::start(objective.reader(), self.step * accumulation);
+        let mut samples = Prefetch::start(
+            objective.make(),
+            &recipe.data,
+            recipe.seed,
+            recipe.batch_size,
+            &self.reading.place,
+            self.step * accumulation * recipe.batch_size as u64,
+        );
         while self.step < end {
-            let start = Instant::now();
             let stage = &recipe.stages[index];
-            let mut metrics = self.step(&objective, &batches, stage, first, end)?;
-            let seconds = start.elapsed().as_secs_f64();
-            metrics.insert("seconds".into(), seconds);
+            let (mut metrics, now) = self.step(&objective, &mut samples, stage, first, end)?;
+            metrics.extend([
+                ("seconds".into(), now.seconds),
+                ("samples_per_second".into(), now.samples_per_second()),
+                ("tokens_per_second".into(), now.tokens_per_second()),
+                ("waiting".into(), now.waiting()),
+            ]);
             self.step += 1;
-            self.pace = Some(
-                self.pace
-                    .map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds),
-            );
+            let pace = self.pace.map_or(now, |before| Pace::smooth(before, now));
+            self.pace = Some(pace);
             let every = |interval: u64| self.step.is_multiple_of(interval) || self.step == end;
             let (evaluate, sample, save) = (
                 every(recipe.eval_every),
@@ -194,16 +253,25 @@ impl<'a, F: Format> Run<'a, F> {
             let stop = self.watch.stop.load(Ordering::Relaxed);
             if save || stop {
                 let (model, optimizer) = (&self.model, &self.optimizer);
-                state::save(&recipe.out, self.step, &self.format, model, optimizer)?;
+                let place = &self.reading.place;
+                state::save(
+                    &recipe.out,
+                    self.step,
+                    &self.format,
+                    model,
+                    optimizer,
+                    place,
+                )?;
             }
-            let pace = self.pace.unwrap_or(seconds);
             (self.watch.progress)(&Progress {
                 step: self.step,
                 steps: recipe.steps,
                 stage: index,
                 metrics,
-                samples_per_second: (recipe.batch_size * recipe.accumulation) as f64 / pace,
-                time_left: Duration::from_secs_f64(pace * (recipe.steps - self.step) as f64),
+                pace,
+                time_left: Duration::from_secs_f64(
+                    pace.seconds * (recipe.steps - self.step) as f64,
+                ),
             });
             if stop && self.step < recipe.steps {
                 return Err(Error::Interrupted);
@@ -226,11 +294,14 @@ impl<'a, F: Format> Run<'a, F> {
     fn step<O: Objective<F::Model>>(
         &mut self,
         objective: &O,
-        batches: &Prefetch<O::Batch>,
+        samples: &mut Prefetch<Sample<F::Model, O>>,
         stage: &Stage,
         first: u64,
         end: u64,
-    ) -> Result<BTreeMap<String, f64>> {
+    ) -> Result<(BTreeMap<String, f64>, Pace)> {
+        let start = Instant::now();
+        let size = self.recipe.batch_size;
+        let (mut waiting, mut tokens) = (Duration::ZERO, 0);
         // Dropout draws from the device: seeded by the step, it is the same after a resume.
         self.device.seed(mix(self.recipe.seed, self.step));
         let count = self.recipe.accumulation;
@@ -251,9 +322,14 @@ impl<'a, F: Format> Run<'a, F> {
                 false => 1,
             };
             left -= together;
+            let asked = Instant::now();
             let batches: Vec<_> = (0..together)
-                .map(|_| batches.next())
+                .map(|_| samples.next(size, &mut self.reading))
                 .collect::<Result<_>>()?;
+            waiting += asked.elapsed();
+            tokens += (batches.iter().flatten())
+                .map(|sample| objective.tokens(sample))
+                .sum::<usize>();
             for (losses, found) in self.lanes.run(&mut self.model, batches, compute)? {
                 for (name, value) in losses {
                     self.finite(name, value)?;
@@ -277,7 +353,13 @@ impl<'a, F: Format> Run<'a, F> {
             .collect();
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("learning_rate".into(), rate);
-        Ok(metrics)
+        let pace = Pace {
+            seconds: start.elapsed().as_secs_f64(),
+            samples: (size * count) as f64,
+            tokens: tokens as f64,
+            waiting: waiting.as_secs_f64(),
+        };
+        Ok((metrics, pace))
     }
 
     fn finite(&self, what: &str, value: f64) -> Result<()> {
@@ -301,7 +383,7 @@ type Computed = (Vec<(&'static str, f64)>, Gradients);
 fn compute<M: Module, O: Objective<M>>(
     objective: &O,
     model: &mut M,
-    batch: O::Batch,
+    batch: Vec<Sample<M, O>>,
     step: u64,
     count: usize,
 ) -> Result<Computed> {
@@ -314,15 +396,6 @@ fn compute<M: Module, O: Objective<M>>(
         .collect();
     let tape = (losses.total / count as f64).backward();
     Ok((values, Gradients::of(model, tape)))
-}
-
-/// A number that depends on all bits of both (splitmix64).
-pub(super) fn mix(seed: u64, index: u64) -> u64 {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index);
-    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
-        x = (x ^ (x >> 30)).wrapping_mul(factor);
-    }
-    x ^ (x >> 31)
 }
 
 /// Gradients exactly for the parameters that are trained.

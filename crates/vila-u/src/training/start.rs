@@ -33,23 +33,8 @@ pub fn tower(
         };
         return Ok((format, tower.model, tokenizer));
     }
-    let config: RqVaeSiglipConfig = part(&recipe.model.rqvaesiglip, "rqvaesiglip")?;
-    let siglip: SiglipConfig = match SiglipConfig::preset(&config.pretrained_model) {
-        Some(preset) if recipe.model.siglip.is_none() => preset,
-        _ => part(&recipe.model.siglip, "siglip")?,
-    };
-    config.check(&siglip).map_err(unfit)?;
-    let folder = tokenizers(recipe)?.join("siglip");
-    let spiece = folder.read("spiece.model")?;
-    let length = siglip.text_config.max_position_embeddings;
-    let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)
-        .map_err(|reason| Error::invalid(folder.path("spiece.model"), reason))?;
-    let (words, rows) = (tokenizer.vocabulary(), siglip.text_config.vocab_size);
-    if words != rows {
-        return Err(unfit(format!(
-            "siglip.text_config.vocab_size is {rows}, spiece.model has {words}"
-        )));
-    }
+    let (config, siglip) = new_tower(recipe)?;
+    let (spiece, tokenizer) = spiece(recipe, &siglip)?;
     let name = &config.pretrained_model;
     let files = Files::memory(
         "recipe",
@@ -77,15 +62,55 @@ pub fn tower(
     ))
 }
 
+/// What samples of a tower's run are made with: the tokenizer of its text encoder, and the width and
+/// height of its pictures in pixels.
+pub fn tower_input(recipe: &Recipe) -> Result<(SiglipTokenizer, usize)> {
+    let (tokenizer, siglip) = match &recipe.init {
+        Some(init) => {
+            let files = Source::parse(init)?.files(|_, _| {})?;
+            let (config, siglip) = checkpoint::config::read_tower(&files)?;
+            let tokenizer = checkpoint::config::siglip_tokenizer(&files, &config, &siglip)?;
+            (tokenizer, siglip)
+        }
+        None => {
+            let (_, siglip) = new_tower(recipe)?;
+            (spiece(recipe, &siglip)?.1, siglip)
+        }
+    };
+    Ok((tokenizer, siglip.vision_config.image_size))
+}
+
+/// Sizes of a tower that is new.
+fn new_tower(recipe: &Recipe) -> Result<(RqVaeSiglipConfig, SiglipConfig)> {
+    let config: RqVaeSiglipConfig = part(&recipe.model.rqvaesiglip, "rqvaesiglip")?;
+    let siglip: SiglipConfig = match SiglipConfig::preset(&config.pretrained_model) {
+        Some(preset) if recipe.model.siglip.is_none() => preset,
+        _ => part(&recipe.model.siglip, "siglip")?,
+    };
+    config.check(&siglip).map_err(unfit)?;
+    Ok((config, siglip))
+}
+
+/// The tokenizer of a new tower's text encoder, with its file.
+fn spiece(recipe: &Recipe, siglip: &SiglipConfig) -> Result<(Vec<u8>, SiglipTokenizer)> {
+    let folder = tokenizers(recipe)?.join("siglip");
+    let spiece = folder.read("spiece.model")?;
+    let length = siglip.text_config.max_position_embeddings;
+    let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)
+        .map_err(|reason| Error::invalid(folder.path("spiece.model"), reason))?;
+    let (words, rows) = (tokenizer.vocabulary(), siglip.text_config.vocab_size);
+    match words == rows {
+        true => Ok((spiece, tokenizer)),
+        false => Err(unfit(format!(
+            "siglip.text_config.vocab_size is {rows}, spiece.model has {words}"
+        ))),
+    }
+}
+
 /// Sizes and weights of a whole model, and its tokenizer: all of `init`, or, where the recipe has
 /// the sizes of a language model, a new one on the tower of `init`.
 pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, Tokenizer)> {
-    let Some(init) = &recipe.init else {
-        return Err(Error::usage(
-            "recipe: init is needed: the model, or at least the vision tower, to start from",
-        ));
-    };
-    let files = Source::parse(init)?.files(|_, _| {})?;
+    let (init, files) = init(recipe)?;
     if recipe.model.llm.is_none() {
         if checkpoint::info(&files)?.is_quantized() {
             return Err(Error::usage(format!(
@@ -101,32 +126,12 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
         return Ok((format, loaded.model, loaded.tokenizer));
     }
     let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
-    let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
-    let width = tower.config.embed_dim;
-    let config = VilaUConfig {
-        root: RootConfig::new(llm.hidden_size, width),
-        llm,
-        mm_projector: part(&recipe.model.mm_projector, "mm_projector")?,
-        vision_tower: VisionTowerConfig {
-            rqvaesiglip: tower.config,
-            rqtransformer: part(&recipe.model.rqtransformer, "rqtransformer")?,
-            hidden_size: width,
-        },
-        siglip: tower.siglip,
-    };
-    config.check().map_err(unfit)?;
+    let config = new_language(recipe, tower.config, tower.siglip)?;
     let mut model = config.init(device);
     model.vision_tower.rqvaesiglip = tower.model;
 
     // A checkpoint's files: the encoder's from the tower, the language model's from the recipe.
-    let llm_files = tokenizers(recipe)?.join("llm");
-    let tokenizer = checkpoint::config::tokenizer(&llm_files)?;
-    let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
-    if words != rows {
-        return Err(unfit(format!(
-            "llm.vocab_size is {rows}, the tokenizer has {words} tokens"
-        )));
-    }
+    let (llm_files, tokenizer) = new_tokenizer(recipe, &config)?;
     let name = &config.vision_tower.rqvaesiglip.pretrained_model;
     let mut contents = Vec::new();
     for (folder, from) in [("llm", llm_files), (name.as_str(), files.join(name))] {
@@ -138,6 +143,64 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
     }
     let files = Files::memory("recipe", contents);
     Ok((VilaUFormat { config, files }, model, tokenizer))
+}
+
+/// What samples of a language model's run are made with: its sizes and its tokenizer.
+pub fn vila_u_input(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
+    let (_, files) = init(recipe)?;
+    if recipe.model.llm.is_none() {
+        let config = checkpoint::config::read(&files)?;
+        return Ok((config, checkpoint::config::tokenizer(&files.join("llm"))?));
+    }
+    let (tower, siglip) = checkpoint::config::read_tower(&files)?;
+    let config = new_language(recipe, tower, siglip)?;
+    let (_, tokenizer) = new_tokenizer(recipe, &config)?;
+    Ok((config, tokenizer))
+}
+
+fn init(recipe: &Recipe) -> Result<(&str, Files)> {
+    let Some(init) = &recipe.init else {
+        return Err(Error::usage(
+            "recipe: init is needed: the model, or at least the vision tower, to start from",
+        ));
+    };
+    Ok((init, Source::parse(init)?.files(|_, _| {})?))
+}
+
+/// Sizes of a whole model whose language model is new.
+fn new_language(
+    recipe: &Recipe,
+    tower: RqVaeSiglipConfig,
+    siglip: SiglipConfig,
+) -> Result<VilaUConfig> {
+    let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
+    let width = tower.embed_dim;
+    let config = VilaUConfig {
+        root: RootConfig::new(llm.hidden_size, width),
+        llm,
+        mm_projector: part(&recipe.model.mm_projector, "mm_projector")?,
+        vision_tower: VisionTowerConfig {
+            rqvaesiglip: tower,
+            rqtransformer: part(&recipe.model.rqtransformer, "rqtransformer")?,
+            hidden_size: width,
+        },
+        siglip,
+    };
+    config.check().map_err(unfit)?;
+    Ok(config)
+}
+
+/// The tokenizer of a new language model, with its files.
+fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokenizer)> {
+    let files = tokenizers(recipe)?.join("llm");
+    let tokenizer = checkpoint::config::tokenizer(&files)?;
+    let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
+    match words == rows {
+        true => Ok((files, tokenizer)),
+        false => Err(unfit(format!(
+            "llm.vocab_size is {rows}, the tokenizer has {words} tokens"
+        ))),
+    }
 }
 
 /// Draws all weights now and in order: parameters are drawn when first used, and what is used

@@ -8,6 +8,8 @@
 //! out/checkpoints/step-00001000/          the last two checkpoints
 //!     model/                              the model in the released layout, f32
 //!     optimizer.safetensors               the optimizer's moments and time
+//!     data.json                           where the data is gone on with
+//! out/skipped.jsonl                       records that could not be used, and why
 //! out/model/                              the finished model
 //! ```
 //!
@@ -22,9 +24,11 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::adamw::{AdamW, Moments};
 use super::format::Format;
+use super::reading::Place;
 use crate::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
+const DATA: &str = "data.json";
 /// Checkpoints kept of a run.
 const KEEP: usize = 2;
 
@@ -54,6 +58,7 @@ pub fn save<F: Format>(
     format: &F,
     model: &F::Model,
     optimizer: &AdamW,
+    place: &Place,
 ) -> Result<()> {
     let parent = out.join("checkpoints");
     fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
@@ -66,6 +71,8 @@ pub fn save<F: Format>(
     fs::create_dir(&new).map_err(Error::io(&new))?;
     format.save(model, &new.join("model"))?;
     write(&new.join(OPTIMIZER), optimizer)?;
+    let json = serde_json::to_vec(place).map_err(|error| Error::failed(error.to_string()))?;
+    fs::write(new.join(DATA), json).map_err(Error::io(new.join(DATA)))?;
     let place = folder(out, step);
     if place.exists() {
         fs::remove_dir_all(&place).map_err(Error::io(&place))?;
@@ -79,7 +86,14 @@ pub fn save<F: Format>(
     Ok(())
 }
 
-/// Reads the checkpoint of a step.
+/// Where the checkpoint of a step stands in its data.
+pub fn place(out: &Path, step: u64) -> Result<Place> {
+    let path = folder(out, step).join(DATA);
+    let json = fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&json).map_err(|error| Error::invalid(path, error.to_string()))
+}
+
+/// Reads model and optimizer of the checkpoint of a step.
 pub fn load<F: Format>(
     out: &Path,
     step: u64,

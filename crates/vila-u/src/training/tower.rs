@@ -15,12 +15,15 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::prefetch::Reader;
-use super::recipe::{self, NanoData, PixelLoss, Recipe};
-use super::run::{Losses, Objective, mix};
+use super::mixture::held_out;
+use super::prefetch::Make;
+use super::recipe::{self, PixelLoss, Recipe};
+use super::run::{Losses, Objective};
 use super::sheet::save_sheet;
 use crate::data::nano::{Scene, Split};
-use crate::media::preprocess::normalize;
+use crate::data::seed::mix;
+use crate::data::{Pictures, Record};
+use crate::media::preprocess::{Mode, normalize, pixels};
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
 use crate::tower::{RqVaeSiglip, sigmoid_loss};
@@ -32,53 +35,91 @@ const AT_ONCE: usize = 32;
 /// Pictures on a sample sheet.
 const SHOWN: usize = 16;
 
-/// Pictures and their captions, on the host.
-pub struct Captioned {
-    /// `[n, 3, size, size]` in -1..1
-    pixels: Vec<f32>,
-    /// `[n, tokens]`
-    ids: Vec<i64>,
-}
-
-/// Draws captioned pictures of the nano world.
+/// A picture and its caption, on the host.
 #[derive(Clone)]
-struct Pictures {
-    tokenizer: Arc<SiglipTokenizer>,
-    data: NanoData,
-    size: usize,
+pub struct Captioned {
+    /// `[3, size, size]` in -1..1
+    pub pixels: Vec<f32>,
+    /// `[tokens]`
+    pub ids: Vec<i64>,
 }
 
-impl Pictures {
-    /// `count` scenes of a split, `first` on.
-    fn draw(&self, split: Split, seed: u64, first: u64, count: usize) -> Captioned {
-        let mut pixels = Vec::with_capacity(count * 3 * self.size * self.size);
-        let mut ids = Vec::new();
-        for index in first..first + count as u64 {
-            // Every so many scenes one is of the gallery: exactly the share, in any stretch.
-            let gallery = |index: u64| (index as f64 * self.data.gallery) as u64;
-            let scene = if gallery(index + 1) > gallery(index) {
-                Scene::sample_gallery(split, seed, index)
-            } else {
-                Scene::sample(split, seed, index)
-            };
-            pixels.extend(normalize(&scene.render(self.size as u32)));
-            ids.extend(self.tokenizer.encode(&scene.caption()));
+/// Makes captioned pictures of scenes and records.
+#[derive(Clone)]
+pub struct Captions {
+    pub tokenizer: Arc<SiglipTokenizer>,
+    /// Share of the nano world's pictures that are of its gallery.
+    gallery: f64,
+    seed: u64,
+    pub size: usize,
+}
+
+impl Captions {
+    pub fn new(recipe: &Recipe, tokenizer: Arc<SiglipTokenizer>, size: usize) -> Self {
+        Self {
+            tokenizer,
+            gallery: recipe.data.gallery,
+            seed: recipe.seed,
+            size,
         }
-        Captioned { pixels, ids }
+    }
+
+    /// Scene `index` of a split.
+    fn draw(&self, split: Split, seed: u64, index: u64) -> Captioned {
+        // Every so many scenes one is of the gallery: exactly the share, in any stretch.
+        let gallery = |index: u64| (index as f64 * self.gallery) as u64;
+        let scene = if gallery(index + 1) > gallery(index) {
+            Scene::sample_gallery(split, seed, index)
+        } else {
+            Scene::sample(split, seed, index)
+        };
+        Captioned {
+            pixels: normalize(&scene.render(self.size as u32)),
+            ids: self.tokenizer.encode(&scene.caption()),
+        }
     }
 }
 
-impl Captioned {
-    fn tensors(self, size: usize, device: &Device) -> (Tensor<4>, Tensor<2, Int>) {
-        let count = self.pixels.len() / (3 * size * size);
-        let tokens = self.ids.len() / count;
-        let pixels = TensorData::new(self.pixels, [count, 3, size, size]);
-        let ids = TensorData::new(self.ids, [count, tokens]);
-        (
-            Tensor::from_data(pixels, device),
-            Tensor::from_data(ids, device),
-        )
+impl Make for Captions {
+    type Sample = Captioned;
+
+    fn scene(&self, n: u64) -> Result<Captioned> {
+        Ok(self.draw(Split::Train, self.seed, n))
     }
+
+    /// Its first picture, cropped to a square, and what stands beside it.
+    fn record(&self, _n: u64, record: Record) -> Result<Captioned> {
+        let caption = record.caption();
+        let caption = caption.ok_or_else(|| Error::usage("no text stands beside its picture"))?;
+        let (Pictures::Images(images) | Pictures::Frames(images)) = &record.pictures else {
+            return Err(Error::usage("a video is no picture with a caption"));
+        };
+        let image = images.first();
+        let image = image
+            .ok_or_else(|| Error::usage("has no picture"))?
+            .read()?;
+        Ok(Captioned {
+            pixels: pixels(&image, self.size as u32, Mode::Generation),
+            ids: self.tokenizer.encode(caption),
+        })
+    }
+}
+
+/// A batch: pixels `[n, 3, size, size]`, ids `[n, tokens]`.
+fn tensors(batch: &[Captioned], size: usize, device: &Device) -> (Tensor<4>, Tensor<2, Int>) {
+    let pixels: Vec<f32> = batch
+        .iter()
+        .flat_map(|made| &made.pixels)
+        .copied()
+        .collect();
+    let ids: Vec<i64> = batch.iter().flat_map(|made| &made.ids).copied().collect();
+    let (count, tokens) = (batch.len(), ids.len() / batch.len());
+    let pixels = TensorData::new(pixels, [count, 3, size, size]);
+    let ids = TensorData::new(ids, [count, tokens]);
+    (
+        Tensor::from_data(pixels, device),
+        Tensor::from_data(ids, device),
+    )
 }
 
 /// Which of the two stages.
@@ -94,18 +135,19 @@ enum Stage {
 /// The objective of both stages.
 pub struct TowerObjective {
     stage: Stage,
-    pictures: Pictures,
+    captions: Captions,
     seed: u64,
-    batch_size: usize,
+    /// Positions of a picture.
+    positions: usize,
     device: Device,
+    held_out: Vec<Captioned>,
 }
 
 impl TowerObjective {
     pub fn new(
         recipe: &Recipe,
         objective: &recipe::Objective,
-        tokenizer: Arc<SiglipTokenizer>,
-        size: usize,
+        captions: Captions,
         model: &RqVaeSiglip,
         device: &Device,
     ) -> Result<Self> {
@@ -117,24 +159,20 @@ impl TowerObjective {
             },
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
+        let [rows, columns, _] = model.quantizer.code_shape();
+        // The same pictures every time; of the nano world, part of them is of the gallery's unseen emoji.
+        let held_out = held_out(&captions, &recipe.data, EVALUATED)?.unwrap_or_else(|| {
+            let scene = |index| captions.draw(Split::HeldOut, 0, index);
+            (0..EVALUATED as u64).map(scene).collect()
+        });
         Ok(Self {
             stage,
-            pictures: Pictures {
-                tokenizer,
-                data: recipe.data.clone(),
-                size,
-            },
+            captions,
             seed: recipe.seed,
-            batch_size: recipe.batch_size,
+            positions: rows * columns,
             device: device.clone(),
+            held_out,
         })
-    }
-
-    /// The same held-out pictures every time; part of them is of the gallery's unseen emoji.
-    fn held_out(&self, first: usize, count: usize) -> (Tensor<4>, Tensor<2, Int>) {
-        let device = self.device.clone().inner();
-        let pictures = self.pictures.draw(Split::HeldOut, 0, first as u64, count);
-        pictures.tensors(self.pictures.size, &device)
     }
 
     fn align(&self, model: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Losses {
@@ -180,11 +218,14 @@ fn tower(
 }
 
 impl Objective<RqVaeSiglip> for TowerObjective {
-    type Batch = Captioned;
+    type Make = Captions;
 
-    fn reader(&self) -> Reader<Captioned> {
-        let (pictures, seed, count) = (self.pictures.clone(), self.seed, self.batch_size);
-        Box::new(move |index| Ok(pictures.draw(Split::Train, seed, index * count as u64, count)))
+    fn make(&self) -> &Captions {
+        &self.captions
+    }
+
+    fn tokens(&self, sample: &Captioned) -> usize {
+        self.positions + sample.ids.len()
     }
 
     fn independent(&self) -> bool {
@@ -202,15 +243,11 @@ impl Objective<RqVaeSiglip> for TowerObjective {
         }
     }
 
-    fn losses(&self, model: &mut RqVaeSiglip, batch: Captioned, step: u64) -> Result<Losses> {
-        let size = self.pictures.size;
+    fn losses(&self, model: &mut RqVaeSiglip, batch: Vec<Captioned>, step: u64) -> Result<Losses> {
+        let (pixels, ids) = tensors(&batch, self.captions.size, &self.device);
         Ok(match &self.stage {
-            Stage::Align => {
-                let (pixels, ids) = batch.tensors(size, &self.device);
-                self.align(model, pixels, ids)
-            }
+            Stage::Align => self.align(model, pixels, ids),
             Stage::Tower { losses, texts } => {
-                let (pixels, ids) = batch.tensors(size, &self.device);
                 let texts = Tensor::from_inner(normalise(texts.pooled(ids.inner())));
                 let mut restart = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
                 tower(model, pixels, texts, losses, &mut restart)
@@ -225,8 +262,12 @@ impl Objective<RqVaeSiglip> for TowerObjective {
         let quantizes = matches!(self.stage, Stage::Tower { .. });
         let (mut matched, mut psnr) = (0, 0.0);
         let mut used = vec![false; model.quantizer.codes()];
-        for first in (0..EVALUATED).step_by(AT_ONCE) {
-            let (pixels, ids) = self.held_out(first, AT_ONCE);
+        if self.held_out.is_empty() {
+            return Ok(Vec::new());
+        }
+        let device = self.device.clone().inner();
+        for batch in self.held_out.chunks(AT_ONCE) {
+            let (pixels, ids) = tensors(batch, self.captions.size, &device);
             let mut features = model.features(pixels.clone());
             if quantizes {
                 let quantized = model.quantize(features);
@@ -252,7 +293,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
                 .filter(|(best, own)| best == own)
                 .count();
         }
-        let count = EVALUATED as f64;
+        let count = self.held_out.len() as f64;
         let mut metrics = vec![("matching", matched as f64 / count)];
         if quantizes {
             let share = used.iter().filter(|used| **used).count() as f64 / used.len() as f64;
@@ -263,11 +304,12 @@ impl Objective<RqVaeSiglip> for TowerObjective {
 
     /// Held-out pictures, each with its reconstruction below.
     fn sample(&self, model: &RqVaeSiglip, path: &Path) -> Result<()> {
-        if matches!(self.stage, Stage::Align) {
+        if matches!(self.stage, Stage::Align) || self.held_out.is_empty() {
             return Ok(());
         }
         let model = model.clone().valid();
-        let (pixels, _) = self.held_out(0, SHOWN);
+        let shown = &self.held_out[..SHOWN.min(self.held_out.len())];
+        let (pixels, _) = tensors(shown, self.captions.size, &self.device.clone().inner());
         let drawn = model.decode(model.encode(pixels.clone()).z_q);
         save_sheet(path, pixels, drawn)
     }

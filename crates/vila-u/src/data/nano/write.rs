@@ -195,7 +195,7 @@ fn write_shard(folder: &Path, kind: &str, number: usize, drawn: &[Drawn]) -> Res
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::data::read_jsonl;
+    use crate::data::{Image, Pictures, Text, read_jsonl};
 
     #[test]
     fn what_is_written_can_be_read() {
@@ -205,11 +205,11 @@ mod tests {
         let records = read_jsonl(&folder.join("nano.jsonl")).unwrap();
         assert_eq!(records.len(), 18);
         let scene = Scene::sample(Split::HeldOut, 3, 4);
-        assert_eq!(
-            records[9].turns,
-            [Turn::human(scene.caption()), Turn::assistant("<image>")]
-        );
-        let picture = image::open(&records[9].images[0]).unwrap().into_rgb8();
+        let drawing = vec![Turn::human(scene.caption()), Turn::assistant("<image>")];
+        assert_eq!(records[9].text, Text::Turns(drawing));
+        let file = Image::File(folder.join("images/0000004.png"));
+        assert_eq!(records[9].pictures, Pictures::Images(vec![file.clone()]));
+        let picture = file.read().unwrap().rgb();
         assert_eq!(picture, scene.render(64));
         let names = |shard: &str| -> Vec<String> {
             let mut tar = tar::Archive::new(File::open(folder.join(shard)).unwrap());

@@ -1,5 +1,7 @@
 //! Whole runs of tiny models.
 
+mod data;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,10 +152,13 @@ fn metrics(out: &Path) -> Vec<Value> {
         .map(|line| serde_json::from_str(line).expect("an object"))
         .collect();
     for line in &mut lines {
-        let seconds = line
-            .as_object_mut()
-            .and_then(|object| object.remove("seconds"));
-        assert!(seconds.is_some_and(|seconds| seconds.as_f64() > Some(0.0)));
+        for name in ["seconds", "samples_per_second", "tokens_per_second"] {
+            let speed = line.as_object_mut().and_then(|object| object.remove(name));
+            assert!(speed.is_some_and(|speed| speed.as_f64() > Some(0.0)));
+        }
+        let waiting = (line.as_object_mut()).and_then(|object| object.remove("waiting"));
+        let waiting = waiting.and_then(|share| share.as_f64()).expect("a share");
+        assert!((0.0..=1.0).contains(&waiting), "{waiting}");
     }
     lines
 }

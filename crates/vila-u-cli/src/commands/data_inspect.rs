@@ -1,0 +1,89 @@
+//! `vila-u data inspect`: a recipe's samples as the model sees them.
+
+use serde_json::json;
+use vila_u::{
+    Error, Result,
+    media::{save_png, sheet::grid},
+    training::{
+        inspect::{Inspected, inspect},
+        recipe::Recipe,
+    },
+};
+
+use super::{create_folder, to_json};
+use crate::{arguments::DataInspect, console::Console};
+
+/// Pictures side by side on the contact sheet.
+const COLUMNS: usize = 8;
+
+pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
+    if args.n == 0 {
+        return Err(Error::usage("-n must be at least 1"));
+    }
+    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let samples = inspect(&recipe, args.n)?;
+    let mut first = 1;
+    for sample in &samples {
+        let mut value = to_json(sample)?;
+        value["pictures"] = json!(sample.pictures.len());
+        console.result(describe(sample, first), value)?;
+        first += sample.pictures.len();
+    }
+    if let Some(folder) = &args.output {
+        create_folder(folder)?;
+        let file = folder.join("sheet.png");
+        let pictures: Vec<_> = samples
+            .into_iter()
+            .flat_map(|sample| sample.pictures)
+            .collect();
+        save_png(&file, &grid(&pictures, COLUMNS))?;
+        console.say(format!(
+            "{} pictures are in {}",
+            pictures.len(),
+            file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// A line about the sample and its tokens below, those that are predicted in brackets. `first`: number
+/// of its first picture.
+fn describe(sample: &Inspected, first: usize) -> String {
+    let last = first + sample.pictures.len();
+    let pictures = match last - first {
+        0 => "no picture".into(),
+        1 => format!("picture {first}"),
+        _ => format!("pictures {first} to {}", last - 1),
+    };
+    let cut = match sample.cut {
+        0 => String::new(),
+        cut => format!(", {cut} more are cut"),
+    };
+    let loss: usize = (sample.pieces.iter())
+        .filter(|piece| piece.loss)
+        .map(|piece| piece.positions)
+        .sum();
+    let mut text = format!(
+        "{} {}: {} positions{cut}, {loss} with loss, {pictures}\n ",
+        sample.source, sample.key, sample.positions
+    );
+    let mut open = false;
+    for piece in &sample.pieces {
+        if open && !piece.loss {
+            text += "]";
+        }
+        text += " ";
+        if piece.loss && !open {
+            text += "[";
+        }
+        open = piece.loss;
+        text += &piece.text;
+        if piece.id.is_none() {
+            text += &format!("x{}", piece.positions);
+        }
+    }
+    if open {
+        text += "]";
+    }
+    text
+}

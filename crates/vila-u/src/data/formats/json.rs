@@ -1,0 +1,242 @@
+//! JSON objects one after another: a line each, or the elements of one array. Either way one is in
+//! memory at a time, however large the file.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+use serde::de::DeserializeOwned;
+
+use super::Bad;
+use crate::{Error, Result};
+
+/// A longer object is no record.
+const LONGEST: usize = 64 << 20;
+
+/// The objects of a file, numbered from 1, each as its bytes or the reason it is none.
+pub struct Entries<R = BufReader<File>> {
+    file: R,
+    array: bool,
+    number: u64,
+    ended: bool,
+}
+
+impl Entries {
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+        Self::new(file).map_err(Error::io(path))
+    }
+}
+
+impl<R: BufRead> Entries<R> {
+    fn new(mut file: R) -> std::io::Result<Self> {
+        let array = skip_space(&mut file)? == Some(b'[');
+        if array {
+            file.consume(1);
+        }
+        Ok(Self {
+            file,
+            array,
+            number: 0,
+            ended: false,
+        })
+    }
+
+    fn line(&mut self) -> std::io::Result<Option<Entry>> {
+        if skip_space(&mut self.file)?.is_none() {
+            return Ok(None);
+        }
+        let mut line = Vec::new();
+        let mut limited = (&mut self.file).take(LONGEST as u64);
+        limited.read_until(b'\n', &mut line)?;
+        let whole = line.len() < LONGEST || line.ends_with(b"\n");
+        if !whole {
+            self.file.skip_until(b'\n')?;
+        }
+        Ok(Some(match whole {
+            true => Ok(line),
+            false => Err(too_long()),
+        }))
+    }
+
+    /// The next element: as many brackets are closed in it as are opened, outside of strings. What
+    /// is in it is for the JSON parser to judge.
+    fn element(&mut self) -> std::io::Result<Option<Entry>> {
+        loop {
+            match skip_space(&mut self.file)? {
+                Some(b',') => self.file.consume(1),
+                Some(b']') => return Ok(None),
+                None => {
+                    self.ended = true;
+                    return Ok(Some(Err("the array does not end".into())));
+                }
+                Some(_) => break,
+            }
+        }
+        let mut element = Vec::new();
+        let (mut depth, mut string, mut escaped) = (0_u32, false, false);
+        loop {
+            let buffer = self.file.fill_buf()?;
+            if buffer.is_empty() {
+                self.ended = true;
+                return Ok(Some(Err("the file ends in the middle of it".into())));
+            }
+            let mut end = None;
+            for (at, byte) in buffer.iter().enumerate() {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if string => escaped = true,
+                    b'"' => string = !string,
+                    _ if string => {}
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' if depth > 0 => depth -= 1,
+                    b',' | b']' if depth == 0 => {
+                        end = Some(at);
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            let taken = end.unwrap_or(buffer.len());
+            element.extend_from_slice(&buffer[..taken]);
+            self.file.consume(taken);
+            if element.len() > LONGEST {
+                self.ended = true;
+                return Ok(Some(Err(too_long())));
+            }
+            if end.is_some() {
+                return Ok(Some(Ok(element)));
+            }
+        }
+    }
+}
+
+type Entry = std::result::Result<Vec<u8>, String>;
+
+fn too_long() -> String {
+    format!("longer than {} MiB", LONGEST >> 20)
+}
+
+impl<R: BufRead> Iterator for Entries<R> {
+    type Item = (u64, Entry);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = match self.array {
+            true => self.element(),
+            false => self.line(),
+        };
+        let entry = next.unwrap_or_else(|error| {
+            self.ended = true;
+            Some(Err(format!("cannot be read: {error}")))
+        });
+        self.ended |= entry.is_none();
+        self.number += 1;
+        Some((self.number, entry?))
+    }
+}
+
+/// Passes over white space; the byte that follows.
+fn skip_space(file: &mut impl BufRead) -> std::io::Result<Option<u8>> {
+    loop {
+        let buffer = file.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let space = buffer
+            .iter()
+            .take_while(|byte| byte.is_ascii_whitespace())
+            .count();
+        if let Some(byte) = buffer.get(space).copied() {
+            file.consume(space);
+            return Ok(Some(byte));
+        }
+        file.consume(space);
+    }
+}
+
+/// Each object of a file as a `T`, made a record.
+pub fn records<T: DeserializeOwned>(
+    path: &Path,
+    record: impl Fn(u64, T) -> std::result::Result<super::Record, String> + Send + 'static,
+) -> Result<super::Records> {
+    let parsed = move |(number, entry): (u64, Entry)| {
+        let bad = |reason| Bad {
+            key: format!("record {number}"),
+            reason,
+        };
+        let bytes = entry.map_err(bad)?;
+        let entry = parse(&bytes).map_err(bad)?;
+        record(number, entry).map_err(bad)
+    };
+    Ok(Box::new(Entries::open(path)?.map(parsed)))
+}
+
+/// JSON text as a `T`, or why it is none.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => error.to_string(),
+        _ => format!("not JSON: {error}"),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn entries(text: &[u8]) -> Vec<Entry> {
+        // A small buffer, so that objects span several.
+        let file = BufReader::with_capacity(7, Cursor::new(text.to_vec()));
+        Entries::new(file)
+            .unwrap()
+            .map(|(_, entry)| entry)
+            .collect()
+    }
+
+    fn values(text: &str) -> Vec<Value> {
+        let value = |entry: Entry| serde_json::from_slice(&entry.unwrap()).unwrap();
+        entries(text.as_bytes()).into_iter().map(value).collect()
+    }
+
+    #[test]
+    fn brackets_and_commas_in_strings_do_not_count() {
+        let object = json!({"a": "]},{\" \\", "b": [[1, 2], {"c": "\\\""}]});
+        let expected = vec![object.clone(), object.clone()];
+        assert_eq!(values(&format!(" [{object} ,\n{object}\n]\n")), expected);
+        assert_eq!(values(&format!("\n{object}\n\n{object}")), expected);
+        assert_eq!(values("[]"), [0; 0]);
+        assert_eq!(values(" \n"), [0; 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_says_so() {
+        let last = |text: &str| entries(text.as_bytes()).pop().unwrap();
+        assert!(last(r#"[{"a": 1}, {"b"#).unwrap_err().contains("ends"));
+        assert!(last(r#"[{"a": 1}"#).unwrap_err().contains("ends"));
+        assert!(last(r#"[{"a": 1},"#).unwrap_err().contains("not end"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end(text: Vec<u8>, array: bool) {
+            let text = if array { [b"[".as_slice(), &text].concat() } else { text };
+            prop_assert!(entries(&text).len() <= text.len() + 1);
+        }
+
+        #[test]
+        fn arrays_and_lines_are_the_same(strings in prop::collection::vec(any::<String>(), 0..9)) {
+            let lines: Vec<String> = strings.iter().map(|s| json!({"s": s}).to_string()).collect();
+            prop_assert_eq!(values(&lines.join("\n")), values(&format!("[{}]", lines.join(","))));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! VFlan-style records: a question, an answer, and pictures in base64.
+//!
+//! ```json
+//! {"question": "What is it?", "answer:": "a dog", "image": ["/9j/4AAQ..."]}
+//! ```
+//!
+//! Layout: what `LazyVFlanDataset` in the authors' `vila_u/data/dataset.py` reads, there pickled and
+//! here as JSON, one object a line or all in one array. `answer` and `image` may end in a colon; a
+//! picture may be the path of a `.jpg` instead, and there may be none. The pictures come before the
+//! question, like the frames of a video. A question with worked examples ("Image Descriptions")
+//! becomes a conversation.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Records, json};
+use crate::{
+    Result,
+    data::record::{Image, Pictures, Record, Text, inside},
+    text::conversation::Turn,
+};
+
+/// Pictures of one question.
+const MOST_IMAGES: usize = 8;
+
+#[derive(Deserialize)]
+struct Entry {
+    question: String,
+    #[serde(alias = "answer:")]
+    answer: String,
+    #[serde(alias = "image:", default)]
+    image: Paths,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Paths {
+    #[default]
+    None,
+    One(String),
+    Many(Vec<String>),
+}
+
+pub fn open(path: &Path, folder: &Path) -> Result<Records> {
+    let folder = folder.to_path_buf();
+    json::records(path, move |number, entry| record(number, entry, &folder))
+}
+
+fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Record, String> {
+    let images = match entry.image {
+        Paths::None => Vec::new(),
+        Paths::One(image) => vec![image],
+        Paths::Many(images) => images,
+    };
+    if images.len() > MOST_IMAGES {
+        return Err(format!(
+            "{} pictures, more than {MOST_IMAGES}",
+            images.len()
+        ));
+    }
+    let image = |image: String| match image.ends_with(".jpg") {
+        true => inside(folder, &image).map(Image::File),
+        false => super::base64(&image).map(Image::Bytes),
+    };
+    let images = images
+        .into_iter()
+        .map(image)
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Record {
+        id: number.to_string(),
+        text: Text::Turns(turns(entry.question.trim_end(), entry.answer.trim_end())),
+        pictures: match images.is_empty() {
+            true => Pictures::Images(images),
+            false => Pictures::Frames(images),
+        },
+    })
+}
+
+fn turns(question: &str, answer: &str) -> Vec<Turn> {
+    let asked = question.split("\nQuestion: ").skip(1);
+    let examples: Vec<&str> = match question.contains("Image Descriptions") {
+        true => asked.collect(),
+        false => Vec::new(),
+    };
+    let Some((last, answered)) = examples.split_last() else {
+        let question = ["<image>\n", "\n<image>", "<image>"]
+            .iter()
+            .fold(question.to_string(), |text, name| text.replace(name, ""));
+        return vec![Turn::human(question), Turn::assistant(answer)];
+    };
+    let mut turns = Vec::new();
+    for example in answered {
+        let (question, answer) = example.split_once("\nAnswer: ").unwrap_or((example, ""));
+        turns.extend([Turn::human(question), Turn::assistant(answer)]);
+    }
+    turns.extend([Turn::human(last.replace('\n', "")), Turn::assistant(answer)]);
+    turns
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(entry: serde_json::Value) -> std::result::Result<Record, String> {
+        record(
+            1,
+            serde_json::from_value(entry).unwrap(),
+            Path::new("images"),
+        )
+    }
+
+    fn said(record: &Record) -> Vec<&str> {
+        match &record.text {
+            Text::Turns(turns) => turns.iter().map(|turn| turn.value.as_str()).collect(),
+            Text::Page(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn questions_have_pictures_or_none() {
+        let record = read(json!({
+            "question": "<image>\nWhat is it? ", "answer:": "a dog\n", "image:": ["QQ==", "b/c.jpg"],
+        }))
+        .unwrap();
+        assert_eq!(said(&record), ["What is it?", "a dog"]);
+        let images = vec![
+            Image::Bytes(b"A".to_vec()),
+            Image::File("images/b/c.jpg".into()),
+        ];
+        assert_eq!(record.pictures, Pictures::Frames(images));
+        let text = read(json!({"question": "1 + 1?", "answer": "2", "image": null})).unwrap();
+        assert_eq!(text.pictures, Pictures::Images(Vec::new()));
+        assert!(read(json!({"question": "", "answer": "", "image": "/a.jpg"})).is_err());
+        let many = vec!["QQ=="; 9];
+        assert!(read(json!({"question": "", "answer": "", "image": many})).is_err());
+    }
+
+    #[test]
+    fn worked_examples_are_a_conversation() {
+        let question =
+            "Image Descriptions: a dog\nQuestion: How many?\nAnswer: one\nQuestion: Is it\nred?";
+        let record = read(json!({"question": question, "answer": "no", "image": "QQ=="})).unwrap();
+        assert_eq!(said(&record), ["How many?", "one", "Is itred?", "no"]);
+    }
+}

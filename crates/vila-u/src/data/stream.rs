@@ -1,0 +1,419 @@
+//! The records of one source in a shuffled order that never ends, and can be gone on with from any
+//! place.
+//!
+//! In every epoch the shards come in a new order and are divided among the parts (ranks and their
+//! workers); where there are fewer shards than parts, each part takes its share of every shard's
+//! records. Records go through a buffer that is filled, shuffled and emptied: to go on from a
+//! [`Position`], the buffer is filled again from where its filling began.
+
+use std::path::PathBuf;
+
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    formats::{Bad, Records},
+    record::Record,
+    seed::mix,
+    source::Source,
+};
+use crate::{Error, Result};
+
+/// A buffer is full with so many bytes as well.
+const MOST_BYTES: usize = 64 << 20;
+/// A source without a sample in so many epochs has none.
+const EMPTY_EPOCHS: u64 = 64;
+
+/// Which of how many that divide a source among themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub index: usize,
+    pub of: usize,
+}
+
+/// Where a part stands in its source: the start of the buffer's filling, and what was taken since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub epoch: u64,
+    /// Index among the part's shards of the epoch.
+    pub shard: usize,
+    /// Records of that shard before, usable or not, the other parts' too.
+    pub record: u64,
+    /// Records taken from the buffer.
+    pub taken: usize,
+}
+
+/// A record that was skipped: where it is and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    pub shard: PathBuf,
+    pub key: String,
+    pub reason: String,
+}
+
+/// A record and the shard that it is from.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub record: Record,
+    pub shard: PathBuf,
+}
+
+pub struct Stream {
+    source: Source,
+    shards: Vec<PathBuf>,
+    seed: u64,
+    part: Part,
+    /// Records that the buffer holds.
+    capacity: usize,
+    /// Where the buffer's filling began.
+    start: Position,
+    taken: usize,
+    /// What is left of the buffer, the last first.
+    buffer: Vec<Found>,
+    /// Where filling goes on.
+    next: Position,
+    /// The shards of the epoch of `next`.
+    order: Vec<usize>,
+    open: Option<Records>,
+}
+
+impl Stream {
+    /// One part of a source, from a position on. `buffer`: records that are shuffled together.
+    ///
+    /// Errors when the pattern names nothing.
+    pub fn new(
+        source: &Source,
+        seed: u64,
+        part: Part,
+        buffer: usize,
+        position: Position,
+    ) -> Result<Self> {
+        let mut stream = Self {
+            source: source.clone(),
+            shards: source.shards()?,
+            seed,
+            part,
+            capacity: buffer.max(1),
+            start: position,
+            taken: 0,
+            buffer: Vec::new(),
+            next: Position {
+                taken: 0,
+                ..position
+            },
+            order: Vec::new(),
+            open: None,
+        };
+        stream.order = stream.order_of(position.epoch);
+        if position.taken > 0 {
+            // What was skipped in this filling was counted when it was first filled.
+            stream.fill(&mut Vec::new(), usize::MAX)?;
+            let left = stream.buffer.len().saturating_sub(position.taken);
+            stream.buffer.truncate(left);
+            stream.taken = position.taken;
+        }
+        Ok(stream)
+    }
+
+    /// The epoch of the last record.
+    pub fn epoch(&self) -> u64 {
+        self.start.epoch
+    }
+
+    /// Where [`Self::new`] has to begin to go on with the next record.
+    pub fn position(&self) -> Position {
+        match self.buffer.is_empty() {
+            true => self.next,
+            false => Position {
+                taken: self.taken,
+                ..self.start
+            },
+        }
+    }
+
+    /// The next record; those that cannot be used are added to `skipped`. None when these have become
+    /// more than `most`.
+    ///
+    /// Errors when the source has no records.
+    pub fn next(&mut self, skipped: &mut Vec<Skipped>, most: usize) -> Result<Option<Found>> {
+        if self.buffer.is_empty() {
+            self.fill(skipped, most)?;
+        }
+        self.taken += 1;
+        Ok(self.buffer.pop())
+    }
+
+    /// Fills the buffer with what is left of the epoch, or of the next one with a record, as far as it
+    /// holds it. It stays empty only if more than `most` are skipped.
+    fn fill(&mut self, skipped: &mut Vec<Skipped>, most: usize) -> Result<()> {
+        (self.start, self.taken) = (self.next, 0);
+        let first = self.next.epoch;
+        let mut bytes = 0;
+        while self.buffer.len() < self.capacity && bytes < MOST_BYTES {
+            if self.next.shard >= self.order.len() {
+                if !self.buffer.is_empty() {
+                    break;
+                }
+                if self.next.epoch - first == EMPTY_EPOCHS {
+                    let path = &self.source.path;
+                    return Err(Error::usage(format!("{path}: no sample in these files")));
+                }
+                self.begin_epoch(self.next.epoch + 1);
+                self.start = self.next;
+                continue;
+            }
+            match self.read() {
+                Some(Ok(found)) => {
+                    bytes += found.record.size();
+                    self.buffer.push(found);
+                }
+                Some(Err(bad)) => {
+                    skipped.push(bad);
+                    if skipped.len() > most {
+                        self.buffer.clear();
+                        return Ok(());
+                    }
+                }
+                None => {
+                    self.open = None;
+                    self.next.shard += 1;
+                    self.next.record = 0;
+                }
+            }
+        }
+        let at = mix(self.start.epoch, self.start.shard as u64);
+        let seed = mix(mix(self.seed, at), self.start.record);
+        self.buffer.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        Ok(())
+    }
+
+    /// The part's next record of the shard that is open, which it opens; none at its end.
+    fn read(&mut self) -> Option<std::result::Result<Found, Skipped>> {
+        let index = self.order[self.next.shard];
+        let shard = self.shards[index].clone();
+        let failed = |shard: PathBuf, bad: Bad| {
+            let Bad { key, reason } = bad;
+            Err(Skipped { shard, key, reason })
+        };
+        let records = match &mut self.open {
+            Some(records) => records,
+            closed => {
+                let opened = match self.source.open(&shard) {
+                    Ok(mut records) => {
+                        // The others' and what was read before.
+                        for _ in 0..self.next.record {
+                            records.next();
+                        }
+                        records
+                    }
+                    // Read as a shard with nothing but this in it; it is the first record's.
+                    Err(error) => Box::new(
+                        std::iter::once(Err(Bad {
+                            key: "shard".into(),
+                            reason: error.to_string(),
+                        }))
+                        .skip(self.next.record as usize),
+                    ),
+                };
+                closed.insert(opened)
+            }
+        };
+        loop {
+            let record = records.next()?;
+            let number = self.next.record;
+            self.next.record += 1;
+            let whole = self.shards.len() >= self.part.of;
+            let turn = index as u64 + self.next.epoch + number;
+            if whole || turn % self.part.of as u64 == self.part.index as u64 {
+                return Some(match record {
+                    Ok(record) => Ok(Found { record, shard }),
+                    Err(bad) => failed(shard, bad),
+                });
+            }
+        }
+    }
+
+    fn begin_epoch(&mut self, epoch: u64) {
+        self.open = None;
+        self.next = Position {
+            epoch,
+            ..Position::default()
+        };
+        self.order = self.order_of(epoch);
+    }
+
+    /// The part's shards of an epoch, in order.
+    fn order_of(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.shards.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(self.seed, epoch)));
+        match order.len() < self.part.of {
+            true => order,
+            false => order
+                .into_iter()
+                .skip(self.part.index)
+                .step_by(self.part.of)
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::formats::Format;
+
+    /// Shards of LLaVA records with so many records each, named by their numbers over all shards; every
+    /// seventh cannot be used.
+    fn source(folder: &Path, shards: &[usize]) -> Source {
+        let mut id = 0;
+        for (shard, records) in shards.iter().enumerate() {
+            let mut lines = String::new();
+            for _ in 0..*records {
+                let turns = match id % 7 {
+                    6 => "",
+                    _ => r#"{"from": "human", "value": "Hi"}"#,
+                };
+                lines += &format!("{{\"id\": {id}, \"conversations\": [{turns}]}}\n");
+                id += 1;
+            }
+            fs::write(folder.join(format!("{shard}.jsonl")), lines).unwrap();
+        }
+        Source {
+            format: Format::Llava,
+            path: folder.join("*.jsonl").to_str().unwrap().into(),
+            folder: None,
+            form: None,
+            weight: 1.0,
+            held_out: false,
+        }
+    }
+
+    fn next(stream: &mut Stream, skipped: &mut Vec<Skipped>) -> u64 {
+        let found = stream.next(skipped, usize::MAX).unwrap().unwrap();
+        found.record.id.parse().unwrap()
+    }
+
+    fn stream(source: &Source, part: Part, buffer: usize, position: Position) -> Stream {
+        Stream::new(source, 5, part, buffer, position).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn every_record_comes_once_an_epoch_over_all_parts(
+            shards in prop::collection::vec(1_usize..12, 1..7),
+            parts in 1_usize..6,
+            buffer in 1_usize..20,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let source = source(folder.path(), &shards);
+            let total: usize = shards.iter().sum();
+            let mut seen: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+            let mut bad: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
+            for index in 0..parts {
+                let part = Part { index, of: parts };
+                let mut stream = stream(&source, part, buffer, Position::default());
+                let mut skipped = Vec::new();
+                loop {
+                    let id = next(&mut stream, &mut skipped);
+                    // A buffer never reaches from one epoch into the next.
+                    let epoch = stream.epoch();
+                    if epoch > 1 {
+                        break;
+                    }
+                    *seen.entry((epoch, id)).or_default() += 1;
+                }
+                for skipped in skipped {
+                    *bad.entry((skipped.shard, skipped.key)).or_default() += 1;
+                }
+            }
+            for epoch in 0..2 {
+                for id in (0..total as u64).filter(|id| id % 7 != 6) {
+                    prop_assert_eq!(seen.get(&(epoch, id)), Some(&1), "epoch {} record {}", epoch, id);
+                }
+            }
+            // Of later epochs a part may have met some already.
+            prop_assert_eq!(bad.len(), total / 7);
+            prop_assert!(bad.values().all(|times| *times >= 2), "{:?}", bad);
+        }
+
+        #[test]
+        fn a_restored_stream_goes_on_as_the_first(
+            shards in prop::collection::vec(1_usize..12, 1..7),
+            parts in 1_usize..4,
+            buffer in 1_usize..20,
+            taken in 0_usize..60,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let source = source(folder.path(), &shards);
+            let part = Part { index: parts - 1, of: parts };
+            let mut first = stream(&source, part, buffer, Position::default());
+            for _ in 0..taken {
+                next(&mut first, &mut Vec::new());
+            }
+            let mut second = stream(&source, part, buffer, first.position());
+            let (mut skipped, mut again) = (Vec::new(), Vec::new());
+            for _ in 0..40 {
+                prop_assert_eq!(first.position(), second.position());
+                prop_assert_eq!(next(&mut first, &mut skipped), next(&mut second, &mut again));
+            }
+            prop_assert_eq!(skipped, again);
+        }
+    }
+
+    #[test]
+    fn the_order_is_shuffled_and_new_in_every_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = source(folder.path(), &[6; 4]);
+        let whole = Part { index: 0, of: 1 };
+        let mut stream = stream(&source, whole, 12, Position::default());
+        let mut epoch = || -> Vec<u64> {
+            let ids = (0..21).map(|_| next(&mut stream, &mut Vec::new()));
+            ids.collect()
+        };
+        let (first, second) = (epoch(), epoch());
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert!(first != second && first != sorted);
+        let mut again = second.clone();
+        again.sort_unstable();
+        assert_eq!(sorted, again);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_skipped_and_nothing_at_all_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = source(folder.path(), &[3, 3]);
+        // A folder is no file of records.
+        fs::create_dir(folder.path().join("2.jsonl")).unwrap();
+        let whole = Part { index: 0, of: 1 };
+        let mut stream = stream(&source, whole, 2, Position::default());
+        let mut skipped = Vec::new();
+        for _ in 0..6 {
+            next(&mut stream, &mut skipped);
+        }
+        next(&mut stream, &mut skipped);
+        assert!((1..3).contains(&skipped.len()), "{skipped:?}");
+        assert!(skipped[0].shard.ends_with("2.jsonl"));
+
+        let empty = folder.path().join("empty.jsonl");
+        fs::write(&empty, "").unwrap();
+        source.path = empty.to_str().unwrap().into();
+        let mut stream = Stream::new(&source, 5, whole, 2, Position::default()).unwrap();
+        let error = stream.next(&mut Vec::new(), 10).unwrap_err();
+        assert!(error.to_string().contains("no sample"), "{error}");
+        // Nothing but bad records: it gives up.
+        fs::write(&empty, "1\n2\n3\n").unwrap();
+        let mut stream = Stream::new(&source, 5, whole, 2, Position::default()).unwrap();
+        let mut skipped = Vec::new();
+        assert!(stream.next(&mut skipped, 10).unwrap().is_none());
+        assert_eq!(skipped.len(), 11);
+    }
+}

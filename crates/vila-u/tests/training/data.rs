@@ -1,0 +1,552 @@
+//! Runs on files: a miniature of every format in its published layout, all three stages of training,
+//! resuming in the middle of a shard, and records that cannot be used.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use image::codecs::gif::GifEncoder;
+use image::{Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use serde_json::{Value, json};
+
+use super::{LANGUAGE, TOWER, assert_same_model, metrics, train};
+use vila_u::Error;
+use vila_u::training::inspect::inspect;
+use vila_u::training::recipe::Recipe;
+
+const SAID: [(&str, [u8; 3]); 4] = [
+    ("a red square", [200, 30, 30]),
+    ("a green square", [30, 180, 40]),
+    ("a blue square", [20, 40, 210]),
+    ("a white square", [250, 250, 250]),
+];
+
+fn said(n: usize) -> &'static str {
+    SAID[n % SAID.len()].0
+}
+
+/// A square on black, as a file of the format.
+fn picture(n: usize, format: ImageFormat) -> Vec<u8> {
+    let colour = Rgb(SAID[n % SAID.len()].1);
+    let picture = RgbImage::from_fn(24, 16, |x, y| match (6..18).contains(&x) && y > 3 {
+        true => colour,
+        false => Rgb([0; 3]),
+    });
+    let mut file = Cursor::new(Vec::new());
+    picture.write_to(&mut file, format).expect("a picture");
+    file.into_inner()
+}
+
+fn write(path: &Path, content: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(path, content).expect("write");
+}
+
+fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content.as_slice())
+            .expect("tar");
+    }
+    tar.into_inner().expect("tar")
+}
+
+/// Shards as `img2dataset` writes them.
+fn webdataset(folder: &Path) {
+    for shard in 0..3 {
+        let mut files = Vec::new();
+        for n in 0..4 {
+            let key = format!("{shard:05}{n:04}");
+            let facts = json!({
+                "url": "https://example.org/a.jpg", "key": key, "status": "success", "error_message": null,
+                "width": 24, "height": 16, "original_width": 24, "original_height": 16, "exif": "{}",
+                "clip_similarity_vitb32": 0.3, "watermark_score": 0.1, "sha256": "00",
+            });
+            files.push((format!("{key}.jpg"), picture(n, ImageFormat::Jpeg)));
+            files.push((format!("{key}.json"), facts.to_string().into_bytes()));
+            files.push((format!("{key}.txt"), said(n).into()));
+        }
+        write(&folder.join(format!("{shard:05}.tar")), tar(&files));
+    }
+}
+
+/// One array of conversations beside a folder of images; one of the records is text alone.
+fn llava(folder: &Path) {
+    let mut records = Vec::new();
+    for n in 0..6 {
+        let image = format!("coco/train2017/{n:012}.jpg");
+        write(
+            &folder.join("images").join(&image),
+            picture(n, ImageFormat::Jpeg),
+        );
+        records.push(
+            json!({"id": format!("{n:012}"), "image": image, "conversations": [
+                {"from": "human", "value": "<image>\nWhat is in this picture?"},
+                {"from": "gpt", "value": said(n)},
+                {"from": "human", "value": "How many?"},
+                {"from": "gpt", "value": "one"},
+            ]}),
+        );
+    }
+    records.push(json!({"id": "wgByO4Y_0", "model": "", "conversations": [
+        {"from": "human", "value": "Is a square round?"}, {"from": "gpt", "value": "no"},
+    ]}));
+    write(&folder.join("llava.json"), Value::from(records).to_string());
+}
+
+/// Pages of several pictures: in a folder, in a tar file, in the record.
+fn mmc4(folder: &Path) {
+    let page = |n: usize, info: &dyn Fn(usize) -> Value| {
+        json!({
+            "url": "https://example.org", "could_have_url_duplicate": 0,
+            "text_list": ["Squares.", said(n), "And then there is", said(n + 1)],
+            "image_info": [info(n), info(n + 1)],
+            "similarity_matrix": [[0.1, 0.3, 0.1, 0.2], [0.1, 0.2, 0.1, 0.3]],
+        })
+    };
+    let at = |n: usize, first: usize| if n == first { 1 } else { 3 };
+    let named = |first: usize| {
+        let info = move |n: usize| {
+            json!({"image_name": format!("{n}.png"), "raw_url": "https://example.org/a.png",
+                   "matched_text_index": at(n, first), "matched_sim": 0.3})
+        };
+        page(first, &info).to_string()
+    };
+    let images = folder.join("images");
+    for n in 0..5 {
+        write(
+            &images.join(format!("{n}.png")),
+            picture(n, ImageFormat::Png),
+        );
+    }
+    let lines: Vec<String> = (0..4).map(named).collect();
+    write(&folder.join("docs_shard_0_v2.jsonl"), lines.join("\n"));
+    write(&folder.join("docs_shard_1_v2.jsonl"), lines.join("\n"));
+    let files: Vec<_> = (0..5)
+        .map(|n| (format!("{n}.png"), picture(n, ImageFormat::Png)))
+        .collect();
+    write(&images.join("docs_shard_1_v2.tar"), tar(&files));
+    let inside = |first: usize| {
+        let info = move |n: usize| {
+            let content = STANDARD.encode(picture(n, ImageFormat::Png));
+            json!({"image_base64": content, "matched_text_index": at(n, first), "matched_sim": 0.3})
+        };
+        page(first, &info).to_string()
+    };
+    let lines: Vec<String> = (0..4).map(inside).collect();
+    write(&folder.join("docs_shard_2_v2.jsonl"), lines.join("\n"));
+}
+
+/// The CSV of OpenVid beside videos, which here are GIFs.
+fn openvid(folder: &Path) {
+    let mut csv =
+        "video,caption,aesthetic score,motion score,temporal consistency score,camera motion,\
+                   frame,fps,seconds\n"
+            .to_string();
+    for (n, (said, colour)) in SAID.iter().enumerate() {
+        let name = format!("celebv_{n}_0.gif");
+        let mut file = Vec::new();
+        let frame = |at: u8| {
+            let colour = Rgba([colour[0], colour[1], at * 20, 255]);
+            Frame::new(RgbaImage::from_pixel(16, 16, colour))
+        };
+        let mut encoder = GifEncoder::new(&mut file);
+        encoder.encode_frames((0..9).map(frame)).expect("a video");
+        drop(encoder);
+        write(&folder.join("video").join(&name), file);
+        csv += &format!(
+            "{name},\"{}, and it changes\",5.2,3.6,0.99,static,9,25.0,0.36\n",
+            said
+        );
+    }
+    write(&folder.join("OpenVid-1M.csv"), csv);
+}
+
+/// Questions about one picture, about a few, and about none.
+fn vflan(folder: &Path) {
+    let content = |n| STANDARD.encode(picture(n, ImageFormat::Jpeg));
+    let records = [
+        json!({"question": "<image>\nWhat is it?", "answer:": said(0), "image": [content(0)]}),
+        json!({"question": "What is it?\n", "answer:": said(1), "image:": content(1)}),
+        json!({"question": "What changes?", "answer": "the colour", "image": [content(1), content(2)]}),
+        json!({"question": "Is it round?", "answer": "no", "image": []}),
+    ];
+    let lines: Vec<String> = records.iter().map(Value::to_string).collect();
+    write(&folder.join("vision_flan_0.jsonl"), lines.join("\n"));
+}
+
+/// Values, definition levels and repetition levels.
+type Column = (Vec<Vec<u8>>, Vec<i16>, Option<Vec<i16>>);
+
+/// A table in the layout of LLaVA-OneVision-Data.
+fn parquet(folder: &Path) {
+    let schema = "message schema {
+        optional binary id (STRING);
+        optional group image { optional binary bytes; optional binary path (STRING); }
+        optional group conversations (LIST) { repeated group list { optional group element {
+            optional binary from (STRING); optional binary value (STRING); } } }
+    }";
+    let rows = 4;
+    let each = |value: &dyn Fn(usize) -> Vec<u8>, level| {
+        (
+            (0..rows).map(value).collect::<Vec<_>>(),
+            vec![level; rows],
+            None,
+        )
+    };
+    let turns = |parts: [&dyn Fn(usize) -> Vec<u8>; 2]| {
+        let values = (0..rows).flat_map(|n| parts.map(|part| part(n))).collect();
+        (values, vec![4; 2 * rows], Some([0, 1].repeat(rows)))
+    };
+    let columns: [Column; 5] = [
+        each(&|n| n.to_string().into(), 1),
+        each(&|n| picture(n, ImageFormat::Png), 2),
+        (Vec::new(), vec![1; rows], None),
+        turns([&|_| b"human".to_vec(), &|_| b"gpt".to_vec()]),
+        turns([&|_| b"<image>\nWhat is it?".to_vec(), &|n| said(n).into()]),
+    ];
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let mut file = Vec::new();
+    let mut writer =
+        SerializedFileWriter::new(&mut file, schema, Default::default()).expect("a table");
+    let mut group = writer.next_row_group().expect("rows");
+    for (values, definitions, repetitions) in columns {
+        let mut column = group.next_column().expect("a column").expect("a column");
+        let values: Vec<ByteArray> = values.into_iter().map(ByteArray::from).collect();
+        if let ColumnWriter::ByteArrayColumnWriter(writer) = column.untyped() {
+            let written = writer.write_batch(&values, Some(&definitions), repetitions.as_deref());
+            written.expect("values");
+        }
+        column.close().expect("a column");
+    }
+    group.close().expect("rows");
+    writer.close().expect("a table");
+    write(&folder.join("train-00000-of-00001.parquet"), file);
+}
+
+/// A miniature of every format, made once.
+fn data() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        webdataset(&folder.path().join("coyo"));
+        llava(&folder.path().join("sharegpt4v"));
+        mmc4(&folder.path().join("mmc4"));
+        openvid(&folder.path().join("openvid"));
+        vflan(&folder.path().join("vflan"));
+        parquet(&folder.path().join("onevision"));
+        folder
+    });
+    made.path()
+}
+
+/// `[data]` with these sources, each the rest of its keys.
+fn sources(lines: &[&str]) -> String {
+    let mut text = "[data]\nshuffle = 5\nworkers = 3\n".to_string();
+    for line in lines {
+        text += &format!("[[data.sources]]\n{line}\n");
+    }
+    text.replace("DATA", &data().display().to_string())
+}
+
+const COYO: &str = "format = \"webdataset\"\npath = \"DATA/coyo/{00000..00002}.tar\"";
+const LLAVA: &str =
+    "format = \"llava\"\npath = \"DATA/sharegpt4v/*.json\"\nfolder = \"DATA/sharegpt4v/images\"";
+const MMC4: &str = "format = \"mmc4\"\npath = \"DATA/mmc4/docs_shard_{0..2}_v2.jsonl\"\nfolder = \"DATA/mmc4/images\"";
+const OPENVID: &str =
+    "format = \"openvid\"\npath = \"DATA/openvid/OpenVid-1M.csv\"\nfolder = \"DATA/openvid/video\"";
+const VFLAN: &str = "format = \"vflan\"\npath = \"DATA/vflan/*.jsonl\"";
+const PARQUET: &str = "format = \"parquet\"\npath = \"DATA/onevision/*.parquet\"";
+
+fn with(source: &str, more: &str) -> String {
+    format!("{source}\n{more}")
+}
+
+/// A recipe of a language model, pretrained or tuned on files.
+fn language(kind: &str, data: &[&str]) -> String {
+    let (sizes, _) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
+    let stage = format!(
+        "[[stages]]\nobjective = {{ kind = \"{kind}\", drop_caption = 0.5, hide_visual = 0.5 }}\noptimizer = OPTIMIZER\n"
+    );
+    format!("{sizes}\n{}\n{stage}", sources(data))
+}
+
+/// The setting that starts a language run on a tower of two steps, made once.
+fn init() -> String {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        train(
+            TOWER,
+            &folder.path().join("tower"),
+            &["steps=2"],
+            false,
+            None,
+        )
+        .expect("a tower");
+        folder
+    });
+    format!("init={}", made.path().join("tower/model").display())
+}
+
+#[test]
+fn the_language_model_trains_from_every_format() {
+    let caption = with(COYO, "form = \"caption\"");
+    let generation = with(COYO, "form = \"generation\"");
+    let video = with(OPENVID, "form = \"generation\"");
+    let described = with(OPENVID, "form = \"caption\"");
+    // What there is to predict of each.
+    for (kind, source, text, visual) in [
+        ("pretrain", caption.as_str(), true, false),
+        ("pretrain", &generation, true, true),
+        ("pretrain", LLAVA, true, false),
+        ("pretrain", MMC4, true, false),
+        ("pretrain", &video, true, true),
+        ("sft", &described, true, false),
+        ("sft", VFLAN, true, false),
+        ("sft", PARQUET, true, false),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("run");
+        let settings = [init(), "steps=3".into()];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        train(&language(kind, &[source]), &out, &settings, false, None).expect("a run");
+        let metrics = metrics(&out);
+        assert_eq!(metrics.len(), 3, "{source}");
+        for line in &metrics {
+            assert_eq!(line["text_loss"].is_f64(), text, "{source}: {line}");
+            assert_eq!(line["visual_loss"].is_f64(), visual, "{source}: {line}");
+        }
+        assert!(!out.join("skipped.jsonl").exists(), "{source}");
+    }
+}
+
+#[test]
+fn three_stages_run_from_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |name: &str, recipe: &str, init: Option<&Path>| {
+        let init = init.map(|path| format!("init={}", path.display()));
+        let mut settings = vec!["steps=6", "batch_size=6", "eval_every=3", "sample_every=6"];
+        settings.extend(init.as_deref());
+        let out = folder.path().join(name);
+        let model = train(recipe, &out, &settings, false, None).expect("a run");
+        assert!(out.join("samples/step-00000006.png").is_file(), "{name}");
+        (model, metrics(&out))
+    };
+    let held_out = with(COYO, "form = \"generation\"\nheld_out = true");
+    // Of text alone the tower learns nothing: it is skipped.
+    let tower = format!(
+        "{}\n{TOWER}",
+        sources(&[COYO, LLAVA, MMC4, PARQUET, &held_out])
+    );
+    let (tower, metrics) = run("tower", &tower, None);
+    assert!(metrics[5]["eval/psnr"].is_f64() && metrics[5]["pixel"].is_f64());
+
+    let caption = with(COYO, "form = \"caption\"");
+    let generation = with(COYO, "form = \"generation\"\nweight = 2.0");
+    let video = with(OPENVID, "form = \"generation\"");
+    let sources = [&caption, &generation, MMC4, LLAVA, &video, &held_out];
+    let (pretrained, metrics) = run("pretrain", &language("pretrain", &sources), Some(&tower));
+    assert!(metrics[2]["eval/visual_loss"].is_f64() && metrics[2]["eval/text_loss"].is_f64());
+
+    let described = with(OPENVID, "form = \"caption\"");
+    let sources = [VFLAN, PARQUET, LLAVA, &generation, &described, &held_out];
+    let recipe = language("sft", &sources);
+    let stages = &recipe[recipe.find("[data]").expect("data")..];
+    let (_, metrics) = run("sft", stages, Some(&pretrained));
+    assert_eq!(metrics.len(), 6);
+}
+
+#[test]
+fn a_resumed_run_reads_on_where_it_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Every third record names a picture that is not there, and one line is none.
+    let lines = folder.path().join("bad.jsonl");
+    let mut text = String::new();
+    for n in 0..20 {
+        let image = match n % 3 {
+            0 => "missing.jpg".into(),
+            _ => format!("{:012}.jpg", n % 6),
+        };
+        let record = json!({"id": n, "image": image, "conversations": [
+            {"from": "human", "value": "<image>"}, {"from": "gpt", "value": said(n)},
+        ]});
+        text += &format!("{record}\n");
+    }
+    fs::write(&lines, text + "{\n").expect("write");
+    let bad = format!(
+        "format = \"llava\"\npath = {lines:?}\nfolder = \"DATA/sharegpt4v/images/coco/train2017\"\nweight = 2.0"
+    );
+    let generation = with(COYO, "form = \"generation\"");
+    let recipe = language("pretrain", &[&generation, &bad, MMC4]);
+    let settings = [init(), "accumulation=2".into(), "dropout=0.0".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let whole = folder.path().join("whole");
+    let expected = train(&recipe, &whole, &settings, false, None).expect("a run");
+    let skipped = |out: &Path| fs::read_to_string(out.join("skipped.jsonl")).expect("skipped");
+    let first: Value =
+        serde_json::from_str(skipped(&whole).lines().next().expect("a line")).expect("json");
+    assert!(first["reason"].is_string() && first["key"].is_string() && first["shard"].is_string());
+    for stop in [3, 6] {
+        let out = folder.path().join(format!("stopped-{stop}"));
+        let stopped = train(&recipe, &out, &settings, false, Some(stop));
+        assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+        // What came after the checkpoint, as of a run that was cut off, does not count.
+        let line = "{\"shard\": \"later\"}\n";
+        fs::write(out.join("skipped.jsonl"), skipped(&out) + line).expect("write");
+        let model = train(&recipe, &out, &settings, true, None).expect("a run");
+        assert_same_model(&expected, &model, &["llm", "mm_projector", "vision_tower"]);
+        assert_eq!(metrics(&whole), metrics(&out));
+        assert_eq!(skipped(&whole), skipped(&out));
+    }
+    // Other data does not go on.
+    let settings = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
+    let error = train(&recipe, &whole, &settings, true, None).expect_err("an error");
+    assert!(error.to_string().contains("2 workers"), "{error}");
+}
+
+#[test]
+fn too_many_bad_records_stop_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = folder.path().join("bad.jsonl");
+    let record = json!({"image": "missing.jpg", "conversations": [
+        {"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a cat"},
+    ]});
+    fs::write(&lines, format!("{record}\n").repeat(9)).expect("write");
+    let bad = format!("format = \"llava\"\npath = {lines:?}");
+    let settings = [init(), "data.max_bad=4".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let out = folder.path().join("run");
+    let error =
+        train(&language("pretrain", &[&bad]), &out, &settings, false, None).expect_err("an error");
+    let error = error.to_string();
+    for part in [
+        "5 records",
+        "data.max_bad = 4",
+        "missing.jpg",
+        "skipped.jsonl",
+    ] {
+        assert!(error.contains(part), "no {part} in: {error}");
+    }
+    assert!(!error.contains('\n'), "{error}");
+    let skipped = fs::read_to_string(out.join("skipped.jsonl")).expect("skipped");
+    assert_eq!(skipped.lines().count(), 5);
+}
+
+#[test]
+fn mistakes_in_sources_are_named() {
+    for (kind, source, expected) in [
+        ("pretrain", COYO.to_string(), "form is needed"),
+        (
+            "pretrain",
+            with(LLAVA, "form = \"caption\""),
+            "form is of captions",
+        ),
+        ("pretrain", with(LLAVA, "wieght = 2"), "wieght"),
+        ("pretrain", with(LLAVA, "weight = 0"), "a weight above 0"),
+        (
+            "pretrain",
+            with(OPENVID, "form = \"caption\""),
+            "fine-tuning",
+        ),
+        ("sft", with(COYO, "form = \"video\""), "video"),
+        (
+            "sft",
+            "format = \"webdatset\"\npath = \"x\"".into(),
+            "webdatset",
+        ),
+        (
+            "sft",
+            "format = \"llava\"\npath = \"DATA/none/{0..1}.json\"".into(),
+            "none/0.json",
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("run");
+        let init = init();
+        let error = train(&language(kind, &[&source]), &out, &[&init], false, None);
+        let error = error.expect_err("an error").to_string();
+        assert!(error.contains(expected), "{source}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = format!("{}\n{LANGUAGE}", sources(&[LLAVA]));
+    let error = train(&recipe, &folder.path().join("run"), &[], false, None).expect_err("an error");
+    assert!(
+        error.to_string().contains("weights of their own"),
+        "{error}"
+    );
+}
+
+#[test]
+fn inspecting_shows_what_is_learnt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("recipe.toml");
+    let text = language(
+        "pretrain",
+        &[&with(COYO, "form = \"generation\""), MMC4, LLAVA],
+    );
+    let text = format!(
+        "out = {:?}\n{}\n{text}",
+        folder.path().join("run"),
+        super::COMMON
+    );
+    fs::write(&path, text.replace("OPTIMIZER", super::OPTIMIZER)).expect("write");
+    let tokenizers = format!("model.tokenizers={}", super::tokenizers().display());
+    let settings = [
+        init(),
+        tokenizers,
+        "stages.0.objective.drop_caption=0.0".into(),
+    ];
+    let recipe = Recipe::load(&path, &settings).expect("a recipe");
+    let samples = inspect(&recipe, 21).expect("samples");
+    // None comes twice: they end where the seven conversations do.
+    assert!((19..=21).contains(&samples.len()), "{}", samples.len());
+    for sample in &samples {
+        let texts: Vec<&str> = sample
+            .pieces
+            .iter()
+            .map(|piece| piece.text.as_str())
+            .collect();
+        let loss: Vec<&str> = sample
+            .pieces
+            .iter()
+            .filter(|piece| piece.loss)
+            .map(|piece| piece.text.as_str())
+            .collect();
+        assert_eq!(texts[0], "<s>");
+        let images = texts.iter().filter(|text| **text == "<image>").count();
+        assert_eq!(images, sample.pictures.len());
+        assert_eq!(
+            sample
+                .pieces
+                .iter()
+                .map(|piece| piece.positions)
+                .sum::<usize>(),
+            sample.positions
+        );
+        if sample.source.contains("coyo") {
+            assert_eq!(loss.last(), Some(&"</s>"));
+            assert_eq!(
+                loss[loss.len() - 4..],
+                ["<im_start>", "<image>", "<im_end>", "</s>"]
+            );
+        } else if sample.source.contains("mmc4") {
+            assert_eq!(images, 2);
+            assert_eq!(loss.len(), texts.len() - 1 - images, "{texts:?}");
+        } else {
+            assert!(!loss.contains(&"<image>") && loss.contains(&"</s>"));
+        }
+    }
+    assert!(samples.iter().any(|sample| sample.pictures.is_empty()));
+    assert!(!folder.path().join("run").exists());
+}
