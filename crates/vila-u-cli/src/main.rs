@@ -18,7 +18,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Bytes of a thread's stack, as much as a main thread usually has.
 const STACK: usize = 8 << 20;
 
+/// How long unused memory is kept, in milliseconds.
+const KEEP_MEMORY: i64 = 60_000;
+
 fn main() -> ExitCode {
+    // `mi_option_purge_delay`, which has no name in the bindings, follows this one.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t =
+        libmimalloc_sys::mi_option_eager_commit_delay + 1;
+    // SAFETY: sets a number.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEEP_MEMORY as _) };
     let cli = Cli::parse();
     let console = console::Console::new(&cli.global);
     // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and

@@ -121,8 +121,11 @@ pub fn draw(
         let embeds = model.mm_projector.forward(feature);
         hidden = rows.extend(drawer.both(embeds));
     }
+    let codes = drawer.codes(frames);
+    // Keys and values make room for the pixel decoder.
+    drop((rows, drawer));
     Ok(Drawing {
-        codes: drawer.codes(frames),
+        codes,
         pixels: decode(model, &features),
     })
 }
