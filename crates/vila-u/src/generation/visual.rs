@@ -123,7 +123,7 @@ pub fn draw(
     }
     let codes = drawer.codes(frames);
     // Keys and values make room for the pixel decoder.
-    drop((rows, drawer));
+    drop(rows);
     Ok(Drawing {
         codes,
         pixels: decode(model, &features),
