@@ -22,9 +22,8 @@ const STACK: usize = 8 << 20;
 const KEEP_MEMORY: i64 = 60_000;
 
 fn main() -> ExitCode {
-    // `mi_option_purge_delay`, which has no name in the bindings, follows this one.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t =
-        libmimalloc_sys::mi_option_eager_commit_delay + 1;
+    // `mi_option_purge_delay`, which has no name in the bindings, comes before this one.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = libmimalloc_sys::mi_option_use_numa_nodes - 1;
     // SAFETY: sets a number.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEEP_MEMORY as _) };
     let cli = Cli::parse();
