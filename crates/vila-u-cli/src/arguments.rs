@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use vila_u::{checkpoint::Format, device};
 
 /// Draw from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
 #[derive(Parser)]
@@ -28,12 +29,12 @@ pub struct Global {
     #[arg(long, global = true, default_value = "nano")]
     pub model: String,
     /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm)
-    #[arg(long, global = true, default_value = "auto")]
+    #[arg(long, global = true, default_value = "auto", value_parser = device::NAMES)]
     pub device: String,
     /// Number format of the weights in memory: f32; bf16; q8_0 or q4_0 (CPU: large linear layers in blocks of
     /// 8 or 4 bits); f16 where the device computes in it
-    #[arg(long, global = true, default_value = "f32")]
-    pub dtype: String,
+    #[arg(long, global = true, default_value = "f32", value_parser = Format::parse)]
+    pub dtype: Format,
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -360,6 +361,6 @@ pub struct Export {
     #[arg(short, long)]
     pub output: PathBuf,
     /// Put the large linear layers in fewer bits, for the CPU: q8_0, q4_0 or bf16
-    #[arg(long, value_name = "FORMAT", value_parser = ["q8_0", "q4_0", "bf16"])]
-    pub quantize: Option<String>,
+    #[arg(long, value_name = "FORMAT", value_parser = Format::parse)]
+    pub quantize: Option<Format>,
 }

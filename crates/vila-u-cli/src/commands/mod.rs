@@ -42,9 +42,8 @@ fn load_tower(global: &Global, console: &Console) -> Result<Tower> {
 
 fn device(global: &Global) -> Result<(Device, Format)> {
     let device = vila_u::device::select(&global.device)?;
-    let format = Format::parse(&global.dtype)?;
-    format.check(&device)?;
-    Ok((device, format))
+    global.dtype.check(&device)?;
+    Ok((device, global.dtype))
 }
 
 /// The files of a model, downloaded first if need be.

@@ -76,7 +76,9 @@ fn wrong_options_are_usage_errors() {
         2,
         &["abacus", "cpu"],
     );
-    refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12"]);
+    refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12", "q4_0"]);
+    refuses(&f, &["info", "--dtype", "f12"], 2, &["f12"]);
+    refuses(&f, &["info", "--device", "abacus"], 2, &["abacus"]);
     refuses(
         &f,
         &["bench", "--suite", "sprint"],
