@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use vila_u::{checkpoint::Format, device};
 
 /// Draw from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
@@ -33,7 +36,7 @@ pub struct Global {
     pub device: String,
     /// Number format of the weights in memory: f32; bf16; q8_0 or q4_0 (CPU: large linear layers in blocks of
     /// 8 or 4 bits); f16 where the device computes in it
-    #[arg(long, global = true, default_value = "f32", value_parser = Format::parse)]
+    #[arg(long, global = true, default_value = "f32", value_parser = formats(&Format::ALL))]
     pub dtype: Format,
     /// Print results as JSON
     #[arg(long, global = true)]
@@ -361,6 +364,12 @@ pub struct Export {
     #[arg(short, long)]
     pub output: PathBuf,
     /// Put the large linear layers in fewer bits, for the CPU: q8_0, q4_0 or bf16
-    #[arg(long, value_name = "FORMAT", value_parser = Format::parse)]
+    #[arg(long, value_name = "FORMAT", value_parser = formats(&[Format::Q8_0, Format::Q4_0, Format::BF16]))]
     pub quantize: Option<Format>,
+}
+
+/// Takes the names of these formats and no others.
+fn formats(formats: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
+    PossibleValuesParser::new(formats.iter().map(|format| format.name()))
+        .try_map(|name| Format::parse(&name))
 }

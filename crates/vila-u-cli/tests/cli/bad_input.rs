@@ -78,6 +78,12 @@ fn wrong_options_are_usage_errors() {
     );
     refuses(&f, &["ask", "x", "--dtype", "f12"], 2, &["f12", "q4_0"]);
     refuses(&f, &["info", "--dtype", "f12"], 2, &["f12"]);
+    refuses(
+        &f,
+        &["export", "nano", "--quantize", "f16", "-o", "new"],
+        2,
+        &["f16", "q4_0"],
+    );
     refuses(&f, &["info", "--device", "abacus"], 2, &["abacus"]);
     refuses(
         &f,

@@ -44,31 +44,25 @@ fn convolve(
     [inputs, outputs]: [usize; 2],
     turned: bool,
 ) -> Vec<f32> {
-    // Output channels whose sums fill the registers.
-    match registers() {
-        32.. => convolve_blocks::<8>(x, weight, bias, geometry, [inputs, outputs], turned),
-        _ => convolve_blocks::<6>(x, weight, bias, geometry, [inputs, outputs], turned),
-    }
-}
-
-fn convolve_blocks<const BLOCK: usize>(
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    geometry: Geometry,
-    [inputs, outputs]: [usize; 2],
-    turned: bool,
-) -> Vec<f32> {
     let [rows, columns] = match turned {
         false => [outputs, inputs],
         true => [inputs, outputs],
     };
-    if winograd::pays(geometry, inputs, outputs) {
-        let points = winograd::Points::<BLOCK>::of(weight, rows, columns, turned);
-        winograd::convolve(x, &points, bias, geometry)
-    } else {
-        let packed = signals::pack_weight::<BLOCK>(weight, rows, columns, turned);
-        signals::convolve(x, &packed, bias, geometry, inputs, outputs)
+    /// In blocks of output channels whose sums fill the registers.
+    macro_rules! in_blocks_of {
+        ($block:literal) => {
+            if winograd::pays(geometry, inputs, outputs) {
+                let points = winograd::Points::<$block>::of(weight, rows, columns, turned);
+                winograd::convolve(x, &points, bias, geometry)
+            } else {
+                let packed = signals::pack_weight::<$block>(weight, rows, columns, turned);
+                signals::convolve(x, &packed, bias, geometry, inputs, outputs)
+            }
+        };
+    }
+    match registers() {
+        32.. => in_blocks_of!(8),
+        _ => in_blocks_of!(6),
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! Each sample is [image, text] (captions, questions), [text, image] or [text, video] (drawing), with
 //! loss on the second part only, a page of both, or text alone. Some captions are dropped before
-//! drawing, so that guidance has something to steer away from. Of some drawings the model does not see a part of its own visual tokens: most of
-//! them follow from their neighbours, and it would learn from the caption late.
+//! drawing, so that guidance has something to steer away from. Of some drawings the model does not see
+//! a part of its own visual tokens: most of them follow from their neighbours, and it would learn from
+//! the caption late.
 
 use std::ops::ControlFlow;
 use std::path::Path;

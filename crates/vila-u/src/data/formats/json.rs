@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Bad;
 use crate::{Error, Result};
@@ -174,6 +174,23 @@ pub fn records<T: DeserializeOwned>(
         record(number, entry).map_err(bad)
     };
     Ok(Box::new(Entries::open(path)?.map(parsed)))
+}
+
+/// A text, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<Texts> for Vec<String> {
+    fn from(texts: Texts) -> Self {
+        match texts {
+            Texts::One(text) => vec![text],
+            Texts::Many(texts) => texts,
+        }
+    }
 }
 
 /// JSON text as a `T`, or why it is none.

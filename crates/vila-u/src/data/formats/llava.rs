@@ -15,7 +15,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Records, json};
+use super::{
+    Records,
+    json::{self, Texts},
+};
 use crate::{
     Error, Result,
     data::record::{Image, Pictures, Record, Text, inside},
@@ -26,16 +29,9 @@ use crate::{
 struct Entry {
     id: Option<Value>,
     conversations: Vec<Turn>,
-    image: Option<Paths>,
-    images: Option<Paths>,
+    image: Option<Texts>,
+    images: Option<Texts>,
     video: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Paths {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// The records of a file; paths in them are relative to `folder` and stay inside it.
@@ -67,11 +63,7 @@ fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Recor
     };
     let mut images = Vec::new();
     for paths in [entry.image, entry.images].into_iter().flatten() {
-        let paths = match paths {
-            Paths::One(path) => vec![path],
-            Paths::Many(paths) => paths,
-        };
-        for path in paths {
+        for path in Vec::from(paths) {
             images.push(Image::File(inside(folder, &path)?));
         }
     }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use llava::read_jsonl;
 
-use super::record::{Image, Pictures, Record, Text};
+use super::record::{Pictures, Record, Text};
 use crate::{Result, text::conversation::Turn};
 
 /// A record that cannot be used, by whatever names it in its shard.
@@ -86,29 +86,20 @@ pub const DESCRIBE: &str = "Describe this picture.";
 const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {
-    /// One picture and its caption as a record.
-    fn picture(self, id: String, caption: &str, image: Image) -> Record {
+    /// One picture or video and its caption as a record.
+    fn record(self, id: String, caption: &str, pictures: Pictures) -> Record {
+        let (describe, placeholder) = match pictures {
+            Pictures::Video(_) => (DESCRIBE_VIDEO, "<video>"),
+            _ => (DESCRIBE, "<image>"),
+        };
         let turns = match self {
-            Self::Caption => vec![Turn::human(DESCRIBE), Turn::assistant(caption)],
-            Self::Generation => vec![Turn::human(caption), Turn::assistant("<image>")],
+            Self::Caption => vec![Turn::human(describe), Turn::assistant(caption)],
+            Self::Generation => vec![Turn::human(caption), Turn::assistant(placeholder)],
         };
         Record {
             id,
             text: Text::Turns(turns),
-            pictures: Pictures::Images(vec![image]),
-        }
-    }
-
-    /// A video and its caption as a record.
-    fn video(self, id: String, caption: &str, path: std::path::PathBuf) -> Record {
-        let turns = match self {
-            Self::Caption => vec![Turn::human(DESCRIBE_VIDEO), Turn::assistant(caption)],
-            Self::Generation => vec![Turn::human(caption), Turn::assistant("<video>")],
-        };
-        Record {
-            id,
-            text: Text::Turns(turns),
-            pictures: Pictures::Video(path),
+            pictures,
         }
     }
 }

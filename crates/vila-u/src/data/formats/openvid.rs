@@ -23,7 +23,7 @@ use csv::{Reader, StringRecord};
 use super::{Bad, Form, Records};
 use crate::{
     Error, Result,
-    data::record::{Record, inside},
+    data::record::{Pictures, Record, inside},
 };
 
 /// A longer row is none: somewhere a quote was not closed.
@@ -72,7 +72,8 @@ pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
             if video.is_empty() || caption.is_empty() {
                 return Err("no video or no caption".into());
             }
-            Ok(form.video(video.clone(), &caption, inside(&folder, &video)?))
+            let path = inside(&folder, &video)?;
+            Ok(form.record(video, &caption, Pictures::Video(path)))
         };
         left.store(LONGEST_ROW, Ordering::Relaxed);
         row.map_err(|error| error.to_string())
@@ -89,7 +90,7 @@ pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::data::record::{Pictures, Text};
+    use crate::data::record::Text;
 
     #[test]
     fn rows_are_videos_and_captions() {

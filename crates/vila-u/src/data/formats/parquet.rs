@@ -122,7 +122,9 @@ fn record(number: u64, row: Row, folder: &Path, form: Form) -> std::result::Resu
         });
     }
     match (caption, images.pop(), images.is_empty()) {
-        (Some(caption), Some(image), true) => Ok(form.picture(id, &caption, image)),
+        (Some(caption), Some(image), true) => {
+            Ok(form.record(id, &caption, Pictures::Images(vec![image])))
+        }
         _ => Err(
             "neither a conversation (`conversations`, `texts`) nor one picture and its `caption`"
                 .into(),

@@ -14,7 +14,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Records, json};
+use super::{
+    Records,
+    json::{self, Texts},
+};
 use crate::{
     Result,
     data::record::{Image, Pictures, Record, Text, inside},
@@ -30,16 +33,7 @@ struct Entry {
     #[serde(alias = "answer:")]
     answer: String,
     #[serde(alias = "image:", default)]
-    image: Paths,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(untagged)]
-enum Paths {
-    #[default]
-    None,
-    One(String),
-    Many(Vec<String>),
+    image: Option<Texts>,
 }
 
 pub fn open(path: &Path, folder: &Path) -> Result<Records> {
@@ -48,11 +42,7 @@ pub fn open(path: &Path, folder: &Path) -> Result<Records> {
 }
 
 fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Record, String> {
-    let images = match entry.image {
-        Paths::None => Vec::new(),
-        Paths::One(image) => vec![image],
-        Paths::Many(images) => images,
-    };
+    let images = entry.image.map_or(Vec::new(), Vec::from);
     if images.len() > MOST_IMAGES {
         return Err(format!(
             "{} pictures, more than {MOST_IMAGES}",

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Result,
-    data::record::{Image, Record},
+    data::record::{Image, Pictures, Record},
 };
 
 const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
@@ -100,7 +100,8 @@ impl Group {
         let key = self.key;
         match (self.wrong, self.image, caption) {
             (None, Some(image), Some(caption)) => {
-                Ok(form.picture(key, &caption, Image::Bytes(image)))
+                let pictures = Pictures::Images(vec![Image::Bytes(image)]);
+                Ok(form.record(key, &caption, pictures))
             }
             (wrong, image, _) => {
                 let missing = match image {
@@ -127,10 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{
-        formats::archive::tests::tar,
-        record::{Pictures, Text},
-    };
+    use crate::data::{formats::archive::tests::tar, record::Text};
 
     fn read(files: &[(&str, &[u8])]) -> Vec<std::result::Result<Record, Bad>> {
         read_bytes(&tar(files))
