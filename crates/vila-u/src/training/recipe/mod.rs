@@ -1,0 +1,314 @@
+//! A recipe: one TOML file says everything about one training run.
+//!
+//! Unknown keys are errors, so that a misspelt key never trains the wrong thing. Any key can be set
+//! from the command line by its dotted path: `steps=100`, `stages.1.optimizer.learning_rate=3e-4`.
+
+mod data;
+mod mixture;
+mod model;
+mod objective;
+mod optimizer;
+mod tower;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::{Error, Result, depth};
+pub use data::Data;
+pub use mixture::Mixture;
+pub use model::{Config, ModelRecipe};
+pub use objective::{Align, Objective};
+pub use optimizer::Optimizer;
+pub use tower::{PixelLoss, Tower};
+
+/// One training run: a model, data, and the stages it is trained in.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The run folder: checkpoints, metrics, sample sheets, and the finished model.
+    pub out: PathBuf,
+    /// Everything random follows from this: initial weights, data, dropout.
+    pub seed: u64,
+    /// Optimizer steps of the whole run, divided among the stages by their `share`.
+    pub steps: u64,
+    /// Samples whose gradients are computed at once.
+    pub batch_size: usize,
+    /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way.
+    #[serde(default)]
+    pub mixed_precision: bool,
+    /// Batches whose gradients are averaged into one optimizer step.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// Dropout of the depth transformer.
+    #[serde(default = "released_dropout")]
+    pub dropout: f64,
+    /// Steps between checkpoints; the last two are kept.
+    pub checkpoint_every: u64,
+    /// Steps between evaluations on held-out data.
+    pub eval_every: u64,
+    /// Steps between sample sheets.
+    pub sample_every: u64,
+    /// What the run starts from: a model as `--model` takes it. Without it the weights are new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// Sizes of the parts that are new.
+    #[serde(default)]
+    pub model: ModelRecipe,
+    #[serde(default)]
+    pub data: Data,
+    pub stages: Vec<Stage>,
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+fn one() -> usize {
+    1
+}
+
+fn released_dropout() -> f64 {
+    depth::DROPOUT
+}
+
+/// A stretch of the run with one objective and its own learning-rate schedule.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Part of the run's steps, relative to the shares of the other stages.
+    #[serde(default = "whole")]
+    pub share: f64,
+    pub objective: Objective,
+    pub optimizer: Optimizer,
+}
+
+impl Stage {
+    fn check(&self, nano: bool) -> Result<()> {
+        must(self.share > 0.0, "a stage's share must be above 0")?;
+        self.optimizer.check()?;
+        self.objective.check(nano)
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `key=value` overrides in order.
+    ///
+    /// # Errors
+    /// A missing file, a syntax error, an unknown key or an impossible value, by name.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        Self::parse(&text, path, overrides)
+    }
+
+    /// The recipe `text`, which errors call `path`, with `key=value` overrides applied in order.
+    ///
+    /// # Errors
+    /// A syntax error, an unknown key or an impossible value, by name.
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
+        let table: Table =
+            toml::from_str(text).map_err(|error| Error::invalid(path, one_line(&error)))?;
+        let mut value = Value::Table(table);
+        Self::from_value(value.clone()).map_err(|error| Error::invalid(path, error.to_string()))?;
+        for setting in overrides {
+            set(&mut value, setting)?;
+        }
+        Self::from_value(value)
+    }
+
+    fn from_value(value: Value) -> Result<Self> {
+        let recipe = Self::deserialize(value)
+            .map_err(|error| Error::usage(format!("recipe: {}", one_line(&error))))?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        must(self.steps > 0, "steps must be at least 1")?;
+        must(self.batch_size > 0, "batch_size must be at least 1")?;
+        must(self.accumulation > 0, "accumulation must be at least 1")?;
+        must(
+            (0.0..1.0).contains(&self.dropout),
+            "dropout must be at least 0 and below 1",
+        )?;
+        must(
+            self.checkpoint_every > 0,
+            "checkpoint_every must be at least 1",
+        )?;
+        must(self.eval_every > 0, "eval_every must be at least 1")?;
+        must(self.sample_every > 0, "sample_every must be at least 1")?;
+        must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
+        let tower =
+            |stage: &Stage| matches!(stage.objective, Objective::Align(_) | Objective::Tower(_));
+        must(
+            self.stages.iter().all(tower) || !self.stages.iter().any(tower),
+            "stages of the tower and of the language model belong in two recipes",
+        )?;
+        self.data.check(&self.stages)?;
+        for stage in &self.stages {
+            stage.check(self.data.sources.is_empty())?;
+        }
+        Ok(())
+    }
+
+    /// The step after which each stage ends; the last is `steps`.
+    pub fn stage_ends(&self) -> Vec<u64> {
+        let total: f64 = self.stages.iter().map(|stage| stage.share).sum();
+        let mut sum = 0.0;
+        self.stages
+            .iter()
+            .map(|stage| {
+                sum += stage.share;
+                (self.steps as f64 * sum / total).round() as u64
+            })
+            .collect()
+    }
+
+    /// The recipe as TOML, with every override in it.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|error| Error::failed(format!("recipe: {error}")))
+    }
+}
+
+/// Errors with what must hold, if it does not.
+fn must(holds: bool, what: &str) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::usage(format!("recipe: {what}"))),
+    }
+}
+
+fn fraction(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
+}
+
+/// `key.path=value`: the value is TOML where it parses as TOML, and a plain string otherwise.
+fn set(recipe: &mut Value, setting: &str) -> Result<()> {
+    let Some((key, text)) = setting.split_once('=') else {
+        return Err(Error::usage(format!(
+            "--set {setting}: write it as key=value, for example --set steps=100"
+        )));
+    };
+    let text = text.trim();
+    let value = match toml::from_str::<Table>(&format!("value = {text}")) {
+        Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
+        Err(_) => Value::String(text.into()),
+    };
+    // A misspelt key is caught by name when the whole recipe is read.
+    let mut place = recipe;
+    let (parents, last) = key.trim().rsplit_once('.').unwrap_or(("", key.trim()));
+    for part in parents.split('.').filter(|part| !part.is_empty()) {
+        place = child(place, part).ok_or_else(|| no_such(key, part))?;
+    }
+    *child(place, last).ok_or_else(|| no_such(key, last))? = value;
+    Ok(())
+}
+
+/// The value under a key; a table that is not there yet is made.
+fn child<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
+    match value {
+        Value::Table(table) => Some(table.entry(key).or_insert(Value::Table(Table::new()))),
+        Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
+        _ => None,
+    }
+}
+
+fn no_such(key: &str, part: &str) -> Error {
+    Error::usage(format!("--set {key}: the recipe has no `{part}` there"))
+}
+
+fn one_line(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        out = "runs/x"
+        seed = 1
+        steps = 10
+        batch_size = 4
+        checkpoint_every = 5
+        eval_every = 5
+        sample_every = 5
+
+        [[stages]]
+        share = 1.0
+        objective = { kind = "align" }
+        optimizer = { learning_rate = 1e-3, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
+
+        [[stages]]
+        share = 3.0
+        objective = { kind = "tower", contrastive = 1.0, reconstruction = 1.0, commitment = 0.25, pixel = "l1" }
+        optimizer = { learning_rate = 1e-3, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
+    "#;
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Recipe> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, text).expect("write");
+        let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
+        Recipe::load(&path, &overrides)
+    }
+
+    #[test]
+    fn overrides_reach_every_level() {
+        let recipe = load(
+            TEXT,
+            &[
+                "steps=40",
+                "out=/tmp/a b",
+                "stages.1.optimizer.learning_rate=3e-4",
+                "stages.1.optimizer.betas.1=0.5",
+                "stages.1.objective.pixel=l2",
+                "model.tokenizers=somewhere",
+            ],
+        )
+        .expect("a recipe");
+        assert_eq!(recipe.steps, 40);
+        assert_eq!(recipe.out, PathBuf::from("/tmp/a b"));
+        assert_eq!(recipe.stages[1].optimizer.learning_rate, 3e-4);
+        assert_eq!(recipe.stages[1].optimizer.betas, [0.9, 0.5]);
+        assert!(matches!(
+            &recipe.stages[1].objective,
+            Objective::Tower(Tower {
+                pixel: PixelLoss::L2,
+                ..
+            })
+        ));
+        assert_eq!(recipe.stage_ends(), [10, 40]);
+        let again: Recipe = toml::from_str(&recipe.to_toml().expect("toml")).expect("a recipe");
+        assert_eq!(
+            again.to_toml().expect("toml"),
+            recipe.to_toml().expect("toml")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (overrides, expected) in [
+            (vec!["stpes=1"], "stpes"),
+            (vec!["steps=0"], "steps"),
+            (vec!["dropout=1"], "dropout"),
+            (vec!["steps=many"], "invalid type"),
+            (vec!["steps"], "key=value"),
+            (vec!["stages.7.share=1"], "`7`"),
+            (vec!["modle.llm=1"], "modle"),
+            (vec!["steps.more=1"], "`more`"),
+            (vec!["stages.0.objective.pixel=l1"], "pixel"),
+            (vec!["stages.1.objective.pixel=l3"], "l3"),
+            (vec!["stages.0.optimizer.clip=0"], "clip"),
+        ] {
+            let error = load(TEXT, &overrides).expect_err("an error").to_string();
+            assert!(error.contains(expected), "{overrides:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        let error = load(&TEXT.replace("seed", "sede"), &[]).expect_err("an error");
+        assert!(error.to_string().contains("sede"), "{error}");
+    }
+}

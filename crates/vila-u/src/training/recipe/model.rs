@@ -1,0 +1,57 @@
+//! The sizes of the parts that a run makes new.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::one_line;
+use crate::{Error, Result};
+
+/// Sizes of the parts that start from random weights, each with the keys of that part's
+/// `config.json` in a checkpoint, or as the path of such a file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Folder with the tokenizers: `siglip/spiece.model`, `llm/tokenizer.model` and companions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizers: Option<PathBuf>,
+    /// Image and text encoder (the SigLIP `config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub siglip: Option<Config>,
+    /// Quantizer and pixel decoder (`rqvaesiglip` in `vision_tower/config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rqvaesiglip: Option<Config>,
+    /// Depth transformer (`rqtransformer` in `vision_tower/config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rqtransformer: Option<Config>,
+    /// Language model (`llm/config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<Config>,
+    /// Projector (`mm_projector/config.json`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mm_projector: Option<Config>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Config {
+    File(PathBuf),
+    Inline(Table),
+}
+
+impl Config {
+    /// The configuration as the part's own type, which fills in its defaults and checks it.
+    pub fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
+        match self {
+            Self::File(path) => {
+                let text = fs::read_to_string(path).map_err(Error::io(path))?;
+                serde_json::from_str(&text).map_err(|error| Error::invalid(path, error.to_string()))
+            }
+            Self::Inline(table) => T::deserialize(Value::Table(table.clone())).map_err(|error| {
+                Error::usage(format!("recipe, [model.{name}]: {}", one_line(&error)))
+            }),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What a stage trains, and on which losses.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Mixture, Tower};
+use crate::Result;
+
+/// What is trained, and on which losses.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Objective {
+    /// Vision and text encoder against each other; stands for starting from aligned weights.
+    Align(Align),
+    /// Contrastive on quantized features + reconstruction; the text encoder is frozen.
+    Tower(Tower),
+    /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
+    Pretrain(Mixture),
+    /// The same on questions and answers, drawing kept in the mixture.
+    Sft(Mixture),
+}
+
+impl Objective {
+    /// `nano`: the samples are of the nano world.
+    pub(super) fn check(&self, nano: bool) -> Result<()> {
+        match self {
+            Self::Align(_) | Self::Tower(_) => Ok(()),
+            Self::Pretrain(mixture) | Self::Sft(mixture) => mixture.check(nano),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Align {}
