@@ -108,6 +108,16 @@ pub enum Command {
             --dtype is the number format of the files. What is quantized runs on the CPU, with this program only."
     )]
     Export(Export),
+    /// Read the weights of a network that training needs from its authors' files
+    #[command(
+        after_help = "Example: vila-u convert vgg16-397923af.pth vgg.pth -o lpips.safetensors\n\n\
+            LPIPS (objective.perceptual of a recipe) is made of two files:\n  \
+            vgg16-397923af.pth   https://download.pytorch.org/models/vgg16-397923af.pth\n  \
+            vgg.pth              https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/vgg.pth;\n                       \
+            also in the Python package lpips, under the same path\n\n\
+            .pth files are read as data; nothing in them is run."
+    )]
+    Convert(Convert),
 }
 
 #[derive(Args)]
@@ -366,6 +376,16 @@ pub struct Export {
     /// Put the large linear layers in fewer bits, for the CPU: q8_0, q4_0 or bf16
     #[arg(long, value_name = "FORMAT", value_parser = formats(&[Format::Q8_0, Format::Q4_0, Format::BF16]))]
     pub quantize: Option<Format>,
+}
+
+#[derive(Args)]
+pub struct Convert {
+    /// The files, in any order: PyTorch (.pth) or safetensors
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// The .safetensors file to write
+    #[arg(short, long)]
+    pub output: PathBuf,
 }
 
 /// Takes the names of these formats and no others.

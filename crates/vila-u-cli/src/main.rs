@@ -69,5 +69,6 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Bench(args) => commands::bench::run(global, args, console),
         Command::Info(args) => commands::info::run(global, args, console),
         Command::Export(args) => commands::export::run(global, args, console),
+        Command::Convert(args) => commands::convert::run(args, console),
     }
 }

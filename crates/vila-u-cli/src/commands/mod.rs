@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod bench;
 pub mod classify;
+pub mod convert;
 pub mod data_inspect;
 pub mod data_nano;
 pub mod decode;

@@ -63,6 +63,23 @@ pub fn read_tower(files: &Files) -> Result<(RqVaeSiglipConfig, SiglipConfig)> {
     Ok((rqvaesiglip, siglip))
 }
 
+/// Whether the files are a SigLIP model as Hugging Face has it, and not one of ours.
+pub fn is_siglip(files: &Files) -> bool {
+    let config = files.read("config.json").ok();
+    let config = config.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    config.is_some_and(|config| {
+        config["model_type"] == "siglip" || config.get("vision_config").is_some()
+    })
+}
+
+/// The sizes of a SigLIP model as Hugging Face has it.
+pub fn read_siglip(files: &Files) -> Result<SiglipConfig> {
+    let siglip: SiglipConfig = json(files, "config.json")?;
+    let fits = siglip.check();
+    fits.map_err(|reason| Error::invalid(files.path("config.json"), reason))?;
+    Ok(siglip)
+}
+
 /// The sizes of the encoders, which a tower only names: a folder of the checkpoint, a model known by
 /// its hub id, or any other on the Hub.
 fn siglip(files: &Files, tower: &RqVaeSiglipConfig) -> Result<SiglipConfig> {

@@ -21,6 +21,8 @@ pub enum Part {
     RqVaeSiglip,
     /// `vision_tower/`, only `rqtransformer`: the module holds that part without the prefix.
     DepthTransformer,
+    /// A folder of its own whose keys are the module's paths: SigLIP as Hugging Face has it, a discriminator.
+    Alone,
 }
 
 impl Part {
@@ -38,6 +40,7 @@ impl Part {
             Self::Llm => "llm",
             Self::Projector | Self::LinearProjector => "mm_projector",
             Self::VisionTower | Self::RqVaeSiglip | Self::DepthTransformer => "vision_tower",
+            Self::Alone => "",
         }
     }
 
@@ -55,7 +58,7 @@ impl Part {
     pub fn key(self, path: &str) -> String {
         let path = format!("{}{path}", self.prefix());
         match self {
-            Self::Llm => path,
+            Self::Llm | Self::Alone => path,
             Self::Projector => sequential_gaps(&path, "layers"),
             Self::LinearProjector => path.replacen("layers.0.", "layers.", 1),
             Self::VisionTower | Self::RqVaeSiglip | Self::DepthTransformer => {

@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     model::{VilaU, VilaUConfig},
     text::{SiglipTokenizer, Tokenizer},
-    tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
+    tower::{RqVaeSiglip, RqVaeSiglipConfig, Siglip, SiglipConfig},
 };
 
 /// The whole model.
@@ -93,6 +93,15 @@ pub fn load_tower(files: &Files, device: &Device, format: Format) -> Result<Towe
         model,
         files: files.clone(),
     })
+}
+
+/// Loads the encoders of a tower from a SigLIP model as Hugging Face has it: its weights beside its
+/// `config.json`, keys `text_model.*`, `vision_model.*`, `logit_scale` and `logit_bias`.
+///
+/// # Errors
+/// One error that names the file and the tensor at fault. The module is unchanged then.
+pub fn load_siglip(files: &Files, siglip: &mut Siglip) -> Result<()> {
+    Opened::check_folder(files, Part::Alone, siglip)?.load(siglip, Format::F32)
 }
 
 impl Tower {

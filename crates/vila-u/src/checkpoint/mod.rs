@@ -27,6 +27,6 @@ pub use files::Files;
 pub use format::Format;
 pub use info::{Info, info};
 pub use keys::Part;
-pub use load::{Checkpoint, Tower, load, load_tower};
-pub use save::{Weights, convert, save, save_tower};
+pub use load::{Checkpoint, Tower, load, load_siglip, load_tower};
+pub use save::{Weights, convert, save, save_alone, save_tower};
 pub use source::Source;

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, Device};
+use burn::{
+    module::Module,
+    tensor::{DType, Device},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -174,6 +177,16 @@ pub fn save_tower(
         write(&folder, &outgoing(model, part), format, SHARD)?;
         write_encoder(out, config, siglip, like)
     })
+}
+
+/// Writes the weights of a module, in f32, to the new folder `dir`, which needs no configuration to be read
+/// back as [`Part::Alone`].
+///
+/// # Errors
+/// When the folder is there already or the disk is full.
+pub fn save_alone<M: Module>(module: &M, dir: &Path) -> Result<()> {
+    fs::create_dir(dir).map_err(Error::io(dir))?;
+    write(dir, &outgoing(module, Part::Alone), Format::F32, SHARD)
 }
 
 /// Lets `write` fill a folder beside `dir`, and puts it in place when all of it is on disk.

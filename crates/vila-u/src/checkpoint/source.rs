@@ -14,7 +14,7 @@ use hf_hub::{
     progress::{DownloadEvent, ProgressEvent, ProgressHandler},
 };
 
-use super::{files::Files, keys::Part, nano, tensors};
+use super::{config, files::Files, keys::Part, nano, tensors};
 use crate::{Error, Result};
 
 /// A checkpoint by name: `nano`, a folder, or `hf:ORG/NAME[@REV]`.
@@ -202,8 +202,12 @@ fn reason(error: HFError) -> String {
     root.to_string().replace('\n', " ")
 }
 
-/// Whether nothing is missing that a download would bring.
+/// Whether nothing is missing that a download would bring: of a whole model, or of a SigLIP that a tower
+/// begins with.
 fn is_complete(files: &Files) -> bool {
+    if config::is_siglip(files) {
+        return files.contains("spiece.model") && tensors::is_complete(files);
+    }
     let llm = files.join("llm");
     files.contains("config.json")
         && (llm.contains("tokenizer.model") || llm.contains("tokenizer.json"))
@@ -322,6 +326,14 @@ mod tests {
         assert!(!is_complete(&cached));
         write(snapshot.join("llm/2.safetensors"), "");
         assert!(is_complete(&cached));
+        // A SigLIP has its weights beside its configuration.
+        let snapshot = cache.path().join("models--a--siglip/snapshots/main");
+        write(snapshot.join("config.json"), r#"{"model_type": "siglip"}"#);
+        write(snapshot.join("spiece.model"), "");
+        let siglip = || repository("a/siglip").cached(cache.path()).unwrap();
+        assert!(!is_complete(&siglip()));
+        write(snapshot.join("model.safetensors"), "");
+        assert!(is_complete(&siglip()));
         // A name that would lead out of the cache.
         write(folder.join("refs/evil"), "../../../etc");
         assert!(repository("a/b@evil").cached(cache.path()).is_none());

@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -162,6 +163,26 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// Opens one file, whatever its name: safetensors if it ends so, otherwise PyTorch.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let folder = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| Error::invalid(path, "not the name of a file"))?;
+        File::open(path).map_err(Error::io(path))?;
+        let mut tensors = Self {
+            path: path.to_path_buf(),
+            by_key: BTreeMap::new(),
+        };
+        tensors.add_file(&Files::folder(folder), name)?;
+        Ok(tensors)
+    }
+
     /// The weights of a part without parameters, which no file holds.
     pub fn none(files: &Files) -> Self {
         Self {
@@ -255,6 +276,18 @@ impl Stored {
             }
             _ => convert(bytes, Shape::from(parameter.shape.clone()), stored, dtype),
         })
+    }
+
+    /// The values as `dtype` in the shape they are stored in.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub fn floats(&self, key: &str, dtype: DType) -> Result<TensorData> {
+        let parameter = Parameter {
+            shape: self.shape.clone(),
+            linear: false,
+        };
+        self.read(key, &parameter, dtype, false)
     }
 
     /// As [`Stored::read`], into memory that is quick to read again and again.

@@ -49,7 +49,8 @@ impl Opened {
         Self::check_folder(&files.join(part.folder()), part, module)
     }
 
-    fn check_folder<M: Module>(folder: &Files, part: Part, module: &M) -> Result<Self> {
+    /// The same of the weights in `folder` itself.
+    pub fn check_folder<M: Module>(folder: &Files, part: Part, module: &M) -> Result<Self> {
         let parameters = parameters(module, part);
         let tensors = match Random::read(folder)? {
             // A projector without layers has no file either.

@@ -26,7 +26,7 @@ pub use pixel_decoder::{PixelDecoder, PixelDecoderConfig};
 use pixel_decoder::{conv1x1, convolve};
 pub use residual_quantizer::{Quantized, ResidualQuantizer, Restart};
 use siglip::normalise;
-pub use siglip::{Siglip, SiglipConfig, sigmoid_loss};
+pub use siglip::{Siglip, SiglipConfig};
 
 use crate::{Result, depth::DepthTransformer};
 
@@ -100,6 +100,11 @@ impl RqVaeSiglip {
     /// Quantized features `[batch, h, w, C]` to pixels `[batch, 3, H, W]`, about -1..1 but not
     /// bounded.
     pub fn decode(&self, z: Tensor<4>) -> Tensor<4> {
+        self.decoder.pixels(self.decoder_features(z))
+    }
+
+    /// What the decoder's last convolution makes the pixels of: `[batch, h, w, C]` -> `[batch, ch, H, W]`.
+    pub fn decoder_features(&self, z: Tensor<4>) -> Tensor<4> {
         let z = z.permute([0, 3, 1, 2]);
         let z = match self.decoder_latent_shape {
             Some(size) => {
@@ -110,7 +115,7 @@ impl RqVaeSiglip {
             }
             None => z,
         };
-        self.decoder.forward(convolve(&self.post_quant_conv, z))
+        self.decoder.features(convolve(&self.post_quant_conv, z))
     }
 
     /// Codes `[batch, rows, columns, D]` to pixels `[batch, 3, H, W]`.

@@ -178,9 +178,19 @@ impl PixelDecoder {
     /// `[batch, z_channels, h, w]` -> `[batch, 3, H, W]`, about -1..1 but not bounded; each level
     /// but the finest doubles height and width.
     pub fn forward(&self, z: Tensor<4>) -> Tensor<4> {
+        self.pixels(self.features(z))
+    }
+
+    /// Everything but the last convolution: `[batch, z_channels, h, w]` -> `[batch, ch, H, W]`.
+    pub fn features(&self, z: Tensor<4>) -> Tensor<4> {
         let x = self.mid.forward(convolve(&self.conv_in, z));
         let x = self.up.iter().rev().fold(x, |x, level| level.forward(x));
-        convolve(&self.conv_out, norm_silu(&self.norm_out, x))
+        norm_silu(&self.norm_out, x)
+    }
+
+    /// The last convolution: `[batch, ch, H, W]` -> `[batch, 3, H, W]`.
+    pub fn pixels(&self, features: Tensor<4>) -> Tensor<4> {
+        convolve(&self.conv_out, features)
     }
 }
 
@@ -283,7 +293,7 @@ fn norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
 }
 
 /// Every convolution of the decoder (stride 1, output as large as input).
-pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+pub(crate) fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     match &conv.bias {
         Some(bias) if conv.kernel_size == [3, 3] => conv2d(x, conv.weight.val(), bias.val()),
         _ => conv.forward(x),

@@ -50,23 +50,33 @@ impl Gradients {
         }
     }
 
-    /// Scales all gradients so that their common 2-norm is at most `limit`; returns the norm before.
-    pub fn clip<M: Module>(&mut self, model: &M, limit: f64) -> f64 {
-        let mut norm = Norm {
+    /// Scales all gradients so that their common 2-norm is at most `limit`, those of the parameters that stand
+    /// `apart` by a norm of their own; returns both norms before.
+    pub fn clip<M: Module>(
+        &mut self,
+        model: &M,
+        limit: f64,
+        apart: &dyn Fn(&str) -> bool,
+    ) -> [f64; 2] {
+        let mut norms = Norms {
+            path: Vec::new(),
             gradients: self,
-            square: 0.0,
+            apart,
+            squares: [0.0; 2],
+            sides: HashMap::new(),
         };
-        model.visit(&mut norm);
-        let norm = norm.square.sqrt();
-        if norm > limit {
-            let scale = (limit / norm) as f32;
-            for gradient in self.0.values_mut() {
+        model.visit(&mut norms);
+        let (norms, sides) = (norms.squares.map(f64::sqrt), norms.sides);
+        for (id, gradient) in &mut self.0 {
+            let norm = sides.get(id).map_or(0.0, |side| norms[*side]);
+            if norm > limit {
+                let scale = (limit / norm) as f32;
                 gradient.par_chunks_mut(CHUNK).for_each(|chunk| {
                     chunk.iter_mut().for_each(|value| *value *= scale);
                 });
             }
         }
-        norm
+        norms
     }
 }
 
@@ -88,12 +98,24 @@ impl ModuleVisitor for Collect {
 }
 
 /// Visits in the module's order, so that the sum does not depend on a hash map's.
-struct Norm<'a> {
+struct Norms<'a> {
+    path: Vec<String>,
     gradients: &'a Gradients,
-    square: f64,
+    apart: &'a dyn Fn(&str) -> bool,
+    squares: [f64; 2],
+    /// Which of the two sums each gradient is in.
+    sides: HashMap<ParamId, usize>,
 }
 
-impl ModuleVisitor for Norm<'_> {
+impl ModuleVisitor for Norms<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(gradient) = self.gradients.0.get(&param.id) else {
             return;
@@ -107,7 +129,9 @@ impl ModuleVisitor for Norm<'_> {
                     .sum()
             })
             .collect();
-        self.square += squares.iter().sum::<f64>();
+        let side = usize::from((self.apart)(&self.path.join(".")));
+        self.squares[side] += squares.iter().sum::<f64>();
+        self.sides.insert(param.id, side);
     }
 }
 
@@ -116,6 +140,8 @@ impl ModuleVisitor for Norm<'_> {
 pub struct Moments {
     pub first: Vec<f32>,
     pub second: Vec<f32>,
+    /// The optimizer's time before the parameter's first gradient.
+    pub since: u64,
 }
 
 /// The optimizer's state: moments by parameter path, and the number of steps taken.
@@ -135,16 +161,15 @@ impl AdamW {
         settings: &recipe::Optimizer,
     ) -> M {
         self.time += 1;
-        let time = i32::try_from(self.time).unwrap_or(i32::MAX);
         let [beta1, beta2] = settings.betas;
         let mut update = Update {
             path: Vec::new(),
             gradients,
             moments: &mut self.moments,
-            beta1: beta1 as f32,
-            beta2: beta2 as f32,
-            rate: (learning_rate / (1.0 - beta1.powi(time))) as f32,
-            correction: (1.0 / (1.0 - beta2.powi(time))) as f32,
+            time: self.time,
+            beta1,
+            beta2,
+            learning_rate,
             decay: (learning_rate * settings.weight_decay) as f32,
         };
         model.map(&mut update)
@@ -155,10 +180,10 @@ struct Update<'a> {
     path: Vec<String>,
     gradients: Gradients,
     moments: &'a mut BTreeMap<String, Moments>,
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    correction: f32,
+    time: u64,
+    beta1: f64,
+    beta2: f64,
+    learning_rate: f64,
     decay: f32,
 }
 
@@ -184,11 +209,15 @@ impl ModuleMapper for Update<'_> {
             .or_insert_with(|| Moments {
                 first: vec![0.0; values.len()],
                 second: vec![0.0; values.len()],
+                since: self.time - 1,
             });
+        // Of a parameter that joined late the moments are as young as it is.
+        let time = i32::try_from(self.time - moments.since).unwrap_or(i32::MAX);
+        let rate = (self.learning_rate / (1.0 - self.beta1.powi(time))) as f32;
+        let correction = (1.0 / (1.0 - self.beta2.powi(time))) as f32;
         // Biases and norms (vectors) are not decayed.
         let keep = if D < 2 { 1.0 } else { 1.0 - self.decay };
-        let (beta1, beta2) = (self.beta1, self.beta2);
-        let (rate, correction) = (self.rate, self.correction);
+        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
         (
             values.par_chunks_mut(CHUNK),
             gradient.par_chunks(CHUNK),
@@ -271,8 +300,44 @@ mod tests {
             gradients.add(Gradients::of(&model, loss.backward()));
         }
         // 4 weights at 6 and 2 biases at 8: sqrt(4 * 36 + 2 * 64)
-        let norm = gradients.clip(&model, 1.0);
-        assert!((norm - 272f64.sqrt()).abs() < 1e-6);
-        assert!((gradients.clip(&model, 1.0) - 1.0).abs() < 1e-6);
+        let together = |_: &str| false;
+        let [norm, none] = gradients.clip(&model, 1.0, &together);
+        assert!((norm - 272f64.sqrt()).abs() < 1e-6 && none == 0.0);
+        let [norm, _] = gradients.clip(&model, 1.0, &together);
+        assert!((norm - 1.0).abs() < 1e-6);
+        // Each by its own norm: the weights' is the larger.
+        let apart = |path: &str| path == "bias";
+        let [weight, bias] = gradients.clip(&model, 0.7, &apart);
+        assert!((weight - (144f64 / 272.0).sqrt()).abs() < 1e-6);
+        let [after, same] = gradients.clip(&model, 1.0, &apart);
+        assert!((after - 0.7).abs() < 1e-6 && (same - bias).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_late_parameter_begins_like_an_early_one() {
+        let device = Device::flex().autodiff();
+        let mut model: Linear = LinearConfig::new(2, 2).init(&device);
+        let settings = recipe::Optimizer {
+            learning_rate: 0.01,
+            floor: 0.0,
+            warm_up: 0.0,
+            weight_decay: 0.0,
+            betas: [0.9, 0.999],
+            clip: 1e9,
+        };
+        let mut adamw = AdamW::default();
+        for _ in 0..20 {
+            let gradients = Gradients::of(&model, model.weight.val().sum().backward());
+            model = adamw.step(model, gradients, 0.01, &settings);
+        }
+        let bias = |model: &Linear| model.bias.as_ref().map(Param::val).expect("a bias");
+        let before = bias(&model);
+        let gradients = Gradients::of(&model, bias(&model).sum().backward());
+        model = adamw.step(model, gradients, 0.01, &settings);
+        // A first step has the length of the learning rate, whatever the gradient.
+        let step = (before - bias(&model)).mean().into_scalar::<f32>();
+        assert!((step - 0.01).abs() < 1e-6, "{step}");
+        assert_eq!(adamw.moments["bias"].since, 20);
+        assert_eq!(adamw.moments["weight"].since, 0);
     }
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 
+use super::losses::DiscriminatorConfig;
+use super::trained_tower::{DISCRIMINATOR, TrainedTower};
 use crate::Result;
 use crate::checkpoint::weights::load_into;
 use crate::checkpoint::{self, Files, Part};
 use crate::model::{VilaU, VilaUConfig};
-use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig};
+use crate::tower::{RqVaeSiglipConfig, SiglipConfig};
 
 /// A kind of model with its sizes.
 pub trait Format {
@@ -20,6 +22,21 @@ pub trait Format {
 
     /// Reads back what [`Format::save`] wrote, bit by bit.
     fn load(&self, dir: &Path, device: &Device) -> Result<Self::Model>;
+
+    /// Writes what is trained with the model without being part of it into the folder of a checkpoint.
+    fn save_beside(&self, _model: &Self::Model, _checkpoint: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reads back what [`Format::save_beside`] wrote.
+    fn load_beside(
+        &self,
+        _model: &mut Self::Model,
+        _checkpoint: &Path,
+        _device: &Device,
+    ) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A vision tower without its depth transformer.
@@ -28,26 +45,59 @@ pub struct TowerFormat {
     pub siglip: SiglipConfig,
     /// Has the tokenizers.
     pub files: Files,
+    /// Sizes of the discriminator, if there is one.
+    pub discriminator: Option<DiscriminatorConfig>,
 }
 
 impl Format for TowerFormat {
-    type Model = RqVaeSiglip;
+    type Model = TrainedTower;
 
-    fn save(&self, model: &RqVaeSiglip, dir: &Path) -> Result<()> {
+    fn save(&self, model: &TrainedTower, dir: &Path) -> Result<()> {
         checkpoint::save_tower(
             dir,
             &self.config,
             &self.siglip,
-            model,
+            &model.tower,
             &self.files,
             checkpoint::Format::F32,
         )
     }
 
-    fn load(&self, dir: &Path, device: &Device) -> Result<RqVaeSiglip> {
-        let mut model = self.config.init(&self.siglip, device);
-        load_part(&mut model, dir, Part::RqVaeSiglip)?;
-        Ok(model)
+    fn load(&self, dir: &Path, device: &Device) -> Result<TrainedTower> {
+        let mut tower = self.config.init(&self.siglip, device);
+        load_part(&mut tower, dir, Part::RqVaeSiglip)?;
+        Ok(TrainedTower {
+            tower,
+            discriminator: None,
+        })
+    }
+
+    fn save_beside(&self, model: &TrainedTower, checkpoint: &Path) -> Result<()> {
+        match &model.discriminator {
+            Some(discriminator) => {
+                checkpoint::save_alone(discriminator, &checkpoint.join(DISCRIMINATOR))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn load_beside(
+        &self,
+        model: &mut TrainedTower,
+        checkpoint: &Path,
+        device: &Device,
+    ) -> Result<()> {
+        let Some(config) = self.discriminator else {
+            return Ok(());
+        };
+        let mut discriminator = config.init(device);
+        load_into(
+            &mut discriminator,
+            &checkpoint.join(DISCRIMINATOR),
+            Part::Alone,
+        )?;
+        model.discriminator = Some(discriminator);
+        Ok(())
     }
 }
 

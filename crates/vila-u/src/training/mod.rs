@@ -1,10 +1,12 @@
 //! Training: one loop for every stage, run from a recipe.
 
 mod adamw;
+mod ema;
 mod events;
 mod format;
 pub mod inspect;
 mod lanes;
+pub mod losses;
 mod mixture;
 pub mod multimodal;
 mod prefetch;
@@ -17,6 +19,7 @@ mod sheet;
 mod start;
 mod state;
 mod tower;
+mod trained_tower;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,10 +28,11 @@ use burn::tensor::Device;
 
 use crate::Result;
 use mixture::{MixtureObjective, Samples};
-use recipe::{Objective, Recipe};
+use recipe::{Objective, Recipe, Stage};
 use run::Run;
 pub use run::{Pace, Progress, Watch};
 use tower::{Captions, TowerObjective};
+use trained_tower::TrainedTower;
 
 /// Carries out a recipe and says where the finished model lies. With `resume`, goes on from the
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
@@ -45,14 +49,25 @@ pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Resu
 }
 
 fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
-    let (format, model, tokenizer) = start::tower(recipe, device)?;
+    // What is wrong with the weights of LPIPS is said before anything long is read.
+    let lpips = |stage: &Stage| match &stage.objective {
+        Objective::Tower(losses) => losses.lpips(&device.clone().inner()),
+        _ => Ok(None),
+    };
+    let lpips: Vec<_> = recipe.stages.iter().map(lpips).collect::<Result<_>>()?;
+    let (format, tower, tokenizer) = start::tower(recipe, device)?;
     let size = format.siglip.vision_config.image_size;
+    recipe.check_picture(size)?;
     let captions = Captions::new(recipe, Arc::new(tokenizer), size);
+    let model = TrainedTower {
+        tower,
+        discriminator: format.discriminator.map(|sizes| sizes.init(device)),
+    };
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, resume, watch, new)?;
-    for (index, stage) in recipe.stages.iter().enumerate() {
-        let (objective, captions) = (&stage.objective, captions.clone());
-        let objective = TowerObjective::new(recipe, objective, captions, &run.model, device)?;
+    for (index, lpips) in lpips.into_iter().enumerate() {
+        let (captions, tower) = (captions.clone(), &run.model.tower);
+        let objective = TowerObjective::new(recipe, index, lpips, captions, tower, device)?;
         run.stage(index, objective)?;
     }
     run.finish()

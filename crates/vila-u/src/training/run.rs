@@ -20,7 +20,7 @@ use super::lanes::Lanes;
 use super::prefetch::{Make, Prefetch};
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
-use super::{schedule, state};
+use super::{ema, schedule, state};
 use crate::data::seed::mix;
 use crate::{Error, Result, atomic};
 
@@ -36,6 +36,12 @@ pub trait Objective<M: Module>: Sync {
 
     /// Whether the parameter at this path is trained.
     fn trains(&self, path: &str) -> bool;
+
+    /// Whether the gradient of the parameter at this path is clipped apart from the others: those of two models
+    /// that play against each other have nothing in common.
+    fn apart(&self, _path: &str) -> bool {
+        false
+    }
 
     /// Whether a step's batches may be computed side by side: `losses` neither changes the model nor
     /// draws from the device.
@@ -125,6 +131,8 @@ impl Pace {
 pub struct Run<'a, F: Format> {
     pub recipe: &'a Recipe,
     pub model: F::Model,
+    /// The running mean of the model's weights, if the recipe asks for it.
+    mean: Option<F::Model>,
     format: F,
     device: Device,
     /// Steps done.
@@ -179,12 +187,20 @@ impl<'a, F: Format> Run<'a, F> {
                 (0, new(), AdamW::default(), place)
             }
         };
+        let mean = match (recipe.ema, resume) {
+            (Some(_), true) => state::load_mean(out, step, &format, device)?,
+            _ => None,
+        };
+        let mean = recipe
+            .ema
+            .map(|_| mean.unwrap_or_else(|| ema::start(&model)));
         let samples = out.join("samples");
         fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
         atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
         Ok(Self {
             recipe,
             model,
+            mean,
             format,
             device: device.clone(),
             step,
@@ -241,14 +257,14 @@ impl<'a, F: Format> Run<'a, F> {
                 every(recipe.checkpoint_every),
             );
             if evaluate {
-                for (name, value) in objective.evaluate(&self.model)? {
+                for (name, value) in objective.evaluate(self.finished())? {
                     metrics.insert(format!("eval/{name}"), value);
                 }
             }
             self.metrics.write(self.step, &metrics)?;
             if sample {
                 let name = format!("step-{:08}.png", self.step);
-                objective.sample(&self.model, &recipe.out.join("samples").join(name))?;
+                objective.sample(self.finished(), &recipe.out.join("samples").join(name))?;
             }
             let stop = self.watch.stop.load(Ordering::Relaxed);
             if save || stop {
@@ -259,6 +275,7 @@ impl<'a, F: Format> Run<'a, F> {
                     self.step,
                     &self.format,
                     model,
+                    self.mean.as_ref(),
                     optimizer,
                     place,
                 )?;
@@ -280,12 +297,17 @@ impl<'a, F: Format> Run<'a, F> {
         Ok(())
     }
 
+    /// What the run has made so far.
+    fn finished(&self) -> &F::Model {
+        self.mean.as_ref().unwrap_or(&self.model)
+    }
+
     /// Leaves the finished model in the run folder and says where.
     pub fn finish(self) -> Result<PathBuf> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
         if !place.exists() {
-            self.format.save(&self.model, &place)?;
+            self.format.save(self.finished(), &place)?;
         }
         Ok(place)
     }
@@ -338,13 +360,17 @@ impl<'a, F: Format> Run<'a, F> {
                 gradients.add(found);
             }
         }
-        let norm = gradients.clip(&self.model, stage.optimizer.clip);
-        self.finite("gradient norm", norm)?;
+        let apart = |path: &str| objective.apart(path);
+        let [norm, other] = gradients.clip(&self.model, stage.optimizer.clip, &apart);
+        self.finite("gradient norm", norm + other)?;
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
         let model = self.model.clone();
         self.model = self
             .optimizer
             .step(model, gradients, rate, &stage.optimizer);
+        if let (Some(decay), Some(mean)) = (self.recipe.ema, self.mean.take()) {
+            self.mean = Some(ema::follow(mean, &self.model, decay, self.step + 1));
+        }
         // Not every batch has every loss.
         let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
         let mut metrics: BTreeMap<String, f64> = values

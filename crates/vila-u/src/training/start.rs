@@ -22,19 +22,23 @@ pub fn tower(
     recipe: &Recipe,
     device: &Device,
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
-    if let Some(init) = &recipe.init {
-        let files = Source::parse(init)?.files(|_, _| {})?;
-        let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
-        let tokenizer = tower.text_tokenizer()?;
-        let format = TowerFormat {
-            config: tower.config,
-            siglip: tower.siglip,
-            files,
-        };
-        return Ok((format, tower.model, tokenizer));
-    }
-    let (config, siglip) = new_tower(recipe)?;
-    let (spiece, tokenizer) = spiece(recipe, &siglip)?;
+    let encoders = match tower_init(recipe)? {
+        TowerInit::Tower(files) => {
+            let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
+            let tokenizer = tower.text_tokenizer()?;
+            let format = TowerFormat {
+                config: tower.config,
+                siglip: tower.siglip,
+                files,
+                discriminator: recipe.discriminator(),
+            };
+            return Ok((format, tower.model, tokenizer));
+        }
+        TowerInit::Siglip(files) => Some(files),
+        TowerInit::New => None,
+    };
+    let (config, siglip) = new_tower(recipe, encoders.as_ref())?;
+    let (spiece, tokenizer) = spiece(recipe, encoders.as_ref(), &siglip)?;
     let name = &config.pretrained_model;
     let files = Files::memory(
         "recipe",
@@ -44,18 +48,23 @@ pub fn tower(
         ],
     );
     let mut model = config.init(&siglip, device);
-    // One pair in a row of the batch matches: a model that says so from the start has only the
-    // matching left to learn. SigLIP's own start, -10, is that of a batch of 32 thousand.
-    let others = recipe.batch_size.saturating_sub(1).max(1) as f64;
-    model.siglip_model.logit_bias = Initializer::Constant {
-        value: -others.ln(),
+    if let Some(encoders) = encoders {
+        checkpoint::load_siglip(&encoders, &mut model.siglip_model)?;
+    } else {
+        // One pair in a row of the batch matches: a model that says so from the start has only the
+        // matching left to learn. SigLIP's own start, -10, is that of a batch of 32 thousand.
+        let others = recipe.batch_size.saturating_sub(1).max(1) as f64;
+        model.siglip_model.logit_bias = Initializer::Constant {
+            value: -others.ln(),
+        }
+        .init([1], device);
     }
-    .init([1], device);
     Ok((
         TowerFormat {
             config,
             siglip,
             files,
+            discriminator: recipe.discriminator(),
         },
         model,
         tokenizer,
@@ -65,35 +74,70 @@ pub fn tower(
 /// What samples of a tower's run are made with: the tokenizer of its text encoder, and the width and
 /// height of its pictures in pixels.
 pub fn tower_input(recipe: &Recipe) -> Result<(SiglipTokenizer, usize)> {
-    let (tokenizer, siglip) = match &recipe.init {
-        Some(init) => {
-            let files = Source::parse(init)?.files(|_, _| {})?;
+    let encoders = match tower_init(recipe)? {
+        TowerInit::Tower(files) => {
             let (config, siglip) = checkpoint::config::read_tower(&files)?;
             let tokenizer = checkpoint::config::siglip_tokenizer(&files, &config, &siglip)?;
-            (tokenizer, siglip)
+            return Ok((tokenizer, siglip.vision_config.image_size));
         }
-        None => {
-            let (_, siglip) = new_tower(recipe)?;
-            (spiece(recipe, &siglip)?.1, siglip)
-        }
+        TowerInit::Siglip(files) => Some(files),
+        TowerInit::New => None,
     };
+    let (_, siglip) = new_tower(recipe, encoders.as_ref())?;
+    let (_, tokenizer) = spiece(recipe, encoders.as_ref(), &siglip)?;
     Ok((tokenizer, siglip.vision_config.image_size))
 }
 
-/// Sizes of a tower that is new.
-fn new_tower(recipe: &Recipe) -> Result<(RqVaeSiglipConfig, SiglipConfig)> {
+/// What a tower's run starts from.
+enum TowerInit {
+    /// All of it: a tower, or a model with one.
+    Tower(Files),
+    /// The encoders: a SigLIP model as Hugging Face has it. Quantizer and decoder are new.
+    Siglip(Files),
+    /// Nothing.
+    New,
+}
+
+fn tower_init(recipe: &Recipe) -> Result<TowerInit> {
+    let Some(init) = &recipe.init else {
+        return Ok(TowerInit::New);
+    };
+    let files = Source::parse(init)?.files(|_, _| {})?;
+    Ok(match checkpoint::config::is_siglip(&files) {
+        true => TowerInit::Siglip(files),
+        false => TowerInit::Tower(files),
+    })
+}
+
+/// Sizes of a tower that is new, or that is but for its `encoders`.
+fn new_tower(
+    recipe: &Recipe,
+    encoders: Option<&Files>,
+) -> Result<(RqVaeSiglipConfig, SiglipConfig)> {
     let config: RqVaeSiglipConfig = part(&recipe.model.rqvaesiglip, "rqvaesiglip")?;
-    let siglip: SiglipConfig = match SiglipConfig::preset(&config.pretrained_model) {
-        Some(preset) if recipe.model.siglip.is_none() => preset,
-        _ => part(&recipe.model.siglip, "siglip")?,
+    let siglip = match (encoders, SiglipConfig::preset(&config.pretrained_model)) {
+        (Some(_), _) if recipe.model.siglip.is_some() => {
+            let reason = "siglip is not for a run with init: that has the encoders' sizes";
+            return Err(unfit(reason.into()));
+        }
+        (Some(encoders), _) => checkpoint::config::read_siglip(encoders)?,
+        (None, Some(preset)) if recipe.model.siglip.is_none() => preset,
+        (None, _) => part(&recipe.model.siglip, "siglip")?,
     };
     config.check(&siglip).map_err(unfit)?;
     Ok((config, siglip))
 }
 
-/// The tokenizer of a new tower's text encoder, with its file.
-fn spiece(recipe: &Recipe, siglip: &SiglipConfig) -> Result<(Vec<u8>, SiglipTokenizer)> {
-    let folder = tokenizers(recipe)?.join("siglip");
+/// The tokenizer of a new tower's text encoder, with its file: that of `encoders`, or the recipe's.
+fn spiece(
+    recipe: &Recipe,
+    encoders: Option<&Files>,
+    siglip: &SiglipConfig,
+) -> Result<(Vec<u8>, SiglipTokenizer)> {
+    let folder = match encoders {
+        Some(encoders) => encoders.clone(),
+        None => tokenizers(recipe)?.join("siglip"),
+    };
     let spiece = folder.read("spiece.model")?;
     let length = siglip.text_config.max_position_embeddings;
     let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)

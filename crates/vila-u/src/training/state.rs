@@ -7,6 +7,8 @@
 //! out/samples/step-00001000.png           sample sheets
 //! out/checkpoints/step-00001000/          the last two checkpoints
 //!     model/                              the model in the released layout, f32
+//!     ema/                                the running mean of its weights, where there is one
+//!     discriminator/                      what judges a tower's drawings, where there is one
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           where the data is gone on with
 //! out/skipped.jsonl                       records that could not be used, and why
@@ -29,6 +31,7 @@ use crate::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const DATA: &str = "data.json";
+const MEAN: &str = "ema";
 /// Checkpoints kept of a run.
 const KEEP: usize = 2;
 
@@ -57,6 +60,7 @@ pub fn save<F: Format>(
     step: u64,
     format: &F,
     model: &F::Model,
+    mean: Option<&F::Model>,
     optimizer: &AdamW,
     place: &Place,
 ) -> Result<()> {
@@ -70,6 +74,10 @@ pub fn save<F: Format>(
     let new = temporary.path().join("checkpoint");
     fs::create_dir(&new).map_err(Error::io(&new))?;
     format.save(model, &new.join("model"))?;
+    format.save_beside(model, &new)?;
+    if let Some(mean) = mean {
+        format.save(mean, &new.join(MEAN))?;
+    }
     write(&new.join(OPTIMIZER), optimizer)?;
     let json = serde_json::to_vec(place).map_err(|error| Error::failed(error.to_string()))?;
     fs::write(new.join(DATA), json).map_err(Error::io(new.join(DATA)))?;
@@ -102,7 +110,23 @@ pub fn load<F: Format>(
 ) -> Result<(F::Model, AdamW)> {
     let place = folder(out, step);
     let optimizer = read(&place.join(OPTIMIZER))?;
-    Ok((format.load(&place.join("model"), device)?, optimizer))
+    let mut model = format.load(&place.join("model"), device)?;
+    format.load_beside(&mut model, &place, device)?;
+    Ok((model, optimizer))
+}
+
+/// Reads the running mean of the weights in the checkpoint of a step, if it has one.
+pub fn load_mean<F: Format>(
+    out: &Path,
+    step: u64,
+    format: &F,
+    device: &burn::tensor::Device,
+) -> Result<Option<F::Model>> {
+    let place = folder(out, step).join(MEAN);
+    match place.exists() {
+        true => format.load(&place, device).map(Some),
+        false => Ok(None),
+    }
 }
 
 fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
@@ -124,7 +148,12 @@ fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
         let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(failed)?;
         views.push((name, view));
     }
-    let time = HashMap::from([("time".to_string(), optimizer.time.to_string())]);
+    let mut time = HashMap::from([("time".to_string(), optimizer.time.to_string())]);
+    for (parameter, moments) in &optimizer.moments {
+        if moments.since > 0 {
+            time.insert(format!("since.{parameter}"), moments.since.to_string());
+        }
+    }
     safetensors::serialize_to_file(views, Some(time), path).map_err(failed)
 }
 
@@ -133,9 +162,11 @@ fn read(path: &Path) -> Result<AdamW> {
     let invalid = |error: safetensors::SafeTensorError| Error::invalid(path, error.to_string());
     let (_, header) = SafeTensors::read_metadata(&file).map_err(invalid)?;
     let tensors = SafeTensors::deserialize(&file).map_err(invalid)?;
-    let time = (header.metadata().as_ref())
-        .and_then(|numbers| numbers.get("time")?.parse().ok())
-        .ok_or_else(|| Error::invalid(path, "holds no optimizer"))?;
+    let number = |name: &str| -> Option<u64> {
+        let numbers = header.metadata().as_ref()?;
+        numbers.get(name)?.parse().ok()
+    };
+    let time = number("time").ok_or_else(|| Error::invalid(path, "holds no optimizer"))?;
     let floats = |name: &str| -> Result<Vec<f32>> {
         let tensor = tensors.tensor(name).map_err(invalid)?;
         let values = tensor.data().as_chunks().0.iter();
@@ -150,6 +181,7 @@ fn read(path: &Path) -> Result<AdamW> {
             let moments = Moments {
                 first: floats(name)?,
                 second: floats(&format!("second.{parameter}"))?,
+                since: number(&format!("since.{parameter}")).unwrap_or_default(),
             };
             optimizer.moments.insert(parameter.to_string(), moments);
         }

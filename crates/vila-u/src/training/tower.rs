@@ -4,8 +4,8 @@
 //! for starting from weights that are already aligned.
 //!
 //! *Tower*: the text encoder stays as it is, and the quantized features learn to match its texts
-//! and to be drawn again: `w_contra L_contra + w_recon (w_pixel L_pixel + w_commit L_commit)`. The codebooks
-//! follow the features as running means.
+//! and to be drawn again, in pixels, in looks (LPIPS) and to a discriminator that judges them. The codebooks follow
+//! the features as running means.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,18 +15,21 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::losses::adversarial::{Pull, adaptive_weight, decoder_loss, discriminator_loss};
+use super::losses::{Lpips, contrastive};
 use super::mixture::held_out;
 use super::prefetch::Make;
-use super::recipe::{self, PixelLoss, Recipe};
+use super::recipe::{self, Contrastive, PixelLoss, Recipe};
 use super::run::{Losses, Objective};
 use super::sheet::save_sheet;
+use super::trained_tower::{DISCRIMINATOR, TrainedTower};
 use crate::data::nano::{Scene, Split};
 use crate::data::seed::mix;
 use crate::data::{Pictures, Record};
 use crate::media::preprocess::{Mode, normalize, pixels};
 use crate::text::SiglipTokenizer;
+use crate::tower::RqVaeSiglip;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{RqVaeSiglip, sigmoid_loss};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
@@ -124,12 +127,8 @@ fn tensors(batch: &[Captioned], size: usize, device: &Device) -> (Tensor<4>, Ten
 
 /// Which of the two stages.
 enum Stage {
-    Align,
-    Tower {
-        losses: recipe::Tower,
-        /// The frozen text encoder, off the tape.
-        texts: Box<TextModel>,
-    },
+    Align(Contrastive),
+    Tower(Box<TowerStage>),
 }
 
 /// The objective of both stages.
@@ -144,22 +143,33 @@ pub struct TowerObjective {
 }
 
 impl TowerObjective {
+    /// Of the stage number `index`, with the network that its perceptual loss needs.
     pub fn new(
         recipe: &Recipe,
-        objective: &recipe::Objective,
+        index: usize,
+        lpips: Option<Lpips>,
         captions: Captions,
-        model: &RqVaeSiglip,
+        tower: &RqVaeSiglip,
         device: &Device,
     ) -> Result<Self> {
-        let stage = match objective {
-            recipe::Objective::Align(_) => Stage::Align,
-            recipe::Objective::Tower(losses) => Stage::Tower {
-                losses: losses.clone(),
-                texts: Box::new(model.siglip_model.text_model.clone().valid()),
-            },
+        let stage = match &recipe.stages[index].objective {
+            recipe::Objective::Align(align) => Stage::Align(align.contrastive_loss),
+            recipe::Objective::Tower(losses) => {
+                let first = match index {
+                    0 => 0,
+                    _ => recipe.stage_ends()[index - 1],
+                };
+                let texts = &tower.siglip_model.text_model;
+                Stage::Tower(Box::new(TowerStage {
+                    lpips,
+                    texts: (!losses.from_scratch).then(|| texts.clone().valid()),
+                    start: losses.adversarial.map(|game| first + game.start),
+                    losses: losses.clone(),
+                }))
+            }
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
-        let [rows, columns, _] = model.quantizer.code_shape();
+        let [rows, columns, _] = tower.quantizer.code_shape();
         // The same pictures every time; of the nano world, part of them is of the gallery's unseen emoji.
         let held_out = held_out(&captions, &recipe.data, EVALUATED)?.unwrap_or_else(|| {
             let scene = |index| captions.draw(Split::HeldOut, 0, index);
@@ -174,50 +184,117 @@ impl TowerObjective {
             held_out,
         })
     }
+}
 
-    fn align(&self, model: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Losses {
-        let images = model.image_embeds(pixels, false);
-        let texts = model.text_embeds(ids);
-        let contrastive = sigmoid_loss(model.siglip_model.logits_per_image(images, texts));
-        Losses {
-            total: contrastive.clone(),
-            parts: vec![("contrastive", contrastive)],
-        }
+fn align(kind: Contrastive, tower: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Losses {
+    let images = tower.image_embeds(pixels, false);
+    let texts = tower.text_embeds(ids);
+    let contrastive = contrastive(kind, &tower.siglip_model, images, texts);
+    Losses {
+        total: contrastive.clone(),
+        parts: vec![("contrastive", contrastive)],
     }
 }
 
 /// The stage in which the tower learns to draw and match its codes.
-fn tower(
-    model: &mut RqVaeSiglip,
-    pixels: Tensor<4>,
-    texts: Tensor<2>,
-    weights: &recipe::Tower,
-    restart: &mut ChaCha8Rng,
-) -> Losses {
-    let features = model.features(pixels.clone());
-    let quantized = model.quantizer.forward_train(features, restart);
-    let images = model.feature_embeds(quantized.z_q.clone());
-    let contrastive = sigmoid_loss(model.siglip_model.logits_per_image(images, texts));
-    let difference = model.decode(quantized.z_q) - pixels;
-    let pixel = match weights.pixel {
-        PixelLoss::L1 => difference.abs().mean(),
-        PixelLoss::L2 => difference.square().mean(),
-    };
-    let commitment = quantized.commitment_loss;
-    let reconstruction =
-        pixel.clone() * weights.pixel_weight + commitment.clone() * weights.commitment;
-    let total = contrastive.clone() * weights.contrastive + reconstruction * weights.reconstruction;
-    Losses {
-        total,
-        parts: vec![
-            ("contrastive", contrastive),
-            ("pixel", pixel),
-            ("commitment", commitment),
-        ],
+struct TowerStage {
+    losses: recipe::Tower,
+    lpips: Option<Lpips>,
+    /// The frozen text encoder, off the tape; none if it is trained too.
+    texts: Option<TextModel>,
+    /// Steps of the run before decoder and discriminator play, if they do.
+    start: Option<u64>,
+}
+
+impl TowerStage {
+    fn losses(
+        &self,
+        model: &mut TrainedTower,
+        pixels: Tensor<4>,
+        ids: Tensor<2, Int>,
+        step: u64,
+        restart: &mut ChaCha8Rng,
+    ) -> Losses {
+        let weights = &self.losses;
+        let TrainedTower {
+            tower,
+            discriminator,
+        } = model;
+        let texts = match &self.texts {
+            Some(frozen) => Tensor::from_inner(normalise(frozen.pooled(ids.inner()))),
+            None => tower.text_embeds(ids),
+        };
+        let features = tower.features(pixels.clone());
+        let quantized = tower.quantizer.forward_train(features, restart);
+        let images = tower.feature_embeds(quantized.z_q.clone());
+        let contrastive = contrastive(weights.contrastive_loss, &tower.siglip_model, images, texts);
+        let features = tower.decoder_features(quantized.z_q);
+        let drawn = tower.decoder.pixels(features.clone());
+        let mut parts = vec![("contrastive", contrastive.clone())];
+        let plays = self.start.is_some_and(|start| step >= start);
+        let (reconstruction, judged) = match (discriminator, &weights.adversarial) {
+            (Some(discriminator), Some(game)) if plays => {
+                let alike = Pull::of(&drawn, |drawn| self.alike(drawn, &pixels, &mut parts));
+                let opponent = discriminator.valid();
+                let fools = Pull::of(&drawn, |drawn| decoder_loss(opponent.forward(drawn)));
+                let lambda = adaptive_weight(&tower.decoder.conv_out, features, &alike, &fools);
+                let real = discriminator.forward(pixels);
+                let judged =
+                    discriminator_loss(real, discriminator.forward(drawn.clone().detach()));
+                parts.extend([
+                    ("adversarial", fools.loss.clone()),
+                    ("adaptive_weight", lambda.clone()),
+                    ("discriminator", judged.clone()),
+                ]);
+                let both = alike.plus(fools, lambda * game.weight);
+                (both.on(drawn), Some(judged))
+            }
+            _ => (self.alike(drawn, &pixels, &mut parts), None),
+        };
+        let commitment = quantized.commitment_loss;
+        parts.push(("commitment", commitment.clone()));
+        let reconstruction = reconstruction + commitment * weights.commitment;
+        let total = contrastive * weights.contrastive + reconstruction * weights.reconstruction;
+        let total = match judged {
+            Some(judged) => total + judged,
+            None => total,
+        };
+        Losses { total, parts }
+    }
+
+    /// How far reconstructions are from pictures, in pixels and in looks.
+    fn alike(
+        &self,
+        drawn: Tensor<4>,
+        pixels: &Tensor<4>,
+        parts: &mut Vec<(&'static str, Tensor<1>)>,
+    ) -> Tensor<1> {
+        let difference = drawn.clone() - pixels.clone();
+        let pixel = match self.losses.pixel {
+            PixelLoss::L1 => difference.abs().mean(),
+            PixelLoss::L2 => difference.square().mean(),
+        };
+        parts.push(("pixel", pixel.clone()));
+        let loss = pixel * self.losses.pixel_weight;
+        let (Some(lpips), Some(perceptual)) = (&self.lpips, &self.losses.perceptual) else {
+            return loss;
+        };
+        let distance = lpips.forward(drawn, pixels.clone()).mean();
+        parts.push(("perceptual", distance.clone()));
+        loss + distance * perceptual.weight
+    }
+
+    fn trains(&self, path: &str) -> bool {
+        let of = |part: &str| path.starts_with(part);
+        match path {
+            _ if of(DISCRIMINATOR) => self.start.is_some(),
+            _ if of("siglip_model.text_model.") => self.texts.is_none(),
+            _ => !of("quantizer."),
+        }
     }
 }
 
-impl Objective<RqVaeSiglip> for TowerObjective {
+impl Objective<TrainedTower> for TowerObjective {
     type Make = Captions;
 
     fn make(&self) -> &Captions {
@@ -230,36 +307,36 @@ impl Objective<RqVaeSiglip> for TowerObjective {
 
     fn independent(&self) -> bool {
         // Quantizing moves the codebooks.
-        matches!(self.stage, Stage::Align)
+        matches!(self.stage, Stage::Align(_))
     }
 
     fn trains(&self, path: &str) -> bool {
-        match self.stage {
-            Stage::Align => path.starts_with("siglip_model."),
-            Stage::Tower { .. } => {
-                let fixed = ["siglip_model.text_model.", "quantizer."];
-                !fixed.iter().any(|part| path.starts_with(part))
-            }
+        match &self.stage {
+            Stage::Align(_) => path.starts_with("siglip_model."),
+            Stage::Tower(stage) => stage.trains(path),
         }
     }
 
-    fn losses(&self, model: &mut RqVaeSiglip, batch: Vec<Captioned>, step: u64) -> Result<Losses> {
+    fn apart(&self, path: &str) -> bool {
+        path.starts_with(DISCRIMINATOR)
+    }
+
+    fn losses(&self, model: &mut TrainedTower, batch: Vec<Captioned>, step: u64) -> Result<Losses> {
         let (pixels, ids) = tensors(&batch, self.captions.size, &self.device);
         Ok(match &self.stage {
-            Stage::Align => self.align(model, pixels, ids),
-            Stage::Tower { losses, texts } => {
-                let texts = Tensor::from_inner(normalise(texts.pooled(ids.inner())));
+            Stage::Align(kind) => align(*kind, &model.tower, pixels, ids),
+            Stage::Tower(stage) => {
                 let mut restart = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
-                tower(model, pixels, texts, losses, &mut restart)
+                stage.losses(model, pixels, ids, step, &mut restart)
             }
         })
     }
 
     /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
     /// `psnr` in dB; `codes_used`: share of the codebook's rows in use, over all depths.
-    fn evaluate(&self, model: &RqVaeSiglip) -> Result<Vec<(&'static str, f64)>> {
-        let model = model.clone().valid();
-        let quantizes = matches!(self.stage, Stage::Tower { .. });
+    fn evaluate(&self, model: &TrainedTower) -> Result<Vec<(&'static str, f64)>> {
+        let model = model.tower.valid();
+        let quantizes = matches!(self.stage, Stage::Tower(_));
         let (mut matched, mut psnr) = (0, 0.0);
         let mut used = vec![false; model.quantizer.codes()];
         if self.held_out.is_empty() {
@@ -303,11 +380,11 @@ impl Objective<RqVaeSiglip> for TowerObjective {
     }
 
     /// Held-out pictures, each with its reconstruction below.
-    fn sample(&self, model: &RqVaeSiglip, path: &Path) -> Result<()> {
-        if matches!(self.stage, Stage::Align) || self.held_out.is_empty() {
+    fn sample(&self, model: &TrainedTower, path: &Path) -> Result<()> {
+        if matches!(self.stage, Stage::Align(_)) || self.held_out.is_empty() {
             return Ok(());
         }
-        let model = model.clone().valid();
+        let model = model.tower.valid();
         let shown = &self.held_out[..SHOWN.min(self.held_out.len())];
         let (pixels, _) = tensors(shown, self.captions.size, &self.device.clone().inner());
         let drawn = model.decode(model.encode(pixels.clone()).z_q);

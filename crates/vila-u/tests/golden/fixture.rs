@@ -1,6 +1,10 @@
 //! Reading the recorded tensors, and comparing with them.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
@@ -19,7 +23,11 @@ enum Values {
 
 impl Recorded {
     pub fn open(name: &str) -> Self {
-        let bytes = fs::read(folder().join(name)).unwrap();
+        Self::read(&folder().join(name))
+    }
+
+    pub fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let read = |view: &safetensors::tensor::TensorView| {
             let data = view.data();
@@ -40,7 +48,7 @@ impl Recorded {
                         .collect(),
                 ),
                 Dtype::U8 => Values::Int(data.iter().map(|&b| b as i64).collect()),
-                other => panic!("{name}: dtype {other:?}"),
+                other => panic!("{}: dtype {other:?}", path.display()),
             }
         };
         Self(

@@ -7,6 +7,7 @@ mod depth;
 mod fixture;
 mod generate;
 mod language;
+mod losses;
 mod preprocess;
 mod prompts;
 mod quantizer;

@@ -3,7 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use vila_u::{
     checkpoint::{Part, weights},
-    tower::{RqVaeSiglip, SiglipConfig, VisionTowerConfig, sigmoid_loss},
+    tower::{RqVaeSiglip, SiglipConfig, VisionTowerConfig},
+    training::losses::contrastive::sigmoid,
 };
 
 use crate::fixture::{Recorded, assert_close, folder};
@@ -168,7 +169,7 @@ fn text_aligned_space() {
     let logits = model.siglip_model.logits_per_image(images, texts);
     close("siglip.logits_per_image", logits.clone());
     close("siglip.logits_per_text", logits.clone().transpose());
-    let loss = sigmoid_loss(logits).into_scalar::<f32>();
+    let loss = sigmoid(logits).into_scalar::<f32>();
     let expected = recorded.floats("siglip.sigmoid_loss_formula")[0];
     assert!((loss / expected - 1.0).abs() < 1e-4, "{loss} {expected}");
 }

@@ -1,6 +1,7 @@
 //! Whole runs of tiny models.
 
 mod data;
+mod tower;
 
 use std::fs;
 use std::path::{Path, PathBuf};

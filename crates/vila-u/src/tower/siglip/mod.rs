@@ -9,7 +9,7 @@ pub mod vision;
 use burn::{
     module::{Module, Param},
     nn::Initializer,
-    tensor::{Device, Int, Tensor, activation::log_sigmoid},
+    tensor::{Device, Int, Tensor},
 };
 
 pub use config::{Activation, SiglipConfig, SiglipTextConfig, SiglipVisionConfig};
@@ -62,14 +62,4 @@ impl Siglip {
 pub fn normalise(x: Tensor<2>) -> Tensor<2> {
     let length = x.clone().square().sum_dim(1).sqrt();
     x / length
-}
-
-/// The pairwise sigmoid loss of matching rows (the SigLIP paper, section 3.2):
-/// `-1/n sum_ij log sigmoid(z_ij logit_ij)`, `z` 1 on the diagonal and -1 elsewhere.
-///
-/// `logits`: `[n, n]`, image i and text i belong together.
-pub fn sigmoid_loss(logits: Tensor<2>) -> Tensor<1> {
-    let [n, _] = logits.dims();
-    let z = Tensor::eye(n, &logits.device()) * 2.0 - 1.0;
-    -log_sigmoid(logits * z).sum() / n as f64
 }

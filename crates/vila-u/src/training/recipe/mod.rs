@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::losses::DiscriminatorConfig;
 use crate::{Error, Result, depth};
 pub use data::Data;
 pub use mixture::Mixture;
 pub use model::{Config, ModelRecipe};
 pub use objective::{Align, Objective};
 pub use optimizer::Optimizer;
-pub use tower::{PixelLoss, Tower};
+pub use tower::{Adversarial, Contrastive, Perceptual, PixelLoss, Tower};
 
 /// One training run: a model, data, and the stages it is trained in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -45,6 +46,10 @@ pub struct Recipe {
     /// Dropout of the depth transformer.
     #[serde(default = "released_dropout")]
     pub dropout: f64,
+    /// Share of the old running mean of all weights that a step keeps; the mean is what is evaluated and
+    /// finished. Without it that is the weights themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Steps between checkpoints; the last two are kept.
     pub checkpoint_every: u64,
     /// Steps between evaluations on held-out data.
@@ -134,6 +139,10 @@ impl Recipe {
             "dropout must be at least 0 and below 1",
         )?;
         must(
+            self.ema.is_none_or(|ema| (0.0..1.0).contains(&ema)),
+            "ema must be at least 0 and below 1",
+        )?;
+        must(
             self.checkpoint_every > 0,
             "checkpoint_every must be at least 1",
         )?;
@@ -146,11 +155,56 @@ impl Recipe {
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",
         )?;
+        self.check_start()?;
         self.data.check(&self.stages)?;
         for stage in &self.stages {
             stage.check(self.data.sources.is_empty())?;
         }
         Ok(())
+    }
+
+    /// The tower's stage begins with weights that are aligned, or says that it does not.
+    fn check_start(&self) -> Result<()> {
+        let aligned = self.init.is_some();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let Objective::Tower(tower) = &stage.objective else {
+                continue;
+            };
+            must(
+                tower.from_scratch || aligned || index > 0,
+                "the tower's stage would begin with random weights, which the paper found to fail: put a stage \
+                 with objective.kind = \"align\" before it, give init, or set objective.from_scratch = true",
+            )?;
+            must(
+                !tower.from_scratch || !aligned && index == 0,
+                "objective.from_scratch is for a first stage without init: leave out what comes before it",
+            )?;
+        }
+        must(
+            self.discriminators()
+                .all(|one| Some(one) == self.discriminator()),
+            "objective.adversarial.layers and width must be the same in all stages",
+        )
+    }
+
+    /// Errors when pictures of `size` pixels a side are too small for a loss of a stage.
+    pub fn check_picture(&self, size: usize) -> Result<()> {
+        (self.stages.iter()).try_for_each(|stage| match &stage.objective {
+            Objective::Tower(tower) => tower.check_picture(size),
+            _ => Ok(()),
+        })
+    }
+
+    /// The sizes of the discriminator, if a stage has one.
+    pub fn discriminator(&self) -> Option<DiscriminatorConfig> {
+        self.discriminators().next()
+    }
+
+    fn discriminators(&self) -> impl Iterator<Item = DiscriminatorConfig> {
+        (self.stages.iter()).filter_map(|stage| match &stage.objective {
+            Objective::Tower(tower) => Some(tower.adversarial?.discriminator()),
+            _ => None,
+        })
     }
 
     /// The step after which each stage ends; the last is `steps`.
@@ -303,6 +357,23 @@ mod tests {
             (vec!["stages.0.objective.pixel=l1"], "pixel"),
             (vec!["stages.1.objective.pixel=l3"], "l3"),
             (vec!["stages.0.optimizer.clip=0"], "clip"),
+            (vec!["ema=1"], "ema"),
+            (vec!["stages.0.objective.kind=tower"], "contrastive"),
+            (vec!["stages.1.objective.contrastive_loss=hinge"], "hinge"),
+            (vec!["stages.1.objective.perceptual.weight=2"], "weights"),
+            (vec!["stages.1.objective.commitment=-1"], "commitment"),
+            (vec!["stages.1.objective.adversarial.weight=2"], "start"),
+            (
+                vec!["stages.1.objective.adversarial={start=1,layers=9}"],
+                "layers",
+            ),
+            (vec!["stages.1.objective.from_scratch=true"], "first stage"),
+            (
+                vec![
+                    "stages.0.objective={kind=\"tower\",contrastive=1,reconstruction=1,commitment=1,pixel=\"l1\"}",
+                ],
+                "align",
+            ),
         ] {
             let error = load(TEXT, &overrides).expect_err("an error").to_string();
             assert!(error.contains(expected), "{overrides:?}: {error}");

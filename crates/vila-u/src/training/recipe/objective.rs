@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mixture, Tower};
+use super::{Contrastive, Mixture, Tower};
 use crate::Result;
 
 /// What is trained, and on which losses.
@@ -11,7 +11,7 @@ use crate::Result;
 pub enum Objective {
     /// Vision and text encoder against each other; stands for starting from aligned weights.
     Align(Align),
-    /// Contrastive on quantized features + reconstruction; the text encoder is frozen.
+    /// Contrastive on quantized features + reconstruction; the text encoder is frozen, unless `from_scratch`.
     Tower(Tower),
     /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
     Pretrain(Mixture),
@@ -23,7 +23,8 @@ impl Objective {
     /// `nano`: the samples are of the nano world.
     pub(super) fn check(&self, nano: bool) -> Result<()> {
         match self {
-            Self::Align(_) | Self::Tower(_) => Ok(()),
+            Self::Align(_) => Ok(()),
+            Self::Tower(tower) => tower.check(),
             Self::Pretrain(mixture) | Self::Sft(mixture) => mixture.check(nano),
         }
     }
@@ -31,4 +32,7 @@ impl Objective {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Align {}
+pub struct Align {
+    #[serde(default)]
+    pub contrastive_loss: Contrastive,
+}
