@@ -143,10 +143,11 @@ def record_adversarial(out):
     )
     hinge.backward()
     out["discriminator.loss"] = hinge.detach().reshape(1)
-    for name in ("first.weight", "first.bias", "middle.0.conv.weight", "middle.1.scale", "middle.2.shift", "last.weight"):
+    recorded = "first.weight first.bias middle.0.conv.weight middle.1.scale middle.2.shift last.weight"
+    for name in recorded.split():
         out[f"discriminator.{name}_grad"] = weights[name].grad
 
-    fools = -discriminate(drawn, weights).mean()
+    fools = -discriminate(drawn, discriminator_weights()).mean()
     fools.backward()
     out["decoder.loss"] = fools.detach().reshape(1)
     out["decoder.drawn_grad"] = drawn.grad

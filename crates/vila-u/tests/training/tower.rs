@@ -126,7 +126,8 @@ fn every_loss_at_once() {
     let [before, after] = [7, 8].map(|step| read(&checkpoint(&whole, step, "discriminator")));
     assert!(before.keys().eq(after.keys()) && before.len() == 2 + 2 * 3 + 2);
     for (key, value) in &before {
-        assert_ne!(value, &after[key], "{key}");
+        // A shift of all judgements is as right about pictures as it is wrong about drawings.
+        assert!(key == "last.bias" || *value != after[key], "{key}");
     }
     let finished = read(&model.join("vision_tower"));
     assert!(finished.keys().all(|key| key.starts_with("rqvaesiglip.")));

@@ -120,7 +120,10 @@ impl Recipe {
         for setting in overrides {
             set(&mut value, setting)?;
         }
-        Self::from_value(value)
+        let recipe = Self::from_value(value)?;
+        // Only now, as init may be one of the overrides.
+        recipe.check_start()?;
+        Ok(recipe)
     }
 
     fn from_value(value: Value) -> Result<Self> {
@@ -155,7 +158,6 @@ impl Recipe {
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",
         )?;
-        self.check_start()?;
         self.data.check(&self.stages)?;
         for stage in &self.stages {
             stage.check(self.data.sources.is_empty())?;
