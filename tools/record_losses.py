@@ -166,7 +166,8 @@ def record_adaptive(out):
     total = alike + adaptive * 0.75 * fools
     total.backward()
     out["adaptive.weight"] = adaptive.reshape(1)
-    out["adaptive.total"] = total.detach().reshape(1)
+    out["adaptive.alike"] = alike.detach().reshape(1)
+    out["adaptive.fools"] = fools.detach().reshape(1)
     out["adaptive.features_grad"] = features.grad
     out["adaptive.conv_grad"] = weight.grad
 

@@ -262,3 +262,25 @@ fn broken_recipes_are_named() {
     check(&f, &["train", recipe, "--set", "stepz=3"], 2, &["stepz"]);
     check(&f, &["train", recipe, "--set", "steps"], 2, &["steps"]);
 }
+
+#[test]
+fn files_that_cannot_be_converted() {
+    let f = folder();
+    check(&f, &["convert", "a.pth"], 2, &["--output"]);
+    check(
+        &f,
+        &["convert", "a.pth", "-o", "x.bin"],
+        2,
+        &[".safetensors"],
+    );
+    let output = ["-o", "x.safetensors"];
+    let convert = |file: &str, code, words: &[&str]| {
+        check(&f, &[&["convert", file], &output[..]].concat(), code, words);
+        assert!(!f.path().join("x.safetensors").exists());
+    };
+    convert("missing.pth", 1, &["missing.pth"]);
+    fs::write(f.path().join("text.pth"), "not weights").unwrap();
+    convert("text.pth", 1, &["text.pth", "PyTorch"]);
+    let other = golden().join("checkpoint/mm_projector/model.safetensors");
+    convert(&other.display().to_string(), 1, &["VGG16", "linear heads"]);
+}

@@ -7,7 +7,7 @@
 //! out/samples/step-00001000.png           sample sheets
 //! out/checkpoints/step-00001000/          the last two checkpoints
 //!     model/                              the model in the released layout, f32
-//!     ema/                                the running mean of its weights, where there is one
+//!     ema/model/                          the running mean of its weights, where there is one
 //!     discriminator/                      what judges a tower's drawings, where there is one
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           where the data is gone on with
@@ -31,7 +31,7 @@ use crate::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const DATA: &str = "data.json";
-const MEAN: &str = "ema";
+const MEAN: &str = "ema/model";
 /// Checkpoints kept of a run.
 const KEEP: usize = 2;
 

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::losses::adversarial::{Pull, adaptive_weight, decoder_loss, discriminator_loss};
+use super::losses::adversarial::{Pull, adaptive_weight, decoder_loss, discriminator_loss, silent};
 use super::losses::{Lpips, contrastive};
 use super::mixture::held_out;
 use super::prefetch::Make;
@@ -196,7 +196,8 @@ fn align(kind: Contrastive, tower: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<
     }
 }
 
-/// The stage in which the tower learns to draw and match its codes.
+/// The stage in which the tower learns to draw and match its codes. The total is what it does that for; decoder
+/// and discriminator play for the gradients of their losses only.
 struct TowerStage {
     losses: recipe::Tower,
     lpips: Option<Lpips>,
@@ -246,7 +247,7 @@ impl TowerStage {
                     ("adaptive_weight", lambda.clone()),
                     ("discriminator", judged.clone()),
                 ]);
-                let both = alike.plus(fools, lambda * game.weight);
+                let both = alike.with(&fools, lambda * game.weight);
                 (both.on(drawn), Some(judged))
             }
             _ => (self.alike(drawn, &pixels, &mut parts), None),
@@ -256,7 +257,7 @@ impl TowerStage {
         let reconstruction = reconstruction + commitment * weights.commitment;
         let total = contrastive * weights.contrastive + reconstruction * weights.reconstruction;
         let total = match judged {
-            Some(judged) => total + judged,
+            Some(judged) => total + silent(judged),
             None => total,
         };
         Losses { total, parts }
@@ -333,11 +334,16 @@ impl Objective<TrainedTower> for TowerObjective {
     }
 
     /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
-    /// `psnr` in dB; `codes_used`: share of the codebook's rows in use, over all depths.
+    /// `psnr` in dB; `lpips`, where it is a loss; `codes_used`: share of the codebook's rows in use, over
+    /// all depths.
     fn evaluate(&self, model: &TrainedTower) -> Result<Vec<(&'static str, f64)>> {
         let model = model.tower.valid();
         let quantizes = matches!(self.stage, Stage::Tower(_));
-        let (mut matched, mut psnr) = (0, 0.0);
+        let lpips = match &self.stage {
+            Stage::Tower(stage) => stage.lpips.as_ref(),
+            Stage::Align(_) => None,
+        };
+        let (mut matched, mut psnr, mut distance) = (0, 0.0, 0.0);
         let mut used = vec![false; model.quantizer.codes()];
         if self.held_out.is_empty() {
             return Ok(Vec::new());
@@ -352,6 +358,10 @@ impl Objective<TrainedTower> for TowerObjective {
                     used[code as usize] = true;
                 }
                 let drawn = model.decode(quantized.z_q.clone()).clamp(-1.0, 1.0);
+                if let Some(lpips) = lpips {
+                    let distances = lpips.forward(drawn.clone(), pixels.clone());
+                    distance += f64::from(distances.sum().into_scalar::<f32>());
+                }
                 let error: Tensor<2> = (drawn - pixels).square().flatten::<2>(1, 3).mean_dim(1);
                 // The values span 2, so the peak signal is 2.
                 psnr += error
@@ -375,6 +385,9 @@ impl Objective<TrainedTower> for TowerObjective {
         if quantizes {
             let share = used.iter().filter(|used| **used).count() as f64 / used.len() as f64;
             metrics.extend([("psnr", psnr / count), ("codes_used", share)]);
+        }
+        if lpips.is_some() {
+            metrics.push(("lpips", distance / count));
         }
         Ok(metrics)
     }

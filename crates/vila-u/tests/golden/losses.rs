@@ -253,9 +253,11 @@ fn adaptive_weight_and_what_it_pulls_on() {
     let weight = adaptive_weight(&last, features.clone(), &alike, &fools);
     assert_close(&recorded, "adaptive.weight", weight.clone(), 1e-3);
 
-    let total = alike.plus(fools, weight * 0.75).on(drawn);
+    let adversarial = fools.loss.clone();
+    let total = alike.with(&fools, weight * 0.75).on(drawn);
     let gradients = total.backward();
-    assert_close(&recorded, "adaptive.total", total.inner(), 1e-4);
+    assert_close(&recorded, "adaptive.alike", total.inner(), 1e-4);
+    assert_close(&recorded, "adaptive.fools", adversarial, 1e-3);
     let gradient = features.grad(&gradients).unwrap();
     assert_close(&recorded, "adaptive.features_grad", gradient, 1e-3);
     let gradient = last.weight.val().grad(&gradients).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
-use super::{TOWER, assert_same_model, mean, metrics, tokenizers, train};
+use super::{LANGUAGE, TOWER, assert_same_model, mean, metrics, on_a_new_tower, tokenizers, train};
 use vila_u::Error;
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
 
@@ -118,6 +118,7 @@ fn every_loss_at_once() {
             assert_eq!(has(name), index >= 6, "{line}");
         }
     }
+    assert!(mean(&lines[7..], "eval/lpips") > 0.0);
     // Before it has learned anything, it is wrong about a half of what it sees.
     assert!((mean(&lines[6..7], "discriminator") - 1.0).abs() < 0.3);
     assert!(mean(&lines[6..], "adaptive_weight") > 0.0);
@@ -133,7 +134,10 @@ fn every_loss_at_once() {
     assert!(finished.keys().all(|key| key.starts_with("rqvaesiglip.")));
     // The mean is what is finished, and not the weights of the last step.
     let last = read(&checkpoint(&whole, 8, "model/vision_tower"));
-    assert_eq!(finished, read(&checkpoint(&whole, 8, "ema/vision_tower")));
+    assert_eq!(
+        finished,
+        read(&checkpoint(&whole, 8, "ema/model/vision_tower"))
+    );
     for part_of_model in [VISION, "rqvaesiglip.decoder.", "rqvaesiglip.quantizer."] {
         for (key, value) in part(&finished, part_of_model) {
             assert!(
@@ -158,7 +162,11 @@ fn every_loss_at_once() {
         assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
         let resumed = train(TOWER, &out, &settings, true, None).expect("a run");
         assert_same_model(&model, &resumed, &["vision_tower"]);
-        for part in ["discriminator", "ema/vision_tower", "model/vision_tower"] {
+        for part in [
+            "discriminator",
+            "ema/model/vision_tower",
+            "model/vision_tower",
+        ] {
             let [one, other] = [&whole, &out].map(|out| read(&checkpoint(out, 8, part)));
             assert_eq!(one, other, "{part}");
         }
@@ -305,4 +313,27 @@ fn siglip_gives_the_encoders() {
     fs::remove_file(&spiece).expect("removed");
     let error = fails(&[&init]);
     assert!(error.contains("spiece.model"), "{error}");
+}
+
+#[test]
+fn a_language_model_is_averaged_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = on_a_new_tower(folder.path());
+    let settings = [init.as_str(), "ema=0.5", "steps=4"];
+    let whole = folder.path().join("whole");
+    let model = train(LANGUAGE, &whole, &settings, false, None).expect("a run");
+    let parts = ["llm", "mm_projector", "vision_tower"];
+    assert_same_model(&model, &checkpoint(&whole, 4, "ema/model"), &parts);
+    let last = checkpoint(&whole, 4, "model");
+    assert_ne!(read(&model.join("llm")), read(&last.join("llm")));
+    // The tower's features are not trained, and stay what they were to the bit.
+    let [mean, last] = [&model, &last].map(|model| read(&model.join("vision_tower")));
+    for (key, value) in part(&mean, "rqvaesiglip.") {
+        assert_eq!(value, &last[key], "{key}");
+    }
+    let out = folder.path().join("stopped");
+    let stopped = train(LANGUAGE, &out, &settings, false, Some(2));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let resumed = train(LANGUAGE, &out, &settings, true, None).expect("a run");
+    assert_same_model(&model, &resumed, &parts);
 }

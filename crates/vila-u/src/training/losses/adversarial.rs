@@ -54,19 +54,24 @@ impl Pull {
         }
     }
 
-    /// This and `weight` times the other.
-    pub fn plus(self, other: Self, weight: Tensor<1>) -> Self {
+    /// Pulls as `weight` times the other too. The loss stays: how the game stands says nothing about how far
+    /// pictures are from what they should be.
+    pub fn with(self, other: &Self, weight: Tensor<1>) -> Self {
         Self {
-            loss: self.loss + other.loss * weight.clone(),
-            gradient: self.gradient + other.gradient * weight.unsqueeze(),
+            gradient: self.gradient + other.gradient.clone() * weight.unsqueeze(),
+            ..self
         }
     }
 
     /// The loss again, now pulling on everything that `drawn` was made of.
     pub fn on(self, drawn: Tensor<4>) -> Tensor<1> {
-        let pull = (drawn * self.gradient).sum();
-        pull.clone() - pull.detach() + self.loss
+        silent((drawn * self.gradient).sum()) + self.loss
     }
+}
+
+/// Zero, with the gradient of `loss`.
+pub fn silent(loss: Tensor<1>) -> Tensor<1> {
+    loss.clone() - loss.detach()
 }
 
 /// Lambda, from what the reconstruction's loss and the decoder's adversarial loss pull on the weight of `last`,
