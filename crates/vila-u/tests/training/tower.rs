@@ -174,6 +174,23 @@ fn every_loss_at_once() {
     }
 }
 
+/// A decoder that does not play along is soon found out.
+#[test]
+fn a_discriminator_learns_to_tell_drawings_from_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = [
+        "steps=80",
+        "stages.1.share=15",
+        "batch_size=8",
+        "stages.1.objective.adversarial={weight=0,start=5,layers=2,width=8}",
+    ];
+    let out = folder.path().join("run");
+    train(TOWER, &out, &settings, false, None).expect("a run");
+    let lines = metrics(&out);
+    let [before, after] = [&lines[10..15], &lines[70..]].map(|steps| mean(steps, "discriminator"));
+    assert!(before > 0.8 && after < 0.7 * before, "{before} {after}");
+}
+
 #[test]
 fn what_a_loss_needs_is_checked_first() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -9,10 +9,13 @@ use super::{must, whole};
 use crate::Result;
 use crate::training::losses::{DiscriminatorConfig, Lpips, lpips};
 
-/// Weights of the tower's losses (paper section 3.1): the total is
-/// `contrastive * L_contra + reconstruction * L_recon`, with
-/// `L_recon = pixel_weight * L_pixel + perceptual.weight * L_lpips + adversarial.weight * L_decoder
-/// + commitment * L_commit`.
+/// Weights of the tower's losses (paper section 3.1):
+///
+/// ```text
+/// L       = contrastive * L_contra + reconstruction * L_recon
+/// L_recon = pixel_weight * L_pixel + perceptual.weight * L_lpips + adversarial.weight * L_decoder
+///           + commitment * L_commit
+/// ```
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tower {
