@@ -109,7 +109,7 @@ pub fn reply(
     on_part: &mut dyn FnMut(Part) -> ControlFlow<()>,
 ) -> Result<Answer> {
     let openings = openings(tokenizer, frames, system)?;
-    let image = marker(tokenizer, IMAGE_START);
+    let image = tokenizer.added(IMAGE_START);
     let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, shown, system)?;
     let mut stream = tokenizer.stream();
     let (mut text, mut tokens) = (String::new(), Vec::new());
@@ -188,7 +188,7 @@ pub fn draw_videos(
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Drawing> {
-    if marker(tokenizer, VIDEO_START).is_none() {
+    if tokenizer.added(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
             "this model draws no videos: its vocabulary has no {VIDEO_START}"
         )));
@@ -219,7 +219,7 @@ fn openings(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Op
         (IMAGE_START, IMAGE_END, 1, Reply::Image),
         (VIDEO_START, VIDEO_END, frames, Reply::Video),
     ] {
-        if let (Some(start), Some(end)) = (marker(tokenizer, start), marker(tokenizer, end)) {
+        if let (Some(start), Some(end)) = (tokenizer.added(start), tokenizer.added(end)) {
             openings.push(Opening {
                 start,
                 end,
@@ -229,14 +229,6 @@ fn openings(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Op
         }
     }
     Ok(openings)
-}
-
-/// The id of a start or end token, if the vocabulary has it.
-fn marker(tokenizer: &Tokenizer, text: &str) -> Option<i64> {
-    match tokenizer.encode(text)[..] {
-        [id] => Some(id),
-        _ => None,
-    }
 }
 
 /// A question and what is shown with it, up to where the answer begins; and its length.

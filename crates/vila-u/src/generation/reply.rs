@@ -90,7 +90,8 @@ pub fn write(
             (rows, drawing) = draw(model, rows, opening, left, &visual, on_event)?;
             visual.first += 1;
             token = opening.end;
-            left = left.min(llm.context().saturating_sub(rows.filled()));
+            // The end token takes a position as well.
+            left = left.min(llm.context().saturating_sub(rows.filled() + 1));
             if on_event(Event::Drawn(drawing)).is_break()
                 || on_event(Event::Token(token)).is_break()
             {

@@ -10,6 +10,7 @@ mod language;
 mod preprocess;
 mod prompts;
 mod quantizer;
+mod reply;
 mod sampling;
 mod score;
 mod sequence;
