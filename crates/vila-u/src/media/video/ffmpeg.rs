@@ -10,7 +10,8 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Sender, channel},
+        atomic::{AtomicBool, Ordering},
+        mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
     time::Duration,
@@ -126,19 +127,30 @@ impl Ffmpeg {
             text
         });
         let child = Arc::new(Mutex::new(child));
+        let late = Arc::new(AtomicBool::new(false));
         let (done, ended) = channel::<()>();
-        let watched = child.clone();
+        let watched = (child.clone(), late.clone());
         thread::spawn(move || {
-            if ended.recv_timeout(LONGEST_RUN) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                stop(&watched);
+            if ended.recv_timeout(LONGEST_RUN) == Err(RecvTimeoutError::Timeout) {
+                watched.1.store(true, Ordering::SeqCst);
+                stop(&watched.0);
             }
         });
         Ok(Run {
             child,
+            late,
             out,
             complaint: Some(complaint),
             _done: done,
         })
+    }
+
+    /// An error when a run has been stopped.
+    fn in_time(&self, run: &Run) -> Result<()> {
+        match run.late.load(Ordering::SeqCst) {
+            true => Err(self.failed("it takes more than 10 minutes: cut the video")),
+            false => Ok(()),
+        }
     }
 
     fn failed(&self, reason: &str) -> Error {
@@ -167,6 +179,7 @@ impl Video for Ffmpeg {
                 return Err(Error::invalid(&self.path, reason));
             }
         }
+        self.in_time(&run)?;
         match (total, run.end()) {
             (0, complaint) => Err(self.failed(&complaint)),
             (total, _) => Ok(total),
@@ -189,6 +202,7 @@ impl Video for Ffmpeg {
                 Err(reason) => return Err(self.failed(&reason)),
             }
         }
+        self.in_time(&run)?;
         Ok(match found.len() == wanted.len() {
             true => Found::All(found),
             false => Found::Only(wanted.get(found.len()).copied().unwrap_or(0)),
@@ -199,6 +213,8 @@ impl Video for Ffmpeg {
 /// A run under way; it is stopped when this goes.
 struct Run {
     child: Arc<Mutex<Child>>,
+    /// Whether it has been stopped because it took too long.
+    late: Arc<AtomicBool>,
     out: BufReader<ChildStdout>,
     complaint: Option<thread::JoinHandle<String>>,
     /// Tells the watch that it need not watch any more.

@@ -245,7 +245,7 @@ impl Index {
             };
             // What a box of an unusual layout means, only its writer knows.
             let Ok((trak, _)) = trak else {
-                other.get_or_insert("an unusual layout".to_string());
+                other.get_or_insert("an MP4 of an unusual layout".to_string());
                 continue;
             };
             let media = &trak.mdia_box;
@@ -432,7 +432,7 @@ fn codec(entry: &SampleEntry) -> String {
             let name = name.trim().replace(|c: char| !c.is_ascii_graphic(), "?");
             format!("codec {name:?}")
         }
-        _ => "no video codec".into(),
+        _ => "a codec that is not for video".into(),
     }
 }
 
