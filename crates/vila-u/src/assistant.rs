@@ -43,12 +43,23 @@ pub struct Shown {
     pub videos: Vec<Tensor<4>>,
 }
 
+/// How a reply is made.
+#[derive(Debug, Clone)]
+pub struct ReplyOptions {
+    pub text: TextOptions,
+    pub visual: VisualOptions,
+    /// Of a video that is drawn.
+    pub frames: usize,
+    /// Whether the prompt begins with the system sentence.
+    pub system: bool,
+}
+
 /// A part of a reply, as soon as it is known.
 pub enum Part<'a> {
     Text(&'a str),
     /// A picture or video is being drawn.
     Drawing(&'a Progress<'a>),
-    Drawn(Drawing),
+    Drawn(&'a Drawing),
 }
 
 /// Answers a question about images (or the frames of a video), or about none, in words alone.
@@ -93,7 +104,6 @@ pub fn ask(
 /// Answers a question about images and videos, or about none, in words and in pictures and videos that the
 /// model draws where it opens them.
 ///
-/// - `frames`: of a video that is drawn
 /// - `on_part`: gets the answer piece by piece; [`ControlFlow::Break`] ends it there, and a drawing with
 ///   [`crate::Error::Interrupted`]
 ///
@@ -103,17 +113,16 @@ pub fn reply(
     tokenizer: &Tokenizer,
     question: &str,
     shown: Shown,
-    system: bool,
-    frames: usize,
-    options: (&TextOptions, &VisualOptions),
+    options: &ReplyOptions,
     on_part: &mut dyn FnMut(Part) -> ControlFlow<()>,
 ) -> Result<Answer> {
-    let openings = openings(tokenizer, frames, system)?;
+    let system = options.system;
+    let openings = openings(tokenizer, options.frames, system)?;
     let image = tokenizer.added(IMAGE_START);
     let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, shown, system)?;
     let mut stream = tokenizer.stream();
     let (mut text, mut tokens) = (String::new(), Vec::new());
-    let (words, visual) = options;
+    let (words, visual) = (&options.text, &options.visual);
     reply::write(
         model,
         prompt,

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, path::Path};
 use serde_json::json;
 use vila_u::{
     Error, Result,
-    assistant::{self, Part, Shown},
+    assistant::{self, Part, ReplyOptions, Shown},
     burn::tensor::{Device, Tensor},
     checkpoint::Checkpoint,
     generation::{
@@ -44,20 +44,25 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     let output = args.output.as_deref().unwrap_or(Path::new("reply"));
     let checkpoint = load(global, console)?;
     let shown = shown(args, &checkpoint)?;
-    let options = TextOptions {
-        sampling: sampling(args, &checkpoint),
-        seed: args.seed.unwrap_or_else(new_seed),
-        max_tokens: args.max_tokens,
-        stop: vec![checkpoint.tokenizer.end()],
-    };
-    let visual = VisualOptions {
-        guidance: args.cfg.into(),
-        sampling: match args.greedy {
-            true => Sampling::GREEDY,
-            false => checkpoint.generation.visual(),
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let options = ReplyOptions {
+        text: TextOptions {
+            sampling: sampling(args, &checkpoint),
+            seed,
+            max_tokens: args.max_tokens,
+            stop: vec![checkpoint.tokenizer.end()],
         },
-        seed: options.seed,
-        first: 0,
+        visual: VisualOptions {
+            guidance: args.cfg.into(),
+            sampling: match args.greedy {
+                true => Sampling::GREEDY,
+                false => checkpoint.generation.visual(),
+            },
+            seed,
+            first: 0,
+        },
+        frames: checkpoint.config.root.num_video_frames,
+        system: !args.no_system,
     };
     let mut failure = None;
     let (mut text, mut files) = (String::new(), Vec::new());
@@ -66,9 +71,7 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
         &checkpoint.tokenizer,
         &args.question,
         shown,
-        !args.no_system,
-        checkpoint.config.root.num_video_frames,
-        (&options, &visual),
+        &options,
         &mut |part| {
             let said = match part {
                 // An answer begins with a space that belongs to the template.
@@ -116,8 +119,8 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
 }
 
 /// Writes what was drawn as the next file of the folder; how the answer names it.
-fn save(drawing: Drawing, folder: &Path, files: &mut Vec<String>) -> Result<String> {
-    let frames = to_frames(drawing.pixels)?;
+fn save(drawing: &Drawing, folder: &Path, files: &mut Vec<String>) -> Result<String> {
+    let frames = to_frames(drawing.pixels.clone())?;
     create_folder(folder)?;
     let file = folder.join(match frames.len() {
         1 => format!("{:04}.png", files.len()),

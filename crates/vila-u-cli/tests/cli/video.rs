@@ -56,8 +56,8 @@ fn a_video_is_written_as_its_name_says() {
             let differences = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b));
             differences.map(u64::from).sum::<u64>()
         };
-        for index in 0..7 {
-            let [own, next] = [index, index + 1].map(|other| apart(&seen[index], &frames[other]));
+        for (seen, pair) in seen.iter().zip(frames.windows(2)) {
+            let [own, next] = [0, 1].map(|index| apart(seen, &pair[index]));
             assert!(2 * own < next, "{name}: {own} {next}");
         }
     }

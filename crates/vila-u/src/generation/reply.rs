@@ -43,7 +43,7 @@ pub enum Event<'a> {
     /// A visual token.
     Visual(&'a Progress<'a>),
     /// A whole picture or video, of `n = 1`.
-    Drawn(Drawing),
+    Drawn(&'a Drawing),
 }
 
 /// Replies to the prompt, which is one row; at most `text.max_tokens` tokens of text, in as many positions as
@@ -92,7 +92,7 @@ pub fn write(
             token = opening.end;
             // The end token takes a position as well.
             left = left.min(llm.context().saturating_sub(rows.filled() + 1));
-            if on_event(Event::Drawn(drawing)).is_break()
+            if on_event(Event::Drawn(&drawing)).is_break()
                 || on_event(Event::Token(token)).is_break()
             {
                 break;

@@ -51,6 +51,7 @@ impl VisualOptions {
 }
 
 /// What was drawn.
+#[derive(Debug, Clone)]
 pub struct Drawing {
     /// `[n, frames, rows, columns, depth]`
     pub codes: Tensor<5, Int>,

@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use vila_u::{
-    assistant::{self, Answer, Part, Shown},
+    assistant::{self, Answer, Part, ReplyOptions, Shown},
     generation::{
         sampling::Sampling,
         text::TextOptions,
@@ -117,14 +117,17 @@ fn reply(
         &tokenizer(),
         question,
         shown,
-        true,
-        FRAMES,
-        (&text, &visual),
+        &ReplyOptions {
+            text,
+            visual,
+            frames: FRAMES,
+            system: true,
+        },
         &mut |part| {
             match part {
                 Part::Text(text) => said += text,
                 Part::Drawing(progress) => assert!(progress.done <= progress.total),
-                Part::Drawn(drawing) => drawings.push(drawing),
+                Part::Drawn(drawing) => drawings.push(drawing.clone()),
             }
             ControlFlow::Continue(())
         },
@@ -287,7 +290,7 @@ fn the_row_without_a_question_may_be_the_longer_one() {
                 Event::Token(token) => tokens.push(token),
                 Event::Visual(_) => {}
                 Event::Drawn(drawing) => {
-                    drawings.push(drawing);
+                    drawings.push(drawing.clone());
                     tokens.push(IMAGE_ID);
                 }
             }
@@ -341,15 +344,19 @@ fn a_break_ends_the_reply_or_the_drawing() {
     let prompt = prompt(QUESTION);
     let model = made_to_open(load(), &prompt, 1, IMAGE_START);
     let (text, visual) = options(8, 3.0);
+    let options = ReplyOptions {
+        text,
+        visual,
+        frames: FRAMES,
+        system: true,
+    };
     let run = |stop: fn(&Part) -> bool| {
         assistant::reply(
             &model,
             &tokenizer(),
             QUESTION,
             Shown::default(),
-            true,
-            FRAMES,
-            (&text, &visual),
+            &options,
             &mut |part| match stop(&part) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),

@@ -121,7 +121,7 @@ fn open(path: &Path) -> Result<Box<dyn Video>> {
     File::open(path)
         .and_then(|file| file.take(HEAD).read_to_end(&mut head))
         .map_err(Error::io(path))?;
-    if let Some(format @ (ImageFormat::Gif | ImageFormat::WebP)) = image::guess_format(&head).ok() {
+    if let Ok(format @ (ImageFormat::Gif | ImageFormat::WebP)) = image::guess_format(&head) {
         return Ok(Box::new(animation::Animation::open(path, format)?));
     }
     if mp4::begins(&head) {
