@@ -6,7 +6,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use vila_u::{checkpoint::Format, device};
+use vila_u::{checkpoint::Format, device, media::video};
 
 /// Draw from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
 #[derive(Parser)]
@@ -48,16 +48,23 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Draw images from a text prompt
-    #[command(
-        after_help = "Example: vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7"
-    )]
+    /// Draw images or videos from a text prompt
+    #[command(after_help = "Examples:\n  \
+        vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7\n  \
+        vila-u generate --video \"a red heart moves to the left\" -o heart.mp4\n  \
+        vila-u generate --video \"a red heart grows\" -n 4 -o hearts --fps 8\n\n\
+        A video has as many frames as the model was made for (8). Its name says what is written: .mp4 (H.264), \
+        .gif, .webp (without loss), or no ending for a folder of frames 0000.png, 0001.png, ...")]
     Generate(Generate),
     /// Answer a question about images, a video, or nothing but text
     #[command(after_help = "Examples:\n  \
         vila-u ask \"What is in this picture?\" --image cat.png\n  \
         vila-u ask \"Is <image> larger than <image>?\" --image a.png --image b.png\n  \
-        vila-u ask \"What moves?\" --video frames/ --greedy")]
+        vila-u ask \"What moves?\" --video clip.mp4 --greedy\n  \
+        vila-u ask \"Does <video> show what is in <image>?\" --video clip.mp4 --image heart.png\n  \
+        vila-u ask \"<image> one cat. <image> two dogs. <image>\" --image 1.png --image 2.png --image 3.png\n\n\
+        The last learns from examples in the question. A reply may hold pictures and videos that the model draws \
+        itself: they are written into the folder of -o, and the answer says where.")]
     Ask(Ask),
     /// Turn an image into codes and back, and say how close it comes
     #[command(after_help = "Example: vila-u reconstruct photo.jpg -o back.png --side-by-side")]
@@ -124,10 +131,18 @@ pub enum Command {
 pub struct Generate {
     /// What to draw
     pub prompt: String,
-    /// A .png file, or with -n a folder for 0000.png, 0001.png, ... and a contact sheet sheet.png
+    /// A .png file, or with -n a folder for 0000.png, 0001.png, ... and a contact sheet sheet.png; with --video
+    /// a .mp4, .gif or .webp file or a folder of frames, or with -n a folder for 0000.mp4, 0001.mp4, ... and a
+    /// sheet with a video in each row
     #[arg(short, long)]
     pub output: Option<PathBuf>,
-    /// How many images
+    /// Draw a video
+    #[arg(long)]
+    pub video: bool,
+    /// Frames a second of the video that is written
+    #[arg(long, default_value_t = video::RATE.get(), requires = "video", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub fps: u32,
+    /// How many images or videos
     #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub n: u32,
     /// Classifier-free guidance weight; 1 turns guidance off
@@ -148,21 +163,29 @@ pub struct Generate {
     /// Always take the most probable code
     #[arg(long)]
     pub greedy: bool,
-    /// Also write the codes, as `encode` does, to this safetensors file
+    /// Also write the codes, as `encode` does, to this safetensors file; of a video, frame after frame
     #[arg(long)]
     pub codes: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct Ask {
-    /// The question; each `<image>` in it stands for the next --image, otherwise they come first
+    /// The question; each `<image>` in it stands for the next --image and each `<video>` for the next --video,
+    /// otherwise they come first
     pub question: String,
     /// An image file; may be given several times
     #[arg(long)]
     pub image: Vec<PathBuf>,
-    /// A video: a folder of frames, or an animated GIF or WebP
-    #[arg(long, conflicts_with = "image")]
-    pub video: Option<PathBuf>,
+    /// A video: an MP4, an animated GIF or WebP, a folder of frames, or what an installed ffmpeg decodes; may
+    /// be given several times
+    #[arg(long)]
+    pub video: Vec<PathBuf>,
+    /// The folder for pictures and videos that the reply holds, 0000.png, 0001.mp4, ... [default: reply]
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Classifier-free guidance weight of pictures in the reply; 1 turns guidance off
+    #[arg(long, default_value_t = 3.0)]
+    pub cfg: f32,
     /// Always take the most probable token
     #[arg(long)]
     pub greedy: bool,

@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     language::{Llama, LlamaConfig},
     projector::{Projector, ProjectorConfig},
+    sequence::form::VIDEO_FRAMES,
     tower::{SiglipConfig, VisionTower, VisionTowerConfig},
 };
+
+/// No model reads a video of more frames.
+const MOST_FRAMES: usize = 4096;
 
 /// The sizes of every part.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +49,7 @@ pub struct RootConfig {
     /// How an image to understand becomes square: `pad`, anything else stretches it.
     #[serde(default = "resize")]
     pub image_aspect_ratio: String,
-    /// Frames taken from a video to understand.
+    /// Frames of a video, to understand or to make.
     #[serde(default = "eight")]
     pub num_video_frames: usize,
 }
@@ -72,7 +76,7 @@ fn resize() -> String {
     "resize".into()
 }
 fn eight() -> usize {
-    8
+    VIDEO_FRAMES
 }
 
 /// The whole model. Module fields carry the names of the checkpoint's folders.
@@ -95,6 +99,12 @@ impl VilaUConfig {
         self.vision_tower.check(&self.siglip)?;
         self.mm_projector
             .check(tower.embed_dim, self.llm.hidden_size)?;
+        if !(1..=MOST_FRAMES).contains(&self.root.num_video_frames) {
+            return Err(format!(
+                "num_video_frames is {}: it is 1 to {MOST_FRAMES}",
+                self.root.num_video_frames
+            ));
+        }
         if depth.input_embed_dim_2 != self.llm.hidden_size {
             return Err(format!(
                 "rqtransformer.input_embed_dim_2 is {}, but the language model's hidden_size is {}",

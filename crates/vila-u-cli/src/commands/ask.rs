@@ -1,17 +1,26 @@
-//! `vila-u ask`: a question about images, a video or nothing, answered as it is written.
+//! `vila-u ask`: a question about images, videos or nothing, answered as it is written, in words and pictures.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, path::Path};
 
 use serde_json::json;
 use vila_u::{
-    Error, Result, assistant,
+    Error, Result,
+    assistant::{self, Part, ReplyOptions, Shown},
     burn::tensor::{Device, Tensor},
     checkpoint::Checkpoint,
-    generation::{sampling::Sampling, text::TextOptions},
-    media::{preprocess::Mode, video},
+    generation::{
+        sampling::Sampling,
+        text::TextOptions,
+        visual::{Drawing, VisualOptions},
+    },
+    media::{
+        self,
+        preprocess::Mode,
+        video::{self, Rule},
+    },
 };
 
-use super::{load, new_seed, read_pixels, to_tensor};
+use super::{create_folder, generate::to_frames, load, new_seed, read_pixels, to_tensor};
 use crate::{
     arguments::{Ask, Global},
     console::Console,
@@ -26,44 +35,78 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
             "--temperature must be above 0; use --greedy for the most probable tokens",
         ));
     }
+    if let Some(output) = args.output.as_ref().filter(|output| output.is_file()) {
+        return Err(Error::usage(format!(
+            "-o {} is a file: name a folder",
+            output.display()
+        )));
+    }
+    let output = args.output.as_deref().unwrap_or(Path::new("reply"));
     let checkpoint = load(global, console)?;
-    let images = images(args, &checkpoint)?;
-    let options = TextOptions {
-        sampling: sampling(args, &checkpoint),
-        seed: args.seed.unwrap_or_else(new_seed),
-        max_tokens: args.max_tokens,
-        stop: vec![checkpoint.tokenizer.end()],
+    let shown = shown(args, &checkpoint)?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let options = ReplyOptions {
+        text: TextOptions {
+            sampling: sampling(args, &checkpoint),
+            seed,
+            max_tokens: args.max_tokens,
+            stop: vec![checkpoint.tokenizer.end()],
+        },
+        visual: VisualOptions {
+            guidance: args.cfg.into(),
+            sampling: match args.greedy {
+                true => Sampling::GREEDY,
+                false => checkpoint.generation.visual(),
+            },
+            seed,
+            first: 0,
+        },
+        frames: checkpoint.config.root.num_video_frames,
+        system: !args.no_system,
     };
     let mut failure = None;
-    let mut started = false;
-    let answer = assistant::ask(
+    let (mut text, mut files) = (String::new(), Vec::new());
+    let answer = assistant::reply(
         &checkpoint.model,
         &checkpoint.tokenizer,
         &args.question,
-        images,
-        !args.no_system,
+        shown,
         &options,
-        &mut |text| {
-            // An answer begins with a space that belongs to the template.
-            let text = if started { text } else { text.trim_start() };
-            started |= !text.is_empty();
-            if !console.json {
-                failure = console.print(text).err();
-            }
+        &mut |part| {
+            let said = match part {
+                // An answer begins with a space that belongs to the template.
+                Part::Text(said) if text.is_empty() => Ok(said.trim_start().to_string()),
+                Part::Text(said) => Ok(said.to_string()),
+                Part::Drawing(progress) => {
+                    console.progress("drawing", progress.done as u64, progress.total as u64, "");
+                    Ok(String::new())
+                }
+                Part::Drawn(drawing) => save(drawing, output, &mut files),
+            };
+            let printed = said.and_then(|said| {
+                text += &said;
+                match console.json {
+                    true => Ok(()),
+                    false => console.print(&said),
+                }
+            });
+            failure = printed.err();
             match console.stopped() || failure.is_some() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         },
-    )?;
+    );
     if let Some(error) = failure {
         return Err(error);
     }
+    let answer = answer?;
     if console.json {
         let value = json!({
-            "text": answer.text,
+            "text": text.trim(),
             "tokens": answer.tokens,
             "prompt_tokens": answer.prompt_tokens,
+            "files": files,
         });
         console.result("", value)?;
     } else {
@@ -73,6 +116,22 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
         return Err(Error::Interrupted);
     }
     Ok(())
+}
+
+/// Writes what was drawn as the next file of the folder; how the answer names it.
+fn save(drawing: &Drawing, folder: &Path, files: &mut Vec<String>) -> Result<String> {
+    let frames = to_frames(drawing.pixels.clone())?;
+    create_folder(folder)?;
+    let file = folder.join(match frames.len() {
+        1 => format!("{:04}.png", files.len()),
+        _ => format!("{:04}.mp4", files.len()),
+    });
+    match frames.as_slice() {
+        [picture] => media::save_png(&file, picture)?,
+        frames => video::save(&file, frames, video::RATE)?,
+    }
+    files.push(file.display().to_string());
+    Ok(format!("[{}]", file.display()))
 }
 
 /// What the options say, and the checkpoint's generation_config.json where they say nothing.
@@ -89,8 +148,8 @@ fn sampling(args: &Ask, checkpoint: &Checkpoint) -> Sampling {
     }
 }
 
-/// All images, or the video's frames, `[images, 3, size, size]`.
-fn images(args: &Ask, checkpoint: &Checkpoint) -> Result<Option<Tensor<4>>> {
+/// What the question is about, as the tower sees it.
+fn shown(args: &Ask, checkpoint: &Checkpoint) -> Result<Shown> {
     let device: Device = checkpoint.model.llm.device();
     let size = checkpoint.config.siglip.vision_config.image_size;
     // The released model's inference resizes pictures as they are stored, and frames as RGB.
@@ -98,13 +157,17 @@ fn images(args: &Ask, checkpoint: &Checkpoint) -> Result<Option<Tensor<4>>> {
         "pad" => (Mode::Pad, Mode::Pad),
         _ => (Mode::UnderstandingNative, Mode::Understanding),
     };
-    let mut images = Vec::new();
+    let mut shown = Shown::default();
     for path in &args.image {
-        images.push(read_pixels(path, size, picture, &device)?);
+        shown
+            .images
+            .push(read_pixels(path, size, picture, &device)?);
     }
-    if let Some(path) = &args.video {
-        let frames = video::frames(path, checkpoint.config.root.num_video_frames)?;
-        images.extend(frames.iter().map(|f| to_tensor(f, size, frame, &device)));
+    for path in &args.video {
+        let frames = checkpoint.config.root.num_video_frames;
+        let frames = video::frames(path, frames, Rule::Inference)?;
+        let frames = frames.iter().map(|f| to_tensor(f, size, frame, &device));
+        shown.videos.push(Tensor::cat(frames.collect(), 0));
     }
-    Ok((!images.is_empty()).then(|| Tensor::cat(images, 0)))
+    Ok(shown)
 }

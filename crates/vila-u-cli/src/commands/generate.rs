@@ -1,14 +1,22 @@
-//! `vila-u generate`: text to images.
+//! `vila-u generate`: text to images and videos.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{num::NonZeroU32, ops::ControlFlow, path::PathBuf, time::Instant};
 
 use serde_json::json;
 use vila_u::{
     Error, Result, assistant,
     burn::tensor::Tensor,
     checkpoint::Checkpoint,
-    generation::{memory::Need, sampling::Sampling, visual::VisualOptions},
-    media,
+    generation::{
+        memory::Need,
+        sampling::Sampling,
+        visual::{Progress, VisualOptions},
+    },
+    image::RgbImage,
+    media::{
+        self,
+        video::{self, Output},
+    },
 };
 
 use super::{check_png, create_folder, encode::save_codes, load, new_seed, numbered};
@@ -29,44 +37,60 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         seed,
         first: 0,
     };
+    let frames = match args.video {
+        true => checkpoint.config.root.num_video_frames,
+        false => 1,
+    };
+    let rate = NonZeroU32::new(args.fps).unwrap_or(video::RATE);
     let started = Instant::now();
-    let at_once = Need::of(&checkpoint.config).at_once;
-    let mut pictures = Vec::with_capacity(n);
+    let at_once = Need::of_videos(&checkpoint.config, frames).at_once;
+    let mut pictures = Vec::with_capacity(n * frames);
     let mut codes = Vec::new();
-    for files in files.chunks(at_once) {
-        options.first = pictures.len();
+    for (group, files) in files.chunks(at_once).enumerate() {
+        options.first = group * at_once;
         let (before, count) = (options.first, files.len());
-        let drawing = assistant::draw(
-            &checkpoint.model,
-            &checkpoint.tokenizer,
-            &args.prompt,
-            count,
-            &options,
-            &mut |progress| {
-                let done = before * progress.total + count * progress.done;
-                console.progress("drawing", done as u64, (n * progress.total) as u64, "");
-                match console.stopped() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            },
-        )?;
+        let (model, tokenizer, prompt) = (&checkpoint.model, &checkpoint.tokenizer, &args.prompt);
+        let on_progress = &mut |progress: &Progress| {
+            let done = before * progress.total + count * progress.done;
+            console.progress("drawing", done as u64, (n * progress.total) as u64, "");
+            match console.stopped() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let drawing = match args.video {
+            true => assistant::draw_videos(
+                model,
+                tokenizer,
+                prompt,
+                count,
+                frames,
+                &options,
+                on_progress,
+            ),
+            false => assistant::draw(model, tokenizer, prompt, count, &options, on_progress),
+        }?;
         if let Some(folder) = files[0].parent().filter(|_| is_folder(args, n)) {
             create_folder(folder)?;
         }
-        let pixels = drawing.pixels.squeeze_dim::<4>(1).split(1, 0);
-        for (pixels, file) in pixels.into_iter().zip(files) {
-            let picture = to_picture(pixels)?;
-            media::save_png(file, &picture)?;
-            pictures.push(picture);
+        for (pixels, file) in drawing.pixels.split(1, 0).into_iter().zip(files) {
+            let drawn = to_frames(pixels)?;
+            match (args.video, drawn.as_slice()) {
+                (false, [picture]) => media::save_png(file, picture)?,
+                (_, drawn) => video::save(file, drawn, rate)?,
+            }
+            pictures.extend(drawn);
         }
-        codes.push(drawing.codes.squeeze_dim::<4>(1));
+        codes.push(drawing.codes.flatten::<4>(0, 1));
     }
     let seconds = started.elapsed().as_secs_f64();
 
     let mut written: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
     if n > 1 {
-        let columns = (n as f64).sqrt().ceil() as usize;
+        let columns = match args.video {
+            true => frames,
+            false => (n as f64).sqrt().ceil() as usize,
+        };
         let sheet = files[0].with_file_name("sheet.png");
         media::save_png(&sheet, &media::sheet::grid(&pictures, columns))?;
         written.push(sheet.display().to_string());
@@ -111,36 +135,57 @@ fn sampling(args: &Generate, checkpoint: &Checkpoint) -> Result<Sampling> {
     })
 }
 
-/// Whether `--output` names a folder.
+/// Whether the files go into a folder that `--output` names.
 fn is_folder(args: &Generate, n: usize) -> bool {
-    n > 1 || args.output.as_ref().is_some_and(|output| output.is_dir())
+    let folder = args.output.as_ref().is_some_and(|output| output.is_dir());
+    n > 1 || (folder && !args.video)
 }
 
-/// Where each image goes.
+/// Where each image or video goes.
 fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
-    let output = match &args.output {
-        Some(output) => output.clone(),
-        None if n == 1 => "image.png".into(),
-        None => "images".into(),
+    let output = match (&args.output, args.video, n) {
+        (Some(output), ..) => output.clone(),
+        (None, false, 1) => "image.png".into(),
+        (None, false, _) => "images".into(),
+        (None, true, 1) => "video.mp4".into(),
+        (None, true, _) => "videos".into(),
+    };
+    let (ending, things) = match args.video {
+        true => ("mp4", "videos"),
+        false => ("png", "images"),
     };
     if is_folder(args, n) {
-        if output.extension().is_some_and(|e| e == "png") {
+        let file = match args.video {
+            true => Output::of(&output)? != Output::Frames,
+            false => output.extension().is_some_and(|e| e == "png"),
+        };
+        if file || output.is_file() {
             return Err(Error::usage(format!(
-                "-o {} is one file, and -n {n} makes {n} images: name a folder",
+                "-o {} is one file, and -n {n} makes {n} {things}: name a folder",
                 output.display()
             )));
         }
-        return Ok((0..n).map(|index| numbered(&output, index)).collect());
+        let file = |index| numbered(&output, index).with_extension(ending);
+        return Ok((0..n).map(file).collect());
     }
-    check_png(&output)?;
+    match args.video {
+        true => drop(Output::of(&output)?),
+        false => check_png(&output)?,
+    }
     Ok(vec![output])
 }
 
 /// `[1, 3, H, W]` in about -1..1 to a picture.
-pub fn to_picture(pixels: Tensor<4>) -> Result<vila_u::image::RgbImage> {
+pub fn to_picture(pixels: Tensor<4>) -> Result<RgbImage> {
     let [_, _, height, width] = pixels.dims();
     let values = pixels
         .try_into_vec_as::<f32>()
         .map_err(|e| Error::failed(format!("reading from the device: {e}")))?;
     Ok(media::to_rgb(&values, width as u32, height as u32))
+}
+
+/// `[1, frames, 3, H, W]` in about -1..1 to pictures.
+pub fn to_frames(pixels: Tensor<5>) -> Result<Vec<RgbImage>> {
+    let frames = pixels.squeeze_dim::<4>(0).split(1, 0);
+    frames.into_iter().map(to_picture).collect()
 }

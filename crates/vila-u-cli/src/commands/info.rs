@@ -67,13 +67,19 @@ fn describe(info: &Contents) -> String {
         megabytes(info.memory.q8_0),
         megabytes(info.memory.q4_0)
     ));
-    if let Some(drawing) = &info.drawing {
-        lines.push(format!(
-            "drawing            {} beside the weights, {} for groups of {} images",
-            megabytes(drawing.bytes(1)),
-            megabytes(drawing.bytes(drawing.at_once)),
-            drawing.at_once
-        ));
+    let drawn = [
+        ("drawing", &info.drawing, "images"),
+        ("videos", &info.videos, "videos"),
+    ];
+    for (name, need, things) in drawn {
+        if let Some(need) = need {
+            lines.push(format!(
+                "{name:<18} {} beside the weights, {} for groups of {} {things}",
+                megabytes(need.bytes(1)),
+                megabytes(need.bytes(need.at_once)),
+                need.at_once
+            ));
+        }
     }
     lines.join("\n")
 }

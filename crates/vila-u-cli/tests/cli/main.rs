@@ -7,6 +7,7 @@ mod bench;
 mod nano;
 mod quantized;
 mod recorded;
+mod video;
 
 use std::{
     path::{Path, PathBuf},

@@ -162,6 +162,32 @@ fn guided_greedy_drawing_is_the_recorded_one() {
 }
 
 #[test]
+fn a_guided_greedy_video_is_the_recorded_one() {
+    let folder = TempDir::new().unwrap();
+    let recorded = File::recorded("generate.safetensors");
+    let prompt = "A red train crosses the bridge while the sun sets.";
+    let arguments = [
+        "generate", "--video", prompt, "--greedy", "-o", "frames", "--codes", "codes",
+    ];
+    let printed = &recorded_json(folder.path(), &arguments)[0];
+    assert_eq!(ids(&printed["codes"]), [8, 8, 8, 4]);
+    let ours = File(fs::read(folder.path().join("codes")).unwrap());
+    assert_eq!(ours.ints("codes"), recorded.ints("video.cfg3.codes"));
+    let expected = recorded.floats("video.cfg3.frames_0_7");
+    for (frame, expected) in [0, 7].into_iter().zip(expected.chunks(3 * 64 * 64)) {
+        let file = folder.path().join(format!("frames/{frame:04}.png"));
+        let drawn = image::open(file).unwrap().to_rgb8();
+        for (x, y, pixel) in drawn.enumerate_pixels() {
+            for channel in 0..3 {
+                let at = channel * 64 * 64 + (y * 64 + x) as usize;
+                let difference = f32::from(pixel[channel]) - expected[at];
+                assert!((-1.05..=0.05).contains(&difference), "{difference}");
+            }
+        }
+    }
+}
+
+#[test]
 fn prompts_have_the_recorded_ids() {
     let folder = TempDir::new().unwrap();
     let recorded = File::recorded("generate.safetensors");

@@ -26,6 +26,8 @@ pub struct Info {
     pub language: Option<Language>,
     /// What drawing needs beside the weights; absent in a tower alone.
     pub drawing: Option<Need>,
+    /// The same of videos.
+    pub videos: Option<Need>,
 }
 
 impl Info {
@@ -125,7 +127,8 @@ pub fn info(files: &Files) -> Result<Info> {
             cache_per_token: (8 * llm.num_hidden_layers * llm.kv_heads() * llm.head_dim()) as u64,
         };
         let visual = visual(&config.vision_tower.rqvaesiglip, &config.siglip);
-        (visual, Some(language), Some(Need::of(&config)))
+        let videos = Need::of_videos(&config, config.root.num_video_frames);
+        (visual, Some(language), Some([Need::of(&config), videos]))
     } else {
         let (tower, siglip) = config::read_tower(files)?;
         counter.add(files, Part::RqVaeSiglip, &tower.init(&siglip, &device))?;
@@ -139,7 +142,8 @@ pub fn info(files: &Files) -> Result<Info> {
         parts: counter.parts,
         visual,
         language,
-        drawing,
+        drawing: drawing.map(|[images, _]| images),
+        videos: drawing.map(|[_, videos]| videos),
     })
 }
 

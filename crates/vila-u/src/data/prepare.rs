@@ -4,10 +4,14 @@
 use super::{Image, Pictures, Record, Text};
 use crate::{
     Error, Result,
-    media::{Picture, preprocess::Mode, preprocess::pixels, video},
+    media::{
+        Picture,
+        preprocess::{Mode, pixels},
+        video::{self, Rule},
+    },
     model::VilaUConfig,
     sequence::{Role, Sample, form},
-    text::{Tokenizer, conversation::Turn},
+    text::Tokenizer,
 };
 
 /// A sample and its pictures, read and made square.
@@ -57,9 +61,9 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
             (sample, pixels)
         }
         (Text::Turns(turns), Pictures::Video(path)) => {
-            let frames = frames(turns, config);
+            let frames = config.root.num_video_frames;
             let sample = form::video_chat(tokenizer, turns, frames, true).map_err(named)?;
-            let pictures = video::frames(path, frames)?;
+            let pictures = video::frames(path, frames, Rule::Training)?;
             let roles = sample.images();
             let squares = pictures.iter().zip(&roles);
             let pixels = squares.flat_map(|(picture, role)| square(picture, role));
@@ -75,12 +79,4 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         }
     };
     Ok(Prepared { sample, pixels })
-}
-
-/// How many frames of its video a conversation sees or makes.
-fn frames(turns: &[Turn], config: &VilaUConfig) -> usize {
-    match form::makes_video(turns) {
-        true => form::VIDEO_FRAMES,
-        false => config.root.num_video_frames,
-    }
 }

@@ -1,5 +1,5 @@
-//! How much memory drawing takes beside the weights, and how many images are drawn at once because of
-//! it.
+//! How much memory drawing takes beside the weights, and how many images or videos are drawn at once
+//! because of it.
 //!
 //! Keys and values of every position are most of it. More images than fit are drawn group after
 //! group, so a thousand of them take no more memory than one group and the finished pictures.
@@ -22,25 +22,32 @@ const MAPS: usize = 4;
 pub struct Need {
     /// However many images are drawn.
     pub fixed: u64,
-    /// Of each image of a group.
+    /// Of each image of a group, or of each video.
     pub per_image: u64,
-    /// Images of a group.
+    /// Images of a group, or videos.
     pub at_once: usize,
 }
 
 impl Need {
-    /// What a model of these sizes needs.
+    /// What a model of these sizes needs for images.
     pub fn of(config: &VilaUConfig) -> Self {
+        Self::of_videos(config, 1)
+    }
+
+    /// What a model of these sizes needs for videos of `frames` frames.
+    pub fn of_videos(config: &VilaUConfig, frames: usize) -> Self {
         let (llm, depth) = (&config.llm, &config.vision_tower.rqtransformer);
         let [map, image] = pixels(config);
+        let positions = frames * depth.positions();
         let position = 2 * llm.kv_heads() * llm.head_dim(); // keys and values of a layer
-        let cache = (PROMPT + depth.positions()) * position * llm.num_hidden_layers;
+        let cache = (PROMPT + positions) * position * llm.num_hidden_layers;
         let codes = 2 * depth.depth() * depth.embed_dim * depth.head.n_layer;
         let hidden = 4 * llm.hidden_size + 3 * llm.intermediate_size;
         let logits = 4 * depth.vocab_size;
-        let features = depth.positions() * depth.input_embed_dim_1;
+        let features = positions * depth.input_embed_dim_1;
         // Features and pixels are held one by one and then together.
-        let per_image = ROWS * (cache + codes + hidden + logits) + 2 * features + 2 * image;
+        let per_image =
+            ROWS * (cache + codes + hidden + logits) + 2 * features + 2 * frames * image;
         // One more layer: its keys and values are copied to be multiplied.
         let prompt = ROWS * PROMPT * (hidden + position * (llm.num_hidden_layers + 1));
         let [fixed, per_image] =
@@ -98,5 +105,12 @@ mod tests {
             "{need:?}"
         );
         assert_eq!(need.at_once, 4);
+        // Of a video, 2,176 positions: 4.56 GB of keys and values, one at a time.
+        let need = Need::of_videos(&released::sizes("vila-u-7b-256").unwrap(), 8);
+        assert!(
+            (4_560..4_700).contains(&(need.per_image / 1_000_000)),
+            "{need:?}"
+        );
+        assert_eq!(need.at_once, 1);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod device_sampling;
 pub mod memory;
+pub mod reply;
 pub mod rows;
 pub mod sampling;
 pub mod text;

@@ -140,6 +140,22 @@ impl<'m> Rows<'m> {
         Self::new(self.llm, cache, padding, capacity)
     }
 
+    /// These rows and then those of `other`, all of them up to now, with room for `room` more positions.
+    pub fn beside(&self, other: &Self, room: usize) -> Self {
+        let filled = self.filled().max(other.filled());
+        let cache = self.cache.beside(&other.cache, filled + room);
+        let padding = [self, other].into_iter().flat_map(|rows| {
+            let before = filled - rows.filled();
+            rows.padding.iter().map(move |padding| before + padding)
+        });
+        Self::new(self.llm, cache, padding.collect(), filled + room)
+    }
+
+    /// Positions read so far, those of padding included.
+    pub fn filled(&self) -> usize {
+        self.cache.filled()
+    }
+
     /// Row numbers as a tensor on the model's device.
     pub fn indices(&self, rows: &[usize]) -> Tensor<1, Int> {
         let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();

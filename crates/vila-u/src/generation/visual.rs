@@ -34,7 +34,24 @@ pub struct VisualOptions {
     pub first: usize,
 }
 
+impl VisualOptions {
+    /// A usage error unless every number is in its range.
+    pub fn check(&self) -> Result<()> {
+        self.sampling.check()?;
+        match self.guidance.is_finite() {
+            true => Ok(()),
+            false => Err(Error::usage("the guidance must be a number")),
+        }
+    }
+
+    /// Whether every image is drawn twice, with its prompt and without.
+    pub fn guided(&self) -> bool {
+        self.guidance != 1.0
+    }
+}
+
 /// What was drawn.
+#[derive(Debug, Clone)]
 pub struct Drawing {
     /// `[n, frames, rows, columns, depth]`
     pub codes: Tensor<5, Int>,
@@ -81,46 +98,20 @@ pub fn draw(
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Drawing> {
-    options.sampling.check()?;
-    if !options.guidance.is_finite() {
-        return Err(Error::usage("the guidance must be a number"));
-    }
+    options.check()?;
     if prompts.is_empty() || frames == 0 {
         return Err(Error::usage(
             "there is nothing to draw: ask for at least one",
         ));
     }
     let total = frames.saturating_mul(model.image_tokens());
-    let guided = options.guidance != 1.0;
     let mut wanted: Vec<&[i64]> = prompts.iter().map(Vec::as_slice).collect();
-    if guided {
+    if options.guided() {
         wanted.extend(prompts.iter().map(|_| unconditional));
     }
-    let (mut rows, mut hidden) = read(model, &wanted, total - 1)?;
-
+    let (mut rows, hidden) = read(model, &wanted, total - 1)?;
     let mut drawer = Drawer::new(model, prompts.len(), options);
-    let mut features = Vec::with_capacity(total);
-    while features.len() < total {
-        let feature = drawer.visual_token(hidden)?;
-        features.push(feature.clone());
-        if features.len() == total || features.len().is_multiple_of(TOGETHER) {
-            drawer.check()?;
-        }
-        let progress = Progress {
-            done: features.len(),
-            total,
-            model,
-            features: &features,
-        };
-        if on_progress(&progress).is_break() {
-            return Err(Error::Interrupted);
-        }
-        if features.len() == total {
-            break;
-        }
-        let embeds = model.mm_projector.forward(feature);
-        hidden = rows.extend(drawer.both(embeds));
-    }
+    let features = drawer.tokens(&mut rows, hidden, total, on_progress)?;
     let codes = drawer.codes(frames);
     // Keys and values make room for the pixel decoder.
     drop(rows);
@@ -172,7 +163,7 @@ enum Choice {
 
 impl<'m> Drawer<'m> {
     pub(crate) fn new(model: &'m VilaU, n: usize, options: &VisualOptions) -> Self {
-        let guidance = Some(options.guidance).filter(|guidance| *guidance != 1.0);
+        let guidance = options.guided().then_some(options.guidance);
         let rows = if guidance.is_some() { 2 * n } else { n };
         let device = model.llm.device();
         let (sampling, seed) = (options.sampling, options.seed);
@@ -191,6 +182,40 @@ impl<'m> Drawer<'m> {
             cache: model.vision_tower.rqtransformer.cache(rows),
             codes: Vec::new(),
         }
+    }
+
+    /// Chooses `total` visual tokens, the first after `hidden` `[rows, hidden]`, and lets `rows` read all
+    /// but the last. Their features, each `[n, C]`.
+    pub(super) fn tokens(
+        &mut self,
+        rows: &mut Rows,
+        mut hidden: Tensor<2>,
+        total: usize,
+        on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Vec<Tensor<2>>> {
+        let mut features = Vec::with_capacity(total);
+        while features.len() < total {
+            let feature = self.visual_token(hidden)?;
+            features.push(feature.clone());
+            if features.len() == total || features.len().is_multiple_of(TOGETHER) {
+                self.check()?;
+            }
+            let progress = Progress {
+                done: features.len(),
+                total,
+                model: self.model,
+                features: &features,
+            };
+            if on_progress(&progress).is_break() {
+                return Err(Error::Interrupted);
+            }
+            if features.len() == total {
+                break;
+            }
+            let embeds = self.model.mm_projector.forward(feature);
+            hidden = rows.extend(self.both(embeds));
+        }
+        Ok(features)
     }
 
     /// The feature `[n, C]` of the next visual token, given the hidden states `[rows, hidden]`: `n`
@@ -256,7 +281,7 @@ impl<'m> Drawer<'m> {
     }
 
     /// All codes, `[n, frames, rows, columns, depth]`.
-    fn codes(self, frames: usize) -> Tensor<5, Int> {
+    pub(super) fn codes(self, frames: usize) -> Tensor<5, Int> {
         let [rows, columns] = self.model.grid();
         let depth = self.model.vision_tower.rqtransformer.depth();
         Tensor::stack::<2>(self.codes, 1).reshape([self.n, frames, rows, columns, depth])
@@ -264,7 +289,7 @@ impl<'m> Drawer<'m> {
 }
 
 /// Pixels `[n, frames, 3, H, W]` of the features of every position, each `[n, C]`.
-fn decode(model: &VilaU, features: &[Tensor<2>]) -> Tensor<5> {
+pub(super) fn decode(model: &VilaU, features: &[Tensor<2>]) -> Tensor<5> {
     let features = Tensor::stack::<3>(features.to_vec(), 1);
     let [n, positions, channels] = features.dims();
     let image = model.image_tokens();

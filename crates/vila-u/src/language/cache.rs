@@ -75,4 +75,32 @@ impl KvCache {
             length: self.length,
         }
     }
+
+    /// A cache with room for `capacity` positions: the rows of this one, then those of `other`. Both end
+    /// at the same position; a shorter one begins later, after zeros that are to be hidden as padding.
+    pub fn beside(&self, other: &Self, capacity: usize) -> Self {
+        let length = self.length.max(other.length);
+        let join = |(own, others): (&Tensor<4>, &Tensor<4>)| {
+            let [batch, heads, _, head_dim] = own.dims();
+            let [more, ..] = others.dims();
+            let shape = [batch + more, heads, capacity, head_dim];
+            let empty = Tensor::zeros(shape, (&own.device(), own.dtype()));
+            let places = [(own, self.length, 0), (others, other.length, batch)];
+            places
+                .into_iter()
+                .fold(empty, |joined, (part, filled, first)| {
+                    let [rows, ..] = part.dims();
+                    let rows = first..first + rows;
+                    let place = [rows, 0..heads, length - filled..length, 0..head_dim];
+                    joined.slice_assign(place, part.clone().narrow(2, 0, filled))
+                })
+        };
+        let layers = self.layers.iter().zip(&other.layers);
+        Self {
+            layers: layers
+                .map(|(own, others)| [join((&own[0], &others[0])), join((&own[1], &others[1]))])
+                .collect(),
+            length,
+        }
+    }
 }

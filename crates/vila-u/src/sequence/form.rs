@@ -14,7 +14,7 @@ use super::{Role, Sample};
 use crate::{
     Error, Result,
     text::{
-        IMAGE_PLACEHOLDER, Tokenizer,
+        IMAGE_PLACEHOLDER, Tokenizer, VIDEO_PLACEHOLDER,
         conversation::{
             IMAGE_END, IMAGE_START, Role as Speaker, Turn, VIDEO_END, VIDEO_START, segments,
             video_reply, wrap_images,
@@ -22,10 +22,7 @@ use crate::{
     },
 };
 
-/// Where a video goes in a text; `<image>` does as well.
-pub const VIDEO_PLACEHOLDER: &str = "<video>";
-
-/// Frames of a video that the model makes.
+/// Frames of a video, where a model's config names no other number.
 pub const VIDEO_FRAMES: usize = 8;
 
 /// Id of padding, which is also that of `<unk>`: the authors' code takes it out of training samples.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{IMAGE_PLACEHOLDER, strip};
+use super::{IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, strip};
 use crate::{Error, Result};
 
 const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
@@ -131,20 +131,74 @@ pub fn unconditional_prompt(reply: Reply, system: bool) -> Result<String> {
     generation_prompt(&[Turn::human("")], reply, system)
 }
 
-/// A question with its images: where it says `<image>`, or else first; a line ends after each.
-///
-/// `images`: how many; a video counts as that many frames. Errors when the question names another
-/// number of images.
+/// Something that is shown with a question, by its number among those of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Image(usize),
+    Video(usize),
+}
+
+/// A question about images alone; see [`question_about`].
 pub fn question(text: &str, images: usize) -> Result<String> {
-    let placeholder = format!("{IMAGE_PLACEHOLDER}\n");
-    match text.matches(IMAGE_PLACEHOLDER).count() {
-        0 => Ok(placeholder.repeat(images) + text),
-        named if named == images => Ok(text
-            .replace(&placeholder, IMAGE_PLACEHOLDER)
-            .replace(IMAGE_PLACEHOLDER, &placeholder)),
-        named => Err(Error::usage(format!(
-            "the question says {IMAGE_PLACEHOLDER} {named} times, and {images} images are given"
-        ))),
+    let (question, _) = question_about(text, images, 0, 0)?;
+    Ok(question)
+}
+
+/// A question with what it is about: each `<image>` and `<video>` stands for the next image or video.
+/// Those of a kind that the question does not place come first, images before videos. A line ends after
+/// each image and each of the `frames` frames of a video.
+///
+/// Also gives what is shown in the order in which it is read. Errors when the question names another
+/// number of images or videos.
+pub fn question_about(
+    text: &str,
+    images: usize,
+    videos: usize,
+    frames: usize,
+) -> Result<(String, Vec<Shown>)> {
+    let mut first = String::new();
+    for (placeholder, given, kind) in [
+        (IMAGE_PLACEHOLDER, images, "images"),
+        (VIDEO_PLACEHOLDER, videos, "videos"),
+    ] {
+        match text.matches(placeholder).count() {
+            0 => first += &placeholder.repeat(given),
+            named if named == given => {}
+            named => {
+                return Err(Error::usage(format!(
+                    "the question says {placeholder} {named} times, and {given} {kind} are given"
+                )));
+            }
+        }
+    }
+    let line = format!("{IMAGE_PLACEHOLDER}\n");
+    let (mut question, mut shown) = (String::new(), Vec::new());
+    let all = first + text;
+    let mut rest = all.as_str();
+    let (mut image, mut video) = (0, 0);
+    loop {
+        let next = [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER]
+            .into_iter()
+            .filter_map(|placeholder| Some((rest.find(placeholder)?, placeholder)))
+            .min();
+        let Some((at, placeholder)) = next else {
+            return Ok((question + rest, shown));
+        };
+        question += &rest[..at];
+        rest = &rest[at + placeholder.len()..];
+        rest = rest.strip_prefix('\n').unwrap_or(rest);
+        match placeholder {
+            IMAGE_PLACEHOLDER => {
+                question += &line;
+                shown.push(Shown::Image(image));
+                image += 1;
+            }
+            _ => {
+                question += &line.repeat(frames);
+                shown.push(Shown::Video(video));
+                video += 1;
+            }
+        }
     }
 }
 
@@ -193,6 +247,27 @@ mod tests {
         assert_eq!(question("<image>\nRed?", 1).unwrap(), "<image>\nRed?");
         assert!(question("Is <image> red?", 2).is_err());
         assert_eq!(question("Hello", 0).unwrap(), "Hello");
+        // Examples, and what is asked.
+        assert_eq!(
+            question("<image>1. <image>2. <image>", 3).unwrap(),
+            "<image>\n1. <image>\n2. <image>\n"
+        );
+    }
+
+    #[test]
+    fn videos_are_their_frames_and_stand_where_they_are_named() {
+        let (text, shown) = question_about("<video>Like <image>?", 1, 1, 2).unwrap();
+        assert_eq!(text, "<image>\n<image>\nLike <image>\n?");
+        assert_eq!(shown, [Shown::Video(0), Shown::Image(0)]);
+        let (text, shown) = question_about("Same?", 1, 2, 2).unwrap();
+        assert_eq!(text, "<image>\n".repeat(5) + "Same?");
+        assert_eq!(shown, [Shown::Image(0), Shown::Video(0), Shown::Video(1)]);
+        let (text, shown) = question_about("Is it <image>?", 1, 1, 2).unwrap();
+        assert_eq!(text, "<image>\n<image>\nIs it <image>\n?");
+        assert_eq!(shown, [Shown::Video(0), Shown::Image(0)]);
+        let error = question_about("<video> <video>", 0, 1, 8).unwrap_err();
+        assert!(error.to_string().contains("<video> 2 times, and 1 videos"));
+        assert!(question_about("<video>", 1, 0, 8).is_err());
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub use tokenizer::{IMAGE_ID, Tokenizer};
 /// Where an image or a video frame goes in a text.
 pub const IMAGE_PLACEHOLDER: &str = "<image>";
 
+/// Where a video goes in a text, in the place of its frames.
+pub const VIDEO_PLACEHOLDER: &str = "<video>";
+
 /// What parsing the content of a file gives, or the reason it is no such file (its path is added
 /// where it is known).
 type Parsed<T> = std::result::Result<T, String>;

@@ -115,6 +115,12 @@ impl Tokenizer {
         self.end
     }
 
+    /// Id of a token outside the learned vocabulary, such as the one that starts an image.
+    pub fn added(&self, text: &str) -> Option<i64> {
+        let mut added = self.added.iter();
+        added.find(|token| token.text == text).map(|token| token.id)
+    }
+
     /// Token ids of a plain text, `<s>` first. An image placeholder in it is ordinary text.
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let mut placed = vec![(self.begin, 0)];

@@ -34,7 +34,10 @@ pub fn config() -> VilaUConfig {
 }
 
 pub fn load(device: &Device) -> VilaU {
-    let config = config();
+    load_config(&config(), device)
+}
+
+pub fn load_config(config: &VilaUConfig, device: &Device) -> VilaU {
     let mut model = config.init(device);
     let path = |name: &str| folder().join("checkpoint").join(name);
     weights::load_into(&mut model.llm, &path("llm"), Part::Llm).unwrap();

@@ -11,6 +11,7 @@ mod losses;
 mod preprocess;
 mod prompts;
 mod quantizer;
+mod reply;
 mod sampling;
 mod score;
 mod sequence;

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use vila_u::{
     sequence::{Layout, Role, Sample, form},
     text::{
-        Tokenizer,
+        IMAGE_ID, Tokenizer,
         conversation::{self, Reply, Turn},
     },
     training::multimodal::Visual,
@@ -146,4 +146,39 @@ fn every_image_has_its_turn() {
     ] {
         assert_eq!(form::without_caption(&kept), kept);
     }
+}
+
+/// A reply of words and a picture: both are learnt, in the layout in which a reply is made.
+#[test]
+fn words_around_a_drawn_picture_carry_loss_as_it_does() {
+    let tokenizer = tokenizer();
+    let turns = turns("Make it red.", "Here: <image> It is red.");
+    let sample = form::chat(&tokenizer, &turns, 1, true).unwrap();
+    let asked = conversation::generation_prompt(&turns[..1], Reply::Text, true).unwrap();
+    let asked = tokenizer.encode_prompt(&asked);
+    let ids = sample.ids();
+    assert_eq!(ids[..asked.len()], asked);
+    let answer = &ids[asked.len()..];
+    let at = answer.iter().position(|&id| id == IMAGE_ID).unwrap();
+    let marker = |text| tokenizer.added(text).unwrap();
+    assert_eq!(answer[at - 1], marker(conversation::IMAGE_START));
+    assert_eq!(answer[at + 1], marker(conversation::IMAGE_END));
+    assert_eq!(tokenizer.decode(&answer[at + 2..]).trim(), "It is red.");
+
+    let layout = Layout::packed(&[sample], VISUAL_TOKENS, 2048, None);
+    let first = asked.len() - 1;
+    let visual: Vec<usize> = layout.visual_targets.iter().map(|t| t.from).collect();
+    let drawn = first + at;
+    assert_eq!(visual, (drawn..drawn + VISUAL_TOKENS).collect::<Vec<_>>());
+    // All words of the answer, the start and end tokens and </s> among them.
+    let text: Vec<usize> = layout.text_targets.iter().map(|t| t.from).collect();
+    let after = drawn + VISUAL_TOKENS..first + answer.len() + VISUAL_TOKENS - 1;
+    assert_eq!(text, (first..drawn).chain(after).collect::<Vec<_>>());
+
+    // The same of a video.
+    let turns = self::turns("Make it run.", "Here: <video> It runs.");
+    let sample = form::video_chat(&tokenizer, &turns, 2, true).unwrap();
+    assert_eq!(sample.images(), [Role::Target; 2]);
+    let layout = Layout::packed(&[sample], VISUAL_TOKENS, 2048, None);
+    assert_eq!(layout.visual_targets.len(), 2 * VISUAL_TOKENS);
 }

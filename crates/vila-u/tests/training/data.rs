@@ -7,8 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use image::codecs::gif::GifEncoder;
-use image::{Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use image::{ImageFormat, Rgb, RgbImage};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
 use parquet::file::writer::SerializedFileWriter;
@@ -17,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::{LANGUAGE, TOWER, assert_same_model, metrics, train};
 use vila_u::Error;
-use vila_u::training::inspect::inspect;
+use vila_u::media::video;
+use vila_u::training::inspect::{Inspected, inspect};
 use vila_u::training::recipe::Recipe;
 
 const SAID: [(&str, [u8; 3]); 4] = [
@@ -146,23 +146,19 @@ fn mmc4(folder: &Path) {
     write(&folder.join("docs_shard_2_v2.jsonl"), lines.join("\n"));
 }
 
-/// The CSV of OpenVid beside videos, which here are GIFs.
+/// The CSV of OpenVid beside videos, MP4s and GIFs.
 fn openvid(folder: &Path) {
     let mut csv =
         "video,caption,aesthetic score,motion score,temporal consistency score,camera motion,\
                    frame,fps,seconds\n"
             .to_string();
     for (n, (said, colour)) in SAID.iter().enumerate() {
-        let name = format!("celebv_{n}_0.gif");
-        let mut file = Vec::new();
-        let frame = |at: u8| {
-            let colour = Rgba([colour[0], colour[1], at * 20, 255]);
-            Frame::new(RgbaImage::from_pixel(16, 16, colour))
-        };
-        let mut encoder = GifEncoder::new(&mut file);
-        encoder.encode_frames((0..9).map(frame)).expect("a video");
-        drop(encoder);
-        write(&folder.join("video").join(&name), file);
+        let frame = |at: u8| RgbImage::from_pixel(16, 16, Rgb([colour[0], colour[1], at * 20]));
+        let frames: Vec<RgbImage> = (0..9).map(frame).collect();
+        let name = format!("celebv_{n}_0.{}", ["mp4", "gif"][n % 2]);
+        let path = folder.join("video").join(&name);
+        fs::create_dir_all(folder.join("video")).expect("a folder");
+        video::save(&path, &frames, video::RATE).expect("a video");
         csv += &format!(
             "{name},\"{}, and it changes\",5.2,3.6,0.99,static,9,25.0,0.36\n",
             said
@@ -485,6 +481,85 @@ fn mistakes_in_sources_are_named() {
         error.to_string().contains("weights of their own"),
         "{error}"
     );
+}
+
+/// Videos of both datasets that have them: what is seen of them, and those that cannot be.
+#[test]
+fn videos_are_read_from_mp4_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shades = |count: u8| {
+        let frame = |at: u8| RgbImage::from_pixel(16, 16, Rgb([at * 20; 3]));
+        (0..count).map(frame).collect::<Vec<_>>()
+    };
+    let save = |name: &str, count| {
+        let path = folder.path().join(name);
+        video::save(&path, &shades(count), video::RATE).expect("a video");
+        path
+    };
+    save("long.mp4", 12);
+    save("short.mp4", 3);
+    let cut = save("cut.mp4", 12);
+    let whole = fs::read(&cut).expect("a file");
+    // Its last bytes are those of the index, without which no frame is found.
+    fs::write(&cut, &whole[..whole.len() - 20]).expect("write");
+    let csv = "video,caption\ncut.mp4,grey\nlong.mp4,grey\nshort.mp4,grey\n";
+    write(&folder.path().join("a.csv"), csv);
+    let about = |video: &str, human: &str, assistant: &str| {
+        json!({"video": video, "conversations": [
+            {"from": "human", "value": human}, {"from": "gpt", "value": assistant},
+        ]})
+        .to_string()
+    };
+    let lines = [
+        about("long.mp4", "<video>\nWhat is it?", "grey"),
+        about("short.mp4", "Grey, please.", "Here: <video>"),
+    ];
+    write(&folder.path().join("a.jsonl"), lines.join("\n"));
+    let at = folder.path().display();
+    let source = |rest: &str| format!("{rest}\nfolder = \"{at}\"");
+    let openvid = source(&format!(
+        "format = \"openvid\"\npath = \"{at}/a.csv\"\nform = \"generation\""
+    ));
+    let llava = source(&format!("format = \"llava\"\npath = \"{at}/a.jsonl\""));
+    for (source, keys) in [(&openvid, ["long.mp4", "short.mp4"]), (&llava, ["1", "2"])] {
+        let path = folder.path().join("recipe.toml");
+        let text = language("sft", &[source]);
+        let text = format!(
+            "out = {:?}\n{}\n{text}",
+            folder.path().join("run"),
+            super::COMMON
+        );
+        write(&path, text.replace("OPTIMIZER", super::OPTIMIZER));
+        let tokenizers = format!("model.tokenizers={}", super::tokenizers().display());
+        let objective = "stages.0.objective";
+        let settings = [
+            init(),
+            tokenizers,
+            format!("{objective}.drop_caption=0.0"),
+            format!("{objective}.hide_visual=0.0"),
+        ];
+        let recipe = Recipe::load(&path, &settings).expect("a recipe");
+        let mut samples = inspect(&recipe, 9).expect("samples");
+        samples.sort_by(|a, b| a.key.cmp(&b.key));
+        let names: Vec<&str> = samples.iter().map(|sample| sample.key.as_str()).collect();
+        assert_eq!(names, keys);
+        let levels = |sample: &Inspected| -> Vec<u8> {
+            let level = |picture: &RgbImage| picture.get_pixel(5, 5)[0];
+            sample.pictures.iter().map(level).collect()
+        };
+        // floor(linspace(0, n - 2, 8)) of twelve frames; of three, all after five black ones.
+        for (sample, expected) in samples.iter().zip([
+            [0, 20, 40, 80, 100, 140, 160, 200_u8],
+            [0, 0, 0, 0, 0, 0, 20, 40],
+        ]) {
+            let levels = levels(sample);
+            let near = levels.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 4);
+            assert!(levels.len() == 8 && near, "{}: {levels:?}", sample.key);
+            let made = sample.pieces.iter().find(|piece| piece.text == "<image>");
+            let about = source == &llava && sample.key == "1";
+            assert_eq!(made.map(|piece| piece.loss), Some(!about), "{}", sample.key);
+        }
+    }
 }
 
 #[test]

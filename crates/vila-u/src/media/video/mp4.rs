@@ -1,0 +1,615 @@
+//! MP4 (ISO 14496-12) and QuickTime files, whole or in fragments: where the frames of the first H.264
+//! track lie, how they are turned and what their colours mean.
+//!
+//! A file is untrusted: sizes are checked against the file's before memory is taken, and nothing but
+//! boxes and frames is read.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use image::{DynamicImage, metadata::Orientation};
+use shiguredo_mp4::{
+    BoxHeader, BoxType, Decode,
+    aux::SampleTableAccessor,
+    bitstream::h264::{LengthSize, length_prefixed_to_annexb, parse_sps},
+    boxes::{AvccBox, HdlrBox, SampleEntry, TfhdBox, TrakBox, TrexBox, TrunBox},
+};
+
+use super::{
+    Found, Video,
+    h264::{Colours, Decoder},
+};
+use crate::{
+    Error, Result,
+    media::{Picture, read::check_size},
+};
+
+/// Larger indices are refused: hours of video have some megabytes.
+const LARGEST_INDEX: u64 = 64 << 20;
+/// Longer videos are refused: ten hours at 30 frames a second.
+const MOST_FRAMES: usize = 1 << 20;
+/// A frame with more bytes is none.
+const LARGEST_FRAME: u64 = 64 << 20;
+
+/// A video that can be decoded here, or what it is coded with.
+pub enum Opened {
+    H264(Box<Mp4>),
+    Other(String),
+}
+
+/// Where a coded frame lies in the file.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: u64,
+    size: u64,
+}
+
+pub struct Mp4 {
+    path: PathBuf,
+    file: File,
+    /// In the order they are decoded in.
+    places: Vec<Place>,
+    /// Frames before the first one that is shown: an edit list leaves them out.
+    hidden: usize,
+    /// SPS and PPS, with start codes.
+    parameters: Vec<u8>,
+    length_size: LengthSize,
+    orientation: Orientation,
+    colours: Colours,
+}
+
+/// Whether a file begins as MP4 files do.
+pub fn begins(head: &[u8]) -> bool {
+    const FIRST: [&[u8]; 7] = [
+        b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot",
+    ];
+    head.get(4..8).is_some_and(|name| FIRST.contains(&name))
+}
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// Reads the index of a file.
+pub fn open(path: &Path) -> Result<Opened> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let invalid = |reason| Error::invalid(path, reason);
+    let index = Index::read(&mut file, length).map_err(invalid)?;
+    let track = match index.track().map_err(invalid)? {
+        Ok(track) => track,
+        Err(codec) => return Ok(Opened::Other(codec)),
+    };
+    let avcc = &track.avcc;
+    let length_size = LengthSize::from_length_size_minus_one(avcc.length_size_minus_one.get());
+    let length_size = length_size.map_err(|error| invalid(format!("damaged: {error}")))?;
+    let sps = avcc.sps_list.first().ok_or("no parameters");
+    let sps = sps.and_then(|sps| parse_sps(sps).map_err(|_| "damaged parameters"));
+    let sps = sps.map_err(|reason| invalid(format!("its H.264 track has {reason}")))?;
+    check_size(sps.width.into(), sps.height.into()).map_err(invalid)?;
+    if sps.chroma_format_idc != 1 || sps.bit_depth_luma_minus8 > 0 {
+        let codec = "H.264 with more than 8 bits or other than 4:2:0 colours";
+        return Ok(Opened::Other(codec.into()));
+    }
+    let mut parameters = Vec::new();
+    for unit in avcc.sps_list.iter().chain(&avcc.pps_list) {
+        parameters.extend([0, 0, 0, 1]);
+        parameters.extend(unit);
+    }
+    let (mut places, hidden) = track.places(&index, &mut file, length).map_err(invalid)?;
+    // Of a file that is cut short, what is there.
+    let whole = |place: &Place| {
+        let end = place.offset.checked_add(place.size);
+        place.size <= LARGEST_FRAME && end.is_some_and(|end| end <= length)
+    };
+    places.truncate(
+        places
+            .iter()
+            .position(|p| !whole(p))
+            .unwrap_or(places.len()),
+    );
+    if places.len() > MOST_FRAMES {
+        return Err(invalid(format!(
+            "more than {MOST_FRAMES} frames: cut the video"
+        )));
+    }
+    Ok(Opened::H264(Box::new(Mp4 {
+        path: path.into(),
+        file,
+        places,
+        hidden,
+        parameters,
+        length_size,
+        orientation: orientation(&track.trak.tkhd_box.matrix),
+        colours: track.colours,
+    })))
+}
+
+impl Video for Box<Mp4> {
+    fn total(&mut self) -> Result<usize> {
+        Ok(self.places.len().saturating_sub(self.hidden))
+    }
+
+    /// Decodes from the first frame to the last one wanted. Frames that cannot be decoded are not there.
+    fn read(&mut self, wanted: &[usize]) -> Result<Found> {
+        let failed = |reason| Error::invalid(&self.path, reason);
+        let mut decoder = Decoder::new(self.colours).map_err(failed)?;
+        // Parameters are checked when the first frame needs them.
+        let _ = decoder.decode(&self.parameters);
+        let mut found = Vec::with_capacity(wanted.len());
+        let mut shown = 0;
+        let mut bytes = Vec::new();
+        for place in &self.places {
+            bytes.resize(place.size as usize, 0);
+            self.file
+                .seek(SeekFrom::Start(place.offset))
+                .and_then(|_| self.file.read_exact(&mut bytes))
+                .map_err(Error::io(&self.path))?;
+            let Ok(units) = length_prefixed_to_annexb(&bytes, self.length_size) else {
+                continue;
+            };
+            let Some(frame) = decoder.decode(&units) else {
+                continue;
+            };
+            if wanted.get(found.len()).map(|index| index + self.hidden) == Some(shown) {
+                found.push(self.picture(frame.rgb()));
+            }
+            shown += 1;
+            if found.len() == wanted.len() {
+                return Ok(Found::All(found));
+            }
+        }
+        for frame in decoder.rest() {
+            if wanted.get(found.len()).map(|index| index + self.hidden) == Some(shown) {
+                found.push(self.picture(frame.rgb()));
+            }
+            shown += 1;
+        }
+        Ok(match found.len() == wanted.len() {
+            true => Found::All(found),
+            false => Found::Only(shown.saturating_sub(self.hidden)),
+        })
+    }
+}
+
+impl Mp4 {
+    fn picture(&self, frame: image::RgbImage) -> Picture {
+        let mut image = DynamicImage::from(frame);
+        image.apply_orientation(self.orientation);
+        Picture::Rgb(image.into_rgb8())
+    }
+}
+
+/// The boxes that say where everything is.
+struct Index {
+    /// Content of `moov`.
+    moov: Vec<u8>,
+    /// Place of every `moof`.
+    fragments: Vec<Place>,
+}
+
+/// The track that is shown.
+struct Track {
+    trak: TrakBox,
+    avcc: AvccBox,
+    colours: Colours,
+}
+
+impl Index {
+    /// Finds the boxes on the highest level of the file.
+    fn read(file: &mut File, length: u64) -> Parsed<Self> {
+        let (mut moov, mut fragments, mut at) = (None, Vec::new(), 0);
+        while at < length {
+            let header = read(
+                file,
+                Place {
+                    offset: at,
+                    size: 32.min(length - at),
+                },
+            )?;
+            let Ok((header, head)) = BoxHeader::decode(&header) else {
+                break;
+            };
+            let size = match header.box_size.get() {
+                0 => length - at,
+                size => size,
+            };
+            let place = Place { offset: at, size };
+            let cut = size > length - at;
+            match header.box_type {
+                BoxType::Normal(kind) if &kind == b"moov" && moov.is_none() => {
+                    if cut {
+                        break;
+                    }
+                    moov = Some(read(file, place)?.split_off(head));
+                }
+                BoxType::Normal(kind) if &kind == b"moof" && !cut => fragments.push(place),
+                _ => {}
+            }
+            at = at.saturating_add(size);
+        }
+        let moov = moov.ok_or(
+            "cut short: it has no index of its frames (`moov`), without which nothing can be read; get the whole file",
+        )?;
+        Ok(Self { moov, fragments })
+    }
+
+    /// The first H.264 track, or else what the first video track is coded with.
+    fn track(&self) -> Parsed<std::result::Result<Track, String>> {
+        let mut other = None;
+        for (kind, _, whole) in boxes(&self.moov) {
+            let trak = match &kind {
+                b"trak" => TrakBox::decode(whole),
+                _ => continue,
+            };
+            // What a box of an unusual layout means, only its writer knows.
+            let Ok((trak, _)) = trak else {
+                other.get_or_insert("an MP4 of an unusual layout".to_string());
+                continue;
+            };
+            let media = &trak.mdia_box;
+            if media.hdlr_box.handler_type != HdlrBox::HANDLER_TYPE_VIDE {
+                continue;
+            }
+            match media.minf_box.stbl_box.stsd_box.entries.first() {
+                Some(SampleEntry::Avc1(entry)) => {
+                    let colour = entry.unknown_boxes.iter();
+                    let mut colour = colour.filter(|b| b.box_type == BoxType::Normal(*b"colr"));
+                    let colours = colour.next().map(|colour| Colours::of(&colour.payload));
+                    return Ok(Ok(Track {
+                        avcc: entry.avcc_box.clone(),
+                        colours: colours.unwrap_or_default(),
+                        trak,
+                    }));
+                }
+                Some(entry) => drop(other.insert(codec(entry))),
+                None => {}
+            }
+        }
+        match other {
+            Some(codec) => Ok(Err(codec)),
+            None => Err("no video in this file".into()),
+        }
+    }
+}
+
+impl Track {
+    /// Where its frames lie, in the order of decoding, and how many of them come before what is shown.
+    fn places(&self, index: &Index, file: &mut File, length: u64) -> Parsed<(Vec<Place>, usize)> {
+        let damaged = |error: &dyn std::fmt::Display| format!("damaged: {error}");
+        let stbl = &self.trak.mdia_box.minf_box.stbl_box;
+        let table = SampleTableAccessor::new(stbl).map_err(|error| damaged(&error))?;
+        if table.sample_count() as usize > MOST_FRAMES {
+            return Err(format!("more than {MOST_FRAMES} frames: cut the video"));
+        }
+        let mut places = Vec::new();
+        let mut hidden = 0;
+        let start = self.start();
+        for sample in table.samples() {
+            places.push(Place {
+                offset: sample.data_offset(),
+                size: sample.data_size().into(),
+            });
+            let shown = i128::from(sample.timestamp())
+                + i128::from(sample.composition_time_offset().unwrap_or(0));
+            hidden += usize::from(shown < start.into());
+        }
+        for fragment in &index.fragments {
+            let bytes = read(file, *fragment)?;
+            let defaults = index.defaults(self.trak.tkhd_box.track_id);
+            self.fragment(&bytes, fragment.offset, defaults, &mut places)?;
+            let end = places
+                .last()
+                .map_or(0, |place| place.offset.saturating_add(place.size));
+            if places.len() > MOST_FRAMES || end > length {
+                break;
+            }
+        }
+        Ok((places, hidden))
+    }
+
+    /// When what is shown begins, in the track's time: the start of the first edit that is not a pause.
+    fn start(&self) -> i64 {
+        let edits = self.trak.edts_box.as_ref();
+        let edits = edits.and_then(|edits| edits.elst_box.as_ref());
+        let mut edits = edits.iter().flat_map(|list| &list.entries);
+        let first = edits.find(|edit| edit.media_time >= 0);
+        first.map_or(i64::MIN, |edit| edit.media_time)
+    }
+
+    /// Adds the frames of a `moof` that begins at `offset`.
+    fn fragment(
+        &self,
+        moof: &[u8],
+        offset: u64,
+        default: u32,
+        places: &mut Vec<Place>,
+    ) -> Parsed<()> {
+        let damaged = |error: shiguredo_mp4::Error| format!("damaged: {error}");
+        let content = |bytes| {
+            boxes(bytes)
+                .next()
+                .map_or(&[][..], |(_, content, _)| content)
+        };
+        // Where nothing else is said, data goes on where that of the run before ended.
+        let mut at = offset;
+        for (kind, traf, _) in boxes(content(moof)) {
+            if &kind != b"traf" {
+                continue;
+            }
+            let mut header = None;
+            for (kind, run, whole) in boxes(traf) {
+                match &kind {
+                    b"tfhd" => {
+                        let (tfhd, _) = TfhdBox::decode(whole).map_err(damaged)?;
+                        match (tfhd.base_data_offset, tfhd.default_base_is_moof) {
+                            (Some(base), _) => at = base,
+                            (None, true) => at = offset,
+                            (None, false) => {}
+                        }
+                        header = Some((tfhd, at));
+                    }
+                    b"trun" => {
+                        let Some((tfhd, base)) = &header else {
+                            return Err("damaged: frames without a header".into());
+                        };
+                        let count = run.get(4..8).and_then(|count| count.first_chunk());
+                        let count = count.map_or(0, |count| u32::from_be_bytes(*count));
+                        if count as usize > MOST_FRAMES {
+                            return Err(format!("more than {MOST_FRAMES} frames: cut the video"));
+                        }
+                        let (run, _) = TrunBox::decode(whole).map_err(damaged)?;
+                        if let Some(from) = run.data_offset {
+                            at = base.saturating_add_signed(from.into());
+                        }
+                        for sample in run.samples {
+                            let size = sample.size.or(tfhd.default_sample_size).unwrap_or(default);
+                            let size = u64::from(size);
+                            if tfhd.track_id == self.trak.tkhd_box.track_id {
+                                places.push(Place { offset: at, size });
+                            }
+                            at = at.saturating_add(size);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Index {
+    /// Bytes of a frame in a fragment that does not say.
+    fn defaults(&self, track: u32) -> u32 {
+        let mvex = boxes(&self.moov).filter(|(kind, ..)| kind == b"mvex");
+        let trex = mvex.flat_map(|(_, content, _)| boxes(content));
+        let trex = trex.filter_map(|(_, _, whole)| Some(TrexBox::decode(whole).ok()?.0));
+        let mut own = trex.filter(|trex| trex.track_id == track);
+        own.next().map_or(0, |trex| trex.default_sample_size)
+    }
+}
+
+/// The boxes that stand one after the other: kind, content and all of it.
+fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            let (header, head) = BoxHeader::decode(bytes).ok()?;
+            let size = match header.box_size.get() {
+                0 => bytes.len(),
+                size => usize::try_from(size).ok()?,
+            };
+            let whole = bytes.get(..size)?;
+            bytes = &bytes[size..];
+            if let BoxType::Normal(kind) = header.box_type {
+                return Some((kind, whole.get(head..)?, whole));
+            }
+        }
+    })
+}
+
+fn read(file: &mut File, place: Place) -> Parsed<Vec<u8>> {
+    if place.size > LARGEST_INDEX {
+        return Err("damaged: its index is larger than 64 MiB".into());
+    }
+    let mut bytes = vec![0; place.size as usize];
+    file.seek(SeekFrom::Start(place.offset))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(bytes)
+}
+
+/// What people call the codec of a track.
+fn codec(entry: &SampleEntry) -> String {
+    match entry {
+        SampleEntry::Hev1(_) | SampleEntry::Hvc1(_) => "HEVC (H.265)".into(),
+        SampleEntry::Vp08(_) => "VP8".into(),
+        SampleEntry::Vp09(_) => "VP9".into(),
+        SampleEntry::Av01(_) => "AV1".into(),
+        SampleEntry::Unknown(unknown) => {
+            let name = String::from_utf8_lossy(unknown.box_type.as_bytes());
+            let name = name.trim().replace(|c: char| !c.is_ascii_graphic(), "?");
+            format!("codec {name:?}")
+        }
+        _ => "a codec that is not for video".into(),
+    }
+}
+
+/// The turn and flip that a track's matrix `[a b u; c d v; x y w]` is.
+fn orientation(matrix: &[i32; 9]) -> Orientation {
+    match [matrix[0], matrix[1], matrix[3], matrix[4]].map(i32::signum) {
+        [0, 1, -1, 0] => Orientation::Rotate90,
+        [-1, 0, 0, -1] => Orientation::Rotate180,
+        [0, -1, 1, 0] => Orientation::Rotate270,
+        [-1, 0, 0, 1] => Orientation::FlipHorizontal,
+        [1, 0, 0, -1] => Orientation::FlipVertical,
+        [0, 1, 1, 0] => Orientation::Rotate90FlipH,
+        [0, -1, -1, 0] => Orientation::Rotate270FlipH,
+        _ => Orientation::NoTransforms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use image::Rgb;
+
+    use super::super::{
+        Rule, frames,
+        tests::{levels, sample},
+    };
+    use super::*;
+
+    /// Frame `n` of the samples is grey with luma 40 + 14 n, and white in its top left quarter.
+    fn grey(n: u32) -> u8 {
+        ((40.0 + 14.0 * f64::from(n) - 16.0) * 255.0 / 219.0).round() as u8
+    }
+
+    #[track_caller]
+    fn assert_frames(path: &Path, expected: &[u32]) {
+        let seen = levels(&frames(path, expected.len(), Rule::Inference).unwrap());
+        assert_eq!(seen.len(), expected.len());
+        for (seen, n) in seen.iter().zip(expected) {
+            assert!(
+                seen.abs_diff(grey(*n)) <= 2,
+                "{seen} is not frame {n}: {path:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn frames_come_in_the_order_they_are_shown_in() {
+        let all: Vec<u32> = (0..12).collect();
+        for name in [
+            "baseline.mp4",
+            "bframes.mp4",
+            "fragmented.mp4",
+            "fragments_old.mp4",
+        ] {
+            assert_frames(&sample(name), &all);
+        }
+        // The sound is the first track.
+        assert_frames(&sample("audio.mp4"), &all[..6]);
+        // Frames are counted, whatever the time between them.
+        assert_frames(&sample("vfr.mp4"), &[0, 1, 2, 4, 5, 8, 11]);
+        // Cut by an edit list, which keeps what is needed to decode.
+        assert_frames(&sample("trimmed.mp4"), &all[5..]);
+    }
+
+    #[test]
+    fn some_frames_are_chosen_by_either_rule() {
+        let seen = |rule| levels(&frames(&sample("bframes.mp4"), 4, rule).unwrap());
+        for (rule, expected) in [
+            (Rule::Inference, [0, 4, 7, 11]),
+            (Rule::Training, [0, 3, 6, 10]),
+        ] {
+            let apart = seen(rule).into_iter().zip(expected);
+            for (seen, n) in apart {
+                assert!(
+                    seen.abs_diff(grey(n)) <= 2,
+                    "{rule:?}: {seen} is not frame {n}"
+                );
+            }
+        }
+        let all = levels(&frames(&sample("odd.mp4"), 6, Rule::Training).unwrap());
+        assert_eq!(all[..2], [0, 0], "two of six are black");
+        assert!(all[2].abs_diff(grey(0)) <= 2 && all[5].abs_diff(grey(3)) <= 2);
+    }
+
+    #[test]
+    fn frames_are_upright_and_have_their_size() {
+        let one = |name| {
+            frames(&sample(name), 1, Rule::Inference)
+                .unwrap()
+                .remove(0)
+                .rgb()
+        };
+        let plain = one("baseline.mp4");
+        assert_eq!(plain.dimensions(), (48, 32));
+        assert!(plain.get_pixel(2, 2)[0] > 250 && plain.get_pixel(2, 29)[0] < 40);
+        let turned = one("rotated.mp4");
+        assert_eq!(turned.dimensions(), (32, 48));
+        assert!(turned.get_pixel(2, 45)[0] > 250 && turned.get_pixel(2, 2)[0] < 40);
+        // No multiple of the 16 pixels that are coded together.
+        assert_eq!(one("odd.mp4").dimensions(), (50, 38));
+    }
+
+    #[test]
+    fn colours_are_what_the_file_says_they_are() {
+        let red = frames(&sample("bt709.mp4"), 1, Rule::Inference)
+            .unwrap()
+            .remove(0)
+            .rgb();
+        let Rgb([r, g, b]) = *red.get_pixel(9, 9);
+        assert!(r > 248 && g < 6 && b < 6, "{r} {g} {b}");
+    }
+
+    #[test]
+    fn turns_and_flips_are_told_from_the_matrix() {
+        let turn = |[a, b, c, d]: [i32; 4]| {
+            let unit = 1 << 16;
+            orientation(&[a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30])
+        };
+        assert_eq!(turn([1, 0, 0, 1]), Orientation::NoTransforms);
+        assert_eq!(turn([0, 1, -1, 0]), Orientation::Rotate90);
+        assert_eq!(turn([-1, 0, 0, -1]), Orientation::Rotate180);
+        assert_eq!(turn([0, -1, 1, 0]), Orientation::Rotate270);
+        assert_eq!(turn([-1, 0, 0, 1]), Orientation::FlipHorizontal);
+    }
+
+    /// What is there of a file that is cut short is seen; one without an index says so.
+    #[test]
+    fn files_that_are_cut_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.mp4");
+        let whole = fs::read(sample("baseline.mp4")).unwrap();
+        let mut lengths = std::collections::HashSet::new();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            match frames(&path, 1 << 8, Rule::Inference) {
+                Ok(seen) => {
+                    let mut seen = levels(&seen);
+                    seen.dedup();
+                    lengths.insert(seen.len());
+                    assert!(seen[0].abs_diff(grey(0)) <= 2);
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("cut.mp4"), "{error}");
+                    assert!(!error.to_string().contains('\n'), "{error}");
+                }
+            }
+        }
+        let mut lengths: Vec<usize> = lengths.into_iter().collect();
+        lengths.sort();
+        assert_eq!(lengths, (1..12).collect::<Vec<_>>());
+        // Its index is at the end.
+        let whole = fs::read(sample("bframes.mp4")).unwrap();
+        fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        let error = frames(&path, 8, Rule::Inference).unwrap_err().to_string();
+        assert!(
+            error.contains("cut short") && error.contains("whole file"),
+            "{error}"
+        );
+    }
+
+    /// Any byte may be wrong: frames come out or an error, and soon.
+    #[test]
+    fn damaged_files_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("damaged.mp4");
+        for name in ["bframes.mp4", "fragmented.mp4"] {
+            let whole = fs::read(sample(name)).unwrap();
+            for at in (0..whole.len()).step_by(23) {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 0xff;
+                fs::write(&path, &bytes).unwrap();
+                if let Err(error) = frames(&path, 3, Rule::Inference) {
+                    assert!(!error.to_string().contains('\n'), "{error}");
+                }
+            }
+        }
+    }
+}

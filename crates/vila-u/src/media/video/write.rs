@@ -1,0 +1,294 @@
+//! Frames -> video files: MP4 with H.264, animated GIF, animated WebP without loss, or a folder of PNGs.
+
+use std::{fs, io::Cursor, num::NonZeroU32, path::Path};
+
+use image::{
+    DynamicImage, Frame, ImageFormat, RgbImage,
+    codecs::gif::{GifEncoder, Repeat},
+};
+use shiguredo_mp4::{
+    TrackKind,
+    bitstream::h264::{
+        H264NalUnitType, H264SampleEntryConfig, LengthSize, build_avc1_box_from_annexb,
+        parse_annexb_nal_units,
+    },
+    boxes::SampleEntry,
+    mux::{Mp4FileMuxer, Sample},
+};
+
+use super::h264::{Coded, encode};
+use crate::{Error, Result, atomic, media::save_png};
+
+/// Frames a second of what a model draws, where nobody asks for another rate: the 8 frames of a video
+/// stand for a scene of some seconds.
+pub const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(3);
+
+/// What a name says a video is to be written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Mp4,
+    Gif,
+    WebP,
+    /// 0000.png, 0001.png, ... in a folder.
+    Frames,
+}
+
+impl Output {
+    /// By the ending of the name; without one, a folder. A usage error for any other ending.
+    pub fn of(path: &Path) -> Result<Self> {
+        let Some(ending) = path.extension().filter(|_| !path.is_dir()) else {
+            return Ok(Self::Frames);
+        };
+        match ending.to_string_lossy().to_ascii_lowercase().as_str() {
+            "mp4" => Ok(Self::Mp4),
+            "gif" => Ok(Self::Gif),
+            "webp" => Ok(Self::WebP),
+            _ => Err(Error::usage(format!(
+                "{}: videos are written as .mp4, .gif, .webp or into a folder of frames, whose name has no ending",
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// Writes a video of frames of one size, `rate` of them a second; on any failure files are as they
+/// were. The last row and column of an MP4 of odd size are written twice, as its chroma needs.
+///
+/// Errors for a name that [`Output::of`] refuses, for no frames, and when the file cannot be written.
+pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
+    let output = Output::of(path)?;
+    let Some(first) = frames.first() else {
+        return Err(Error::usage("a video needs at least one frame"));
+    };
+    if frames
+        .iter()
+        .any(|frame| frame.dimensions() != first.dimensions())
+    {
+        return Err(Error::usage("the frames of a video must be of one size"));
+    }
+    let failed = |error: String| Error::invalid(path, format!("cannot be written: {error}"));
+    let bytes = match output {
+        Output::Mp4 => mp4(frames, rate),
+        Output::Gif => gif(frames, rate),
+        Output::WebP => webp(frames, rate),
+        Output::Frames => return save_frames(path, frames),
+    };
+    atomic::write(path, &bytes.map_err(failed)?)
+}
+
+fn save_frames(folder: &Path, frames: &[RgbImage]) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    for (index, frame) in frames.iter().enumerate() {
+        save_png(&folder.join(format!("{index:04}.png")), frame)?;
+    }
+    Ok(())
+}
+
+type Written = std::result::Result<Vec<u8>, String>;
+
+fn mp4(frames: &[RgbImage], rate: NonZeroU32) -> Written {
+    let coded = encode(frames, rate.get()).map_err(|error| error.to_string())?;
+    packed(&coded, rate).map_err(|error| error.to_string())
+}
+
+/// The coded frames in one file.
+fn packed(
+    coded: &[Coded],
+    rate: NonZeroU32,
+) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let length_size = LengthSize::FourBytes;
+    let mut muxer = Mp4FileMuxer::new()?;
+    let mut file = muxer.initial_boxes_bytes().to_vec();
+    for (index, frame) in coded.iter().enumerate() {
+        let entry = match index {
+            0 => {
+                let config = H264SampleEntryConfig { length_size };
+                Some(SampleEntry::Avc1(build_avc1_box_from_annexb(
+                    &frame.units,
+                    &config,
+                )?))
+            }
+            _ => None,
+        };
+        let data_offset = file.len() as u64;
+        for unit in parse_annexb_nal_units(&frame.units)? {
+            // The parameters are in the entry.
+            if !matches!(
+                unit.nal_unit_type,
+                H264NalUnitType::Sps | H264NalUnitType::Pps
+            ) {
+                file.extend((unit.data.len() as u32).to_be_bytes());
+                file.extend(unit.data);
+            }
+        }
+        muxer.append_sample(&Sample {
+            track_kind: TrackKind::Video,
+            sample_entry: entry,
+            keyframe: frame.key,
+            timescale: rate,
+            duration: 1,
+            composition_time_offset: None,
+            data_offset,
+            data_size: file.len() - data_offset as usize,
+        })?;
+    }
+    for (offset, bytes) in muxer.finalize()?.offset_and_bytes_pairs() {
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        file.resize(file.len().max(end), 0);
+        file[start..end].copy_from_slice(bytes);
+    }
+    Ok(file)
+}
+
+/// A palette for every frame; GIFs count time in hundredths of a second.
+fn gif(frames: &[RgbImage], rate: NonZeroU32) -> Written {
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut bytes, 1);
+    let delay = image::Delay::from_numer_denom_ms(1000, rate.get());
+    let frame = |frame: &RgbImage| {
+        let image = DynamicImage::from(frame.clone()).into_rgba8();
+        Frame::from_parts(image, 0, 0, delay)
+    };
+    encoder
+        .set_repeat(Repeat::Infinite)
+        .and_then(|()| encoder.encode_frames(frames.iter().map(frame)))
+        .map_err(|error| error.to_string())?;
+    drop(encoder);
+    Ok(bytes)
+}
+
+/// The still WebP images of the frames in the container of an animation (WebP Container
+/// Specification, "Animation").
+fn webp(frames: &[RgbImage], rate: NonZeroU32) -> Written {
+    let [width, height] = match frames.first() {
+        Some(frame) => [frame.width(), frame.height()],
+        None => return Err("no frames".into()),
+    };
+    if width.max(height) > 1 << 14 {
+        return Err(format!("{width} x {height} pixels are too many for WebP"));
+    }
+    let u24 = |value: u32| [value as u8, (value >> 8) as u8, (value >> 16) as u8];
+    let mut content = b"WEBP".to_vec();
+    let animated = [2, 0, 0, 0]; // bit 1 of the flags
+    let canvas = [u24(width - 1), u24(height - 1)].concat();
+    chunk(&mut content, b"VP8X", &[&animated[..], &canvas].concat());
+    // Background, and how often it is played: without end.
+    chunk(&mut content, b"ANIM", &[0; 6]);
+    let moment = |index: usize| (index as u64 * 1000 / u64::from(rate.get())) as u32;
+    for (index, frame) in frames.iter().enumerate() {
+        let mut still = Cursor::new(Vec::new());
+        frame
+            .write_to(&mut still, ImageFormat::WebP)
+            .map_err(|error| error.to_string())?;
+        let still = still.into_inner();
+        let image = still.get(12..).ok_or("no image")?; // after "RIFF", a length and "WEBP"
+        let place = [u24(0), u24(0)].concat();
+        let size = [u24(width - 1), u24(height - 1)].concat();
+        let duration = u24(moment(index + 1) - moment(index));
+        let replaces = 2; // the frame before, rather than being blended with it
+        let frame = [&place, &size, &duration[..], &[replaces], image].concat();
+        chunk(&mut content, b"ANMF", &frame);
+    }
+    let mut file = Vec::new();
+    chunk(&mut file, b"RIFF", &content);
+    Ok(file)
+}
+
+/// Adds a chunk of RIFF: name, length, content, and a byte where that is odd.
+fn chunk(file: &mut Vec<u8>, name: &[u8; 4], content: &[u8]) {
+    file.extend(name);
+    file.extend((content.len() as u32).to_le_bytes());
+    file.extend(content);
+    file.extend(std::iter::repeat_n(0, content.len() % 2));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use image::Rgb;
+
+    use super::{
+        super::{Rule, frames},
+        *,
+    };
+
+    /// A red square on blue that moves to the right.
+    fn scene(width: u32, height: u32) -> Vec<RgbImage> {
+        let frame = |index: u32| {
+            RgbImage::from_fn(width, height, |x, y| {
+                match (4 * index..4 * index + 12).contains(&x) && (8..20).contains(&y) {
+                    true => Rgb([220, 30, 40]),
+                    false => Rgb([30, 60, 200]),
+                }
+            })
+        };
+        (0..8).map(frame).collect()
+    }
+
+    fn written(name: &str, frames_in: &[RgbImage]) -> Vec<RgbImage> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        save(&path, frames_in, RATE).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 1, "something else was written");
+        let frames = frames(&path, frames_in.len(), Rule::Inference).unwrap();
+        frames.iter().map(|frame| frame.rgb()).collect()
+    }
+
+    /// Mean difference of values.
+    fn apart(a: &RgbImage, b: &RgbImage) -> f64 {
+        let differences = a
+            .iter()
+            .zip(b.iter())
+            .map(|(a, b)| f64::from(a.abs_diff(*b)));
+        differences.sum::<f64>() / a.len() as f64
+    }
+
+    #[test]
+    fn what_is_written_is_seen_again() {
+        let scene = scene(64, 48);
+        for name in ["a.webp", "folder"] {
+            assert_eq!(written(name, &scene), scene, "{name}");
+        }
+        for (name, most) in [("a.mp4", 1.5), ("a.gif", 1.0)] {
+            let seen = written(name, &scene);
+            assert_eq!(seen.len(), 8);
+            for (seen, frame) in seen.iter().zip(&scene) {
+                let apart = apart(seen, frame);
+                assert!(apart < most, "{name}: {apart}");
+            }
+            // Each frame is nearer to its own than to the one before it.
+            assert!(apart(&seen[5], &scene[5]) < apart(&seen[5], &scene[4]));
+        }
+    }
+
+    #[test]
+    fn the_last_row_and_column_of_odd_sizes_are_repeated() {
+        let scene = scene(33, 21);
+        let seen = written("odd.mp4", &scene);
+        assert_eq!(seen[0].dimensions(), (34, 22));
+        let inner = image::imageops::crop_imm(&seen[3], 0, 0, 33, 21).to_image();
+        assert!(apart(&inner, &scene[3]) < 4.0);
+        assert_eq!(written("odd.webp", &scene), scene);
+    }
+
+    #[test]
+    fn the_name_says_what_is_written() {
+        let of = |name: &str| Output::of(Path::new(name));
+        assert_eq!(of("a/b.MP4").unwrap(), Output::Mp4);
+        assert_eq!(of("b.gif").unwrap(), Output::Gif);
+        assert_eq!(of("b.webp").unwrap(), Output::WebP);
+        assert_eq!(of("a/b").unwrap(), Output::Frames);
+        for name in ["a.avi", "a.png", "a."] {
+            let error = of(name).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)), "{name}");
+            assert!(error.to_string().contains(".mp4"), "{error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/a.mp4");
+        assert!(save(&path, &scene(16, 16), RATE).is_err());
+        assert!(save(&path, &[], RATE).is_err());
+        let two = [RgbImage::new(2, 2), RgbImage::new(4, 4)];
+        assert!(save(Path::new("a.gif"), &two, RATE).is_err());
+    }
+}
