@@ -10,6 +10,7 @@ pub mod multimodal;
 mod prefetch;
 mod reading;
 pub mod recipe;
+mod recompute;
 pub mod run;
 mod schedule;
 mod seen;

@@ -7,7 +7,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::format::{TowerFormat, VilaUFormat};
+use super::format::{Adapters, TowerFormat, VilaUFormat};
 use super::recipe::{Config, Recipe};
 use crate::checkpoint::{self, Files, Source, files::Bytes};
 use crate::data::nano;
@@ -119,11 +119,20 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
             )));
         }
         let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
+        let mut model = loaded.model;
+        let adapters = recipe.lora.as_ref().map(|lora| Adapters {
+            config: lora.config(),
+            base: init.to_string(),
+        });
+        if let Some(Adapters { config, .. }) = &adapters {
+            model.llm = model.llm.adapted(config, device);
+        }
         let format = VilaUFormat {
             config: loaded.config,
             files,
+            adapters,
         };
-        return Ok((format, loaded.model, loaded.tokenizer));
+        return Ok((format, model, loaded.tokenizer));
     }
     let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
     let config = new_language(recipe, tower.config, tower.siglip)?;
@@ -141,8 +150,12 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
             }
         }
     }
-    let files = Files::memory("recipe", contents);
-    Ok((VilaUFormat { config, files }, model, tokenizer))
+    let format = VilaUFormat {
+        config,
+        files: Files::memory("recipe", contents),
+        adapters: None,
+    };
+    Ok((format, model, tokenizer))
 }
 
 /// What samples of a language model's run are made with: its sizes and its tokenizer.

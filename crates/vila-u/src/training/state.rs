@@ -7,10 +7,12 @@
 //! out/samples/step-00001000.png           sample sheets
 //! out/checkpoints/step-00001000/          the last two checkpoints
 //!     model/                              the model in the released layout, f32
+//!     adapter/                            with LoRA, the adapters of that model, in PEFT's files
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           where the data is gone on with
 //! out/skipped.jsonl                       records that could not be used, and why
 //! out/model/                              the finished model
+//! out/adapter/                            with LoRA, what was merged into it
 //! ```
 //!
 //! A checkpoint is written beside its place and then renamed: it is there as a whole or not at all.

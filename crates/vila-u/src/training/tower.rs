@@ -182,6 +182,7 @@ impl TowerObjective {
         Losses {
             total: contrastive.clone(),
             parts: vec![("contrastive", contrastive)],
+            recomputed: None,
         }
     }
 }
@@ -214,6 +215,7 @@ fn tower(
             ("pixel", pixel),
             ("commitment", commitment),
         ],
+        recomputed: None,
     }
 }
 

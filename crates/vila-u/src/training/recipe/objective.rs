@@ -13,7 +13,7 @@ pub enum Objective {
     Align(Align),
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen.
     Tower(Tower),
-    /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
+    /// Next-token prediction on [image, text] and [text, image].
     Pretrain(Mixture),
     /// The same on questions and answers, drawing kept in the mixture.
     Sft(Mixture),
