@@ -106,9 +106,8 @@ pub fn load(dir: &Path, llm: &mut Llama) -> Result<()> {
     }
     impl Fill<'_> {
         fn read(&self, key: &str, [inputs, outputs]: [usize; 2]) -> Result<TensorData> {
-            let invalid = |reason: String| {
-                Error::invalid(self.file, format!("tensor `{key}`: {reason}"))
-            };
+            let invalid =
+                |reason: String| Error::invalid(self.file, format!("tensor `{key}`: {reason}"));
             let stored = self.tensors.tensor(key);
             let stored = stored.map_err(|error| invalid(error.to_string()))?;
             if stored.shape() != [outputs, inputs] || stored.dtype() != Dtype::F32 {

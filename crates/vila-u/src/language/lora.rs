@@ -148,7 +148,6 @@ impl Llama {
         }
         merged
     }
-
 }
 
 impl DecoderLayer {
@@ -249,22 +248,40 @@ mod tests {
             }
         }
         let targets = vec!["v_proj".into()];
-        let config_of_lora = LoraConfig { targets, ..lora(0.0) };
+        let config_of_lora = LoraConfig {
+            targets,
+            ..lora(0.0)
+        };
         let device = Device::flex();
         let mut paths = Paths::default();
-        config().init(&device).adapted(&config_of_lora, &device).visit(&mut paths);
-        let adapters: Vec<String> = paths.1.into_iter().filter(|path| path.contains("lora")).collect();
+        config()
+            .init(&device)
+            .adapted(&config_of_lora, &device)
+            .visit(&mut paths);
+        let adapters: Vec<String> = paths
+            .1
+            .into_iter()
+            .filter(|path| path.contains("lora"))
+            .collect();
         assert_eq!(
             adapters,
-            ["0.self_attn.v_proj.lora.a", "0.self_attn.v_proj.lora.b", "1.self_attn.v_proj.lora.a", "1.self_attn.v_proj.lora.b"]
-                .map(|path| format!("model.layers.{path}"))
+            [
+                "0.self_attn.v_proj.lora.a",
+                "0.self_attn.v_proj.lora.b",
+                "1.self_attn.v_proj.lora.a",
+                "1.self_attn.v_proj.lora.b"
+            ]
+            .map(|path| format!("model.layers.{path}"))
         );
     }
 
     #[test]
     fn dropout_is_for_training_only() {
         let device = Device::flex().autodiff();
-        let llm = config().init(&device).adapted(&lora(0.5), &device).map(&mut Trained);
+        let llm = config()
+            .init(&device)
+            .adapted(&lora(0.5), &device)
+            .map(&mut Trained);
         let trained = |seed| {
             device.seed(seed);
             logits(&llm)

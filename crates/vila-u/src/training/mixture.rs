@@ -477,7 +477,9 @@ impl MixtureObjective {
         let names = names.chain(self.depths.visual.iter().copied());
         let means = [text, visual].into_iter().chain(depths);
         let means = names.zip(means.map(Mean::value));
-        Ok(means.filter_map(|(name, mean)| Some((name, mean?))).collect())
+        Ok(means
+            .filter_map(|(name, mean)| Some((name, mean?)))
+            .collect())
     }
 }
 
