@@ -7,6 +7,7 @@ pub mod inspect;
 mod lanes;
 mod mixture;
 pub mod multimodal;
+pub mod plan;
 mod prefetch;
 mod reading;
 pub mod recipe;
@@ -35,9 +36,10 @@ use tower::{Captions, TowerObjective};
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
-/// Anything wrong with the recipe or the files it names; a loss that is no number (the last
+/// Anything wrong with the recipe or the files it names; more memory needed than is free; a loss that is no number (the last
 /// checkpoint is kept); [`Error::Interrupted`] when stopped through the watch, after saving.
 pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+    plan::check(recipe, device, None)?;
     let device = device.clone().autodiff();
     match recipe.stages.first().map(|stage| &stage.objective) {
         Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, resume, watch),

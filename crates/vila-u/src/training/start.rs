@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::format::{Adapters, TowerFormat, VilaUFormat};
 use super::recipe::{Config, Recipe};
-use crate::checkpoint::{self, Files, Source, files::Bytes};
+use crate::checkpoint::{self, Files, Source, files::Bytes, source::Known};
 use crate::data::nano;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
@@ -160,22 +160,74 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
 
 /// What samples of a language model's run are made with: its sizes and its tokenizer.
 pub fn vila_u_input(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
-    let (_, files) = init(recipe)?;
+    vila_u_input_of(recipe, &init(recipe)?.1)
+}
+
+/// The same where it takes no download.
+pub fn vila_u_input_at_hand(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
+    let init = recipe.init.as_deref().ok_or_else(no_init)?;
+    match Source::parse(init)?.known()? {
+        Known::Files(files) => vila_u_input_of(recipe, &files),
+        Known::Released(_) => Err(Error::failed(format!("{init} is not at hand"))),
+    }
+}
+
+fn vila_u_input_of(recipe: &Recipe, files: &Files) -> Result<(VilaUConfig, Tokenizer)> {
     if recipe.model.llm.is_none() {
-        let config = checkpoint::config::read(&files)?;
+        let config = checkpoint::config::read(files)?;
         return Ok((config, checkpoint::config::tokenizer(&files.join("llm"))?));
     }
-    let (tower, siglip) = checkpoint::config::read_tower(&files)?;
+    let (tower, siglip) = checkpoint::config::read_tower(files)?;
     let config = new_language(recipe, tower, siglip)?;
     let (_, tokenizer) = new_tokenizer(recipe, &config)?;
     Ok((config, tokenizer))
 }
 
+/// The sizes of what is trained.
+pub enum Sizes {
+    Tower(RqVaeSiglipConfig, SiglipConfig),
+    VilaU(Box<VilaUConfig>),
+}
+
+/// Sizes from configurations alone. A released model that is not at hand has its known ones: nothing is
+/// downloaded.
+pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
+    use super::recipe::Objective::{Align, Tower};
+    let is_tower = |stage: &super::recipe::Stage| matches!(stage.objective, Align(_) | Tower(_));
+    let tower = recipe.stages.iter().any(is_tower);
+    let source = recipe.init.as_deref().map(Source::parse).transpose()?;
+    let known = match &source {
+        Some(source) => source.known()?,
+        None if tower => {
+            let (config, siglip) = new_tower(recipe)?;
+            return Ok(Sizes::Tower(config, siglip));
+        }
+        None => return Err(no_init()),
+    };
+    let whole = |known: Known| match known {
+        Known::Files(files) => checkpoint::config::read(&files),
+        Known::Released(config) => Ok(*config),
+    };
+    if !tower && recipe.model.llm.is_none() {
+        return Ok(Sizes::VilaU(Box::new(whole(known)?)));
+    }
+    let (config, siglip) = match known {
+        Known::Files(files) => checkpoint::config::read_tower(&files)?,
+        Known::Released(config) => (config.vision_tower.rqvaesiglip, config.siglip),
+    };
+    match tower {
+        true => Ok(Sizes::Tower(config, siglip)),
+        false => new_language(recipe, config, siglip).map(|config| Sizes::VilaU(Box::new(config))),
+    }
+}
+
+fn no_init() -> Error {
+    Error::usage("recipe: init is needed: the model, or at least the vision tower, to start from")
+}
+
 fn init(recipe: &Recipe) -> Result<(&str, Files)> {
     let Some(init) = &recipe.init else {
-        return Err(Error::usage(
-            "recipe: init is needed: the model, or at least the vision tower, to start from",
-        ));
+        return Err(no_init());
     };
     Ok((init, Source::parse(init)?.files(|_, _| {})?))
 }
@@ -228,6 +280,17 @@ pub fn drawn<M: Module>(model: M, device: &Device, seed: u64) -> M {
     device.seed(seed);
     model.visit(&mut Touch);
     model
+}
+
+/// The recipe, so that tokenizers which a run would make in its folder are made aside, and the folder
+/// that has them until it is dropped: nothing is left behind.
+pub fn aside(recipe: &Recipe) -> Result<(Recipe, tempfile::TempDir)> {
+    let aside = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
+    let mut recipe = recipe.clone();
+    if !recipe.out.join("tokenizers").exists() {
+        recipe.out = aside.path().to_path_buf();
+    }
+    Ok((recipe, aside))
 }
 
 /// The recipe's tokenizers, or else those of the nano world, made in the run folder.

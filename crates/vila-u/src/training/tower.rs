@@ -132,6 +132,16 @@ enum Stage {
     },
 }
 
+/// Whether the parameter at this path is trained in the stage of the encoders (`align`), or in that of
+/// the whole tower.
+pub fn trains(align: bool, path: &str) -> bool {
+    let fixed = ["siglip_model.text_model.", "quantizer."];
+    match align {
+        true => path.starts_with("siglip_model."),
+        false => !fixed.iter().any(|part| path.starts_with(part)),
+    }
+}
+
 /// The objective of both stages.
 pub struct TowerObjective {
     stage: Stage,
@@ -236,13 +246,7 @@ impl Objective<RqVaeSiglip> for TowerObjective {
     }
 
     fn trains(&self, path: &str) -> bool {
-        match self.stage {
-            Stage::Align => path.starts_with("siglip_model."),
-            Stage::Tower { .. } => {
-                let fixed = ["siglip_model.text_model.", "quantizer."];
-                !fixed.iter().any(|part| path.starts_with(part))
-            }
-        }
+        trains(matches!(self.stage, Stage::Align), path)
     }
 
     fn losses(&self, model: &mut RqVaeSiglip, batch: Vec<Captioned>, step: u64) -> Result<Losses> {

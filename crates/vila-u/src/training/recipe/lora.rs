@@ -28,6 +28,16 @@ fn all() -> Vec<String> {
 }
 
 impl Lora {
+    /// For all linear layers, without dropout.
+    pub fn all_layers(rank: usize, alpha: f64) -> Self {
+        Self {
+            rank,
+            alpha,
+            dropout: 0.0,
+            targets: all(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let must = |holds: bool, what: &str| must(holds, &format!("lora.{what}"));
         must(

@@ -20,6 +20,16 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// As recipes spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Align(_) => "align",
+            Self::Tower(_) => "tower",
+            Self::Pretrain(_) => "pretrain",
+            Self::Sft(_) => "sft",
+        }
+    }
+
     /// `nano`: the samples are of the nano world.
     pub(super) fn check(&self, nano: bool) -> Result<()> {
         match self {
