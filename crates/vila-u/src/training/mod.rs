@@ -5,6 +5,7 @@ mod events;
 mod format;
 pub mod inspect;
 mod lanes;
+mod llama;
 mod mixture;
 pub mod multimodal;
 pub mod plan;

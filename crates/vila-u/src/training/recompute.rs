@@ -58,7 +58,7 @@ impl Recomputed {
             device: embeds.device(),
             seed,
         });
-        let mut x = embeds.clone().detach();
+        let mut x = embeds.clone().inner().autodiff();
         let mut inputs = Vec::with_capacity(layers.len());
         for (index, layer) in layers.iter().enumerate() {
             inputs.push(x.clone());

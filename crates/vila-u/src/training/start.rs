@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::format::{Adapters, TowerFormat, VilaUFormat};
+use super::llama;
 use super::recipe::{Config, Recipe};
 use crate::checkpoint::{self, Files, Source, files::Bytes, source::Known};
 use crate::data::nano;
@@ -138,6 +139,9 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
     let config = new_language(recipe, tower.config, tower.siglip)?;
     let mut model = config.init(device);
     model.vision_tower.rqvaesiglip = tower.model;
+    if let Some(folder) = &recipe.model.llm_weights {
+        model.llm = llama::weights(folder, &config.llm, device)?;
+    }
 
     // A checkpoint's files: the encoder's from the tower, the language model's from the recipe.
     let (llm_files, tokenizer) = new_tokenizer(recipe, &config)?;
@@ -257,7 +261,10 @@ fn new_language(
 
 /// The tokenizer of a new language model, with its files.
 fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokenizer)> {
-    let files = tokenizers(recipe)?.join("llm");
+    let files = match &recipe.model.llm_weights {
+        Some(folder) => llama::tokenizer(folder, &config.llm)?,
+        None => tokenizers(recipe)?.join("llm"),
+    };
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
     match words == rows {

@@ -183,16 +183,8 @@ fn adapters_are_trained_resumed_and_merged() {
     let file = fs::read(adapter.join("adapter_model.safetensors")).expect("adapters");
     let adapters = vila_u::safetensors::SafeTensors::deserialize(&file).expect("tensors");
     let layer = "base_model.model.model.layers.0.mlp.down_proj";
-    let floats = |key: &str| -> Vec<f32> {
-        let tensor = adapters.tensor(key).expect("a tensor");
-        tensor
-            .data()
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect()
-    };
+    let floats =
+        |key: &str| -> Vec<f32> { numbers(adapters.tensor(key).expect("a tensor").data()) };
     let shape = |name: &str| {
         adapters
             .tensor(&format!("{layer}.{name}.weight"))
@@ -215,12 +207,7 @@ fn adapters_are_trained_resumed_and_merged() {
         let [(_, bytes)] = &tensors(model, "llm", "model.layers.0.mlp.down_proj")[..] else {
             panic!("one weight");
         };
-        bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect()
+        numbers(bytes)
     };
     let (base, merged) = (weight(&before), weight(&expected));
     for (place, (base, merged)) in base.iter().zip(&merged).enumerate() {
@@ -281,4 +268,76 @@ fn the_recipes_can_be_read() {
     outs.sort();
     outs.windows(2)
         .for_each(|pair| assert_ne!(pair[0], pair[1]));
+}
+
+/// A language model starts from a LLaMA's weights, and its new words from the mean of the others.
+#[test]
+fn a_llama_is_what_pretraining_starts_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let before = PathBuf::from(whole(folder.path()));
+    // A language model without its last four words is a LLaMA as any other.
+    let llama = folder.path().join("llama");
+    fs::create_dir(&llama).expect("a folder");
+    let names = ["tokenizer.model", "model.safetensors"].map(|name| before.join("llm").join(name));
+    fs::copy(&names[0], llama.join("tokenizer.model")).expect("a tokenizer");
+    let file = fs::read(&names[1]).expect("weights");
+    let all = vila_u::safetensors::SafeTensors::deserialize(&file).expect("tensors");
+    let shortened = all.tensors().into_iter().map(|(key, tensor)| {
+        let mut shape = tensor.shape().to_vec();
+        shape[0] -= if shape[0] == 895 { 4 } else { 0 };
+        let data = &tensor.data()[..4 * shape.iter().product::<usize>()];
+        let view = vila_u::safetensors::tensor::TensorView::new(tensor.dtype(), shape, data);
+        (key, view.expect("a tensor"))
+    });
+    let file = llama.join("model.safetensors");
+    vila_u::safetensors::serialize_to_file(shortened, None, &file).expect("weights");
+
+    let init = format!("init={}", before.display());
+    let weights = format!("model.llm_weights={}", llama.display());
+    // So slow that nothing moves.
+    let rate = "stages.0.optimizer.learning_rate=1e-30";
+    let out = folder.path().join("run");
+    let settings = [init.as_str(), &weights, "steps=1", rate];
+    let model = train(LANGUAGE, &out, &settings, false, None).expect("a run");
+    let layers = |model: &Path| tensors(model, "llm", "model.layers.");
+    assert!(layers(&model) == layers(&before));
+    for table in ["lm_head", "model.embed_tokens"] {
+        let floats = |model: &Path| numbers(&tensors(model, "llm", table)[0].1);
+        let (rows, old) = (floats(&model), floats(&before));
+        assert_eq!(rows[..891 * 32], old[..891 * 32]);
+        let column: Vec<f32> = rows.iter().skip(7).step_by(32).copied().collect();
+        let mean = column[..891].iter().sum::<f32>() / 891.0;
+        let new = &column[891..];
+        assert!(
+            new.iter().all(|value| (value - mean).abs() < 1e-5),
+            "{table}"
+        );
+    }
+    for name in [
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    ] {
+        let file = |model: &Path| fs::read_to_string(model.join("llm").join(name)).expect("a file");
+        assert_eq!(file(&model), file(&before), "{name}");
+    }
+
+    let settings = [init.as_str(), &weights, "model.llm.intermediate_size=70"];
+    let error = train(
+        LANGUAGE,
+        &folder.path().join("other"),
+        &settings,
+        false,
+        None,
+    );
+    let error = error.expect_err("an error").to_string();
+    assert!(
+        error.contains("model.safetensors") && error.contains("shape"),
+        "{error}"
+    );
+}
+
+fn numbers(bytes: &[u8]) -> Vec<f32> {
+    let floats = bytes.as_chunks().0.iter();
+    floats.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }

@@ -174,6 +174,10 @@ impl Recipe {
             )?;
         }
         must(
+            self.model.llm_weights.is_none() || self.model.llm.is_some(),
+            "model.llm_weights are of the language model that [model.llm] has the sizes of",
+        )?;
+        must(
             !(self.recompute && self.stages.iter().any(tower)),
             "recompute is of the language model's layers, which a tower does not have",
         )?;
