@@ -89,7 +89,8 @@ pub enum Command {
     /// Train from a recipe
     #[command(after_help = "Examples:\n  vila-u train recipes/nano-tower.toml\n  \
             vila-u train recipes/nano-sft.toml --set steps=100 --set batch_size=4\n  \
-            vila-u train recipes/nano-tower.toml --resume")]
+            vila-u train recipes/nano-tower.toml --resume\n  \
+            vila-u train recipes/vila-u-7b-256-sft.toml --plan --memory 80GB")]
     Train(Train),
     /// Look at a dataset, or write one
     #[command(subcommand)]
@@ -290,6 +291,32 @@ pub struct Train {
     /// Go on from the last checkpoint in the recipe's `out` folder
     #[arg(long)]
     pub resume: bool,
+    /// Train nothing; print what is trained and frozen, tokens a step, and the memory that it takes, from
+    /// sizes alone
+    #[arg(long)]
+    pub plan: bool,
+    /// Memory to plan for, as in 80GB, where it is that of another machine or of a GPU, which cannot be asked
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+/// A size such as `80GB` or `512 MiB`, in bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "mib" => f64::from(1 << 20),
+        "gib" => f64::from(1 << 30),
+        _ => return Err("write it as 80GB, 80GiB or 512MB".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * unit < 1e18 => Ok((number * unit) as u64),
+        _ => Err("write it as 80GB, 80GiB or 512MB".into()),
+    }
 }
 
 #[derive(Subcommand)]

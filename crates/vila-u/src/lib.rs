@@ -19,6 +19,7 @@ pub mod generation;
 pub mod language;
 mod layers;
 pub mod media;
+mod memory;
 pub mod model;
 pub mod projector;
 pub mod sequence;

@@ -3,9 +3,14 @@
 use serde_json::json;
 use vila_u::{
     Result,
-    training::{self, Watch, recipe::Recipe},
+    training::{
+        self, Watch,
+        plan::{self, Memory, Plan, StagePlan},
+        recipe::Recipe,
+    },
 };
 
+use super::to_json;
 use crate::{
     arguments::{Global, Train},
     console::Console,
@@ -14,16 +19,27 @@ use crate::{
 pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
+    if args.plan {
+        let plan = Plan::measured(&recipe, &device, args.memory)?;
+        console.result(describe(&plan), to_json(&plan)?)?;
+        return plan.check();
+    }
+    if args.memory.is_some() {
+        plan::check(&recipe, &device, args.memory)?;
+    }
     let shared = console.clone();
     let watch = Watch {
         progress: Box::new(move |progress| {
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
-            let note = format!(
+            let mut note = format!(
                 "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
                 progress.pace.samples_per_second(),
                 progress.pace.tokens_per_second(),
                 100.0 * progress.pace.waiting(),
             );
+            if let Some(padding) = progress.metrics.get("padding") {
+                note += &format!(", {:.0} % padding", 100.0 * padding);
+            }
             shared.progress("training", progress.step, progress.steps, &note);
             let evaluation: Vec<String> = progress
                 .metrics
@@ -41,4 +57,79 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let model = training::run(&recipe, &device, args.resume, watch)?;
     let model = model.display().to_string();
     console.result(&model, json!({"model": model}))
+}
+
+fn describe(plan: &Plan) -> String {
+    let mut lines = Vec::new();
+    for stage in &plan.stages {
+        stage_lines(stage, &mut lines);
+        memory_lines("memory", &stage.memory, plan.free, &mut lines);
+        if let Some(host) = &stage.host {
+            memory_lines("memory of the host", host, plan.host_free, &mut lines);
+        }
+    }
+    for (index, (remedy, bytes)) in plan.remedies.iter().enumerate() {
+        let and = if index == 0 { "with" } else { "and" };
+        lines.push(format!("{and} {remedy}: {} in all", gigabytes(*bytes)));
+    }
+    lines.join("\n")
+}
+
+fn stage_lines(stage: &StagePlan, lines: &mut Vec<String>) {
+    lines.push(format!(
+        "{}: {} steps of {} samples",
+        stage.kind, stage.steps, stage.samples
+    ));
+    lines.push(format!(
+        "{:20} {:>14} {:>14}",
+        "parameters", "trained", "frozen"
+    ));
+    for part in &stage.parts {
+        lines.push(format!(
+            "  {:18} {:>14} {:>14}",
+            part.name, part.trained, part.frozen
+        ));
+    }
+    lines.push(format!(
+        "  {:18} {:>14} {:>14}",
+        "all", stage.trained, stage.frozen
+    ));
+    lines.push(format!(
+        "weight decay         {} for {} of those trained, none for {} (biases and norms)",
+        stage.weight_decay,
+        stage.decayed,
+        stage.trained - stage.decayed
+    ));
+    lines.push(match (stage.measured, stage.padding) {
+        (0, _) => format!("tokens a step        at most {}", stage.tokens),
+        (measured, padding) => format!(
+            "tokens a step        about {}, by {measured} samples; {:.0} % of the positions are padding",
+            stage.tokens,
+            100.0 * padding.unwrap_or(0.0)
+        ),
+    });
+}
+
+fn memory_lines(title: &str, memory: &Memory, free: Option<u64>, lines: &mut Vec<String>) {
+    lines.push(title.to_string());
+    for (name, bytes) in [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("activations, about", memory.activations),
+        ("all", memory.total()),
+    ] {
+        lines.push(format!("  {name:18} {:>14}", gigabytes(bytes)));
+    }
+    lines.push(match free {
+        Some(free) => format!("  {:18} {:>14}", "free", gigabytes(free)),
+        None => format!("  {:18} {:>14}", "free", "not known: give --memory"),
+    });
+}
+
+fn gigabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
 }

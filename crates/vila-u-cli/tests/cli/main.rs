@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod nano;
+mod plan;
 mod quantized;
 mod recorded;
 mod video;

@@ -1,12 +1,13 @@
 //! Drawing from a caption to pixels, with guidance: images, more and more at once, and a video.
 
-use super::{Bench, Suite, memory, timing::Effort};
+use super::{Bench, Suite, timing::Effort};
 use crate::{
     Error, Result, checkpoint,
     generation::{
         memory::Need,
         visual::{self, VisualOptions},
     },
+    memory,
     text::conversation::{Reply, Turn, generation_prompt, unconditional_prompt},
 };
 

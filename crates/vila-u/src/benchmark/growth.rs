@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use serde::Serialize;
 
 use super::{
-    Bench, memory,
+    Bench,
     timing::{self, Effort},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         visual::{self, Drawer, VisualOptions},
     },
     language::LlamaConfig,
+    memory,
 };
 
 /// How cost depends on one quantity, the rest staying the same.

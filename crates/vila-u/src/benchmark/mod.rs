@@ -10,7 +10,6 @@ mod draw;
 mod flop;
 mod growth;
 mod machine;
-mod memory;
 mod nano;
 mod plot;
 mod report;
@@ -42,6 +41,7 @@ pub use report::{Case, Report};
 use crate::{
     Error, Result,
     checkpoint::{Files, Format, Part, config, weights::Opened},
+    memory,
     model::{VilaU, VilaUConfig},
 };
 

@@ -7,6 +7,7 @@
 //! vision_tower/  config, weights (autoencoder and depth transformer), preprocessor_config.json
 //! ```
 
+pub mod adapter;
 pub mod config;
 pub mod files;
 mod floats;

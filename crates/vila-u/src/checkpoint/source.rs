@@ -14,8 +14,8 @@ use hf_hub::{
     progress::{DownloadEvent, ProgressEvent, ProgressHandler},
 };
 
-use super::{config, files::Files, keys::Part, nano, tensors};
-use crate::{Error, Result};
+use super::{config, files::Files, keys::Part, nano, released, tensors};
+use crate::{Error, Result, model::VilaUConfig};
 
 /// A checkpoint by name: `nano`, a folder, or `hf:ORG/NAME[@REV]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,37 @@ impl Source {
                 "no such folder (a model is `nano`, a folder, or hf:ORG/NAME[@REV])",
             )),
             Self::Hub { repository } => repository.snapshot(progress),
+        }
+    }
+}
+
+/// What is known of a checkpoint without downloading anything.
+pub enum Known {
+    Files(Files),
+    /// The sizes of a released model.
+    Released(Box<VilaUConfig>),
+}
+
+impl Source {
+    /// The files that are there, or the sizes of a released model that is not.
+    ///
+    /// # Errors
+    /// When there is no such folder, or the model of the Hub is neither in the cache nor a released one.
+    pub fn known(&self) -> Result<Known> {
+        let Self::Hub { repository } = self else {
+            return self.files(|_, _| {}).map(Known::Files);
+        };
+        let cached = repository.cached(&hf_hub::resolve_cache_dir());
+        let part = Part::VisionTower.folder();
+        if let Some(files) = cached.filter(|files| files.join(part).contains("config.json")) {
+            return Ok(Known::Files(files));
+        }
+        match released::sizes(&repository.name) {
+            Ok(config) => Ok(Known::Released(Box::new(config))),
+            Err(_) => Err(Error::failed(format!(
+                "the sizes of hf:{repository} are not known before it is in the Hugging Face cache: \
+                 `vila-u info hf:{repository}` gets it"
+            ))),
         }
     }
 }

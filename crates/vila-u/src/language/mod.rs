@@ -8,20 +8,22 @@
 
 mod cache;
 mod config;
+pub mod lora;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 use burn::{
     module::Module,
-    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig},
+    nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig, RmsNorm, RmsNormConfig},
     tensor::{Bool, DType, Device, Int, Tensor},
 };
 use vila_u_kernels::{linear, rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::{LlamaConfig, RopeScaling};
-use rope::Rotation;
+use lora::Linear;
+pub(crate) use rope::Rotation;
 
 use crate::{attention::attention, layers::apply};
 
@@ -30,7 +32,7 @@ use crate::{attention::attention, layers::apply};
 pub struct Llama {
     pub model: Decoder,
     /// None where the text head is the embedding table itself (`tie_word_embeddings`).
-    pub lm_head: Option<Linear>,
+    pub lm_head: Option<burn::nn::Linear>,
 }
 
 #[derive(Module, Debug)]
@@ -77,12 +79,7 @@ impl LlamaConfig {
             mean: 0.0,
             std: 0.02,
         };
-        let linear = |input, output| {
-            LinearConfig::new(input, output)
-                .with_bias(false)
-                .with_initializer(normal.clone())
-                .init(device)
-        };
+        let linear = |input, output| Linear::new(input, output, device);
         let hidden = self.hidden_size;
         let norm = || {
             RmsNormConfig::new(hidden)
@@ -106,6 +103,12 @@ impl LlamaConfig {
                 down_proj: linear(self.intermediate_size, hidden),
             },
         };
+        let head = || {
+            LinearConfig::new(hidden, self.vocab_size)
+                .with_bias(false)
+                .with_initializer(normal.clone())
+                .init(device)
+        };
         Llama {
             model: Decoder {
                 embed_tokens: EmbeddingConfig::new(self.vocab_size, hidden)
@@ -117,7 +120,7 @@ impl LlamaConfig {
                 rope_factor: self.rope_factor(),
                 context: self.context(),
             },
-            lm_head: (!self.tie_word_embeddings).then(|| linear(hidden, self.vocab_size)),
+            lm_head: (!self.tie_word_embeddings).then(head),
         }
     }
 }
@@ -163,30 +166,40 @@ impl Llama {
         mask: Option<Tensor<4, Bool>>,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
-        let decoder = &self.model;
         let [_, count, _] = embeds.dims();
         let past = cache.as_ref().map_or(0, |c| c.filled());
         let mask = match mask {
             None if count > 1 => Some(causal_mask(count, past + count, &embeds.device())),
             mask => mask,
         };
-        let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
-        let rotation = Rotation::new(
-            positions,
-            head_dim,
-            decoder.rope_theta,
-            decoder.rope_factor,
-            self.dtype(),
-        );
+        let rotation = self.rotation(positions);
         let mut x = embeds.cast(self.dtype());
-        for (index, layer) in decoder.layers.iter().enumerate() {
+        for (index, layer) in self.model.layers.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             x = layer.forward(x, &rotation, mask.clone(), cache);
         }
         if let Some(cache) = cache {
             cache.advance(count);
         }
-        normalise(&decoder.norm, x)
+        self.normalised(x)
+    }
+
+    /// How queries and keys turn at these positions.
+    pub(crate) fn rotation(&self, positions: Tensor<2, Int>) -> Rotation {
+        let decoder = &self.model;
+        let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
+        Rotation::new(
+            positions,
+            head_dim,
+            decoder.rope_theta,
+            decoder.rope_factor,
+            self.dtype(),
+        )
+    }
+
+    /// What comes out of the last layer, normalised.
+    pub(crate) fn normalised(&self, x: Tensor<3>) -> Tensor<3> {
+        normalise(&self.model.norm, x)
     }
 
     /// Logits `[batch, positions, vocabulary]` of the next text token.
@@ -218,7 +231,7 @@ pub fn causal_mask(count: usize, keys: usize, device: &Device) -> Tensor<4, Bool
 }
 
 impl DecoderLayer {
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         rotation: &Rotation,
@@ -246,7 +259,7 @@ impl SelfAttention {
     ) -> Tensor<3> {
         let [batch, count, hidden] = x.dims();
         let heads = |linear: &Linear| {
-            let y = apply(linear, x.clone());
+            let y = linear.forward(x.clone());
             let heads = y.dims()[2] / self.head_dim;
             let y = y.reshape([batch, count, heads, self.head_dim]);
             y.swap_dims(1, 2) // [batch, heads, positions, head_dim]
@@ -260,14 +273,15 @@ impl SelfAttention {
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let out = attention(query, key, value, mask, scale);
         let out = out.swap_dims(1, 2).reshape([batch, count, hidden]);
-        apply(&self.o_proj, out)
+        self.o_proj.forward(out)
     }
 }
 
 impl GatedMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = apply(&self.gate_proj, x.clone());
-        apply(&self.down_proj, silu_mul(gate, apply(&self.up_proj, x)))
+        let gate = self.gate_proj.forward(x.clone());
+        let up = self.up_proj.forward(x);
+        self.down_proj.forward(silu_mul(gate, up))
     }
 }
 

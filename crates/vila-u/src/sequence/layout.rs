@@ -185,6 +185,12 @@ impl Layout {
         layout
     }
 
+    /// Share of the positions that are padding, 0 to 1.
+    pub fn padding(&self) -> f64 {
+        let padding = self.owners.iter().filter(|owner| **owner < 0).count();
+        padding as f64 / self.owners.len().max(1) as f64
+    }
+
     /// The sample that stands at a position (`row * length + column`), `None` for padding.
     pub fn sample_at(&self, position: usize) -> Option<usize> {
         usize::try_from(self.owners[position]).ok()

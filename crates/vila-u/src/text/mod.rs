@@ -3,6 +3,7 @@
 //! [`Tokenizer`] turns text into LLaMA's token ids and back, [`conversation`] lays out what the
 //! model was trained to read, [`SiglipTokenizer`] feeds the vision tower's text encoder.
 
+mod companions;
 pub mod conversation;
 mod sentence_piece;
 mod siglip;
@@ -10,6 +11,7 @@ mod stream;
 mod tokenizer;
 mod vocabulary;
 
+pub(crate) use companions::companions;
 pub use siglip::SiglipTokenizer;
 pub use stream::TextStream;
 pub use tokenizer::{IMAGE_ID, Tokenizer};

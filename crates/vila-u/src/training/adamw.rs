@@ -34,6 +34,11 @@ impl Gradients {
         Self(collect.gradients)
     }
 
+    #[cfg(test)]
+    pub fn get(&self, id: ParamId) -> Option<&[f32]> {
+        self.0.get(&id).map(Vec::as_slice)
+    }
+
     pub fn add(&mut self, more: Self) {
         for (id, new) in more.0 {
             match self.0.entry(id) {

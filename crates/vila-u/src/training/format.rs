@@ -9,9 +9,13 @@ use super::losses::DiscriminatorConfig;
 use super::trained_tower::{DISCRIMINATOR, TrainedTower};
 use crate::Result;
 use crate::checkpoint::weights::load_into;
-use crate::checkpoint::{self, Files, Part};
+use crate::checkpoint::{self, Files, Part, adapter};
+use crate::language::{Llama, lora::LoraConfig};
 use crate::model::{VilaU, VilaUConfig};
 use crate::tower::{RqVaeSiglipConfig, SiglipConfig};
+
+/// The folder of adapters, beside that of the model.
+const ADAPTER: &str = "adapter";
 
 /// A kind of model with its sizes.
 pub trait Format {
@@ -36,6 +40,11 @@ pub trait Format {
         _device: &Device,
     ) -> Result<()> {
         Ok(())
+    }
+
+    /// Writes the finished model to the new folder `dir`.
+    fn finish(&self, model: &Self::Model, dir: &Path) -> Result<()> {
+        self.save(model, dir)
     }
 }
 
@@ -101,20 +110,46 @@ impl Format for TowerFormat {
     }
 }
 
-/// A whole VILA-U.
+/// A whole VILA-U. Adapters of its language model lie beside it, in `adapter/`.
 pub struct VilaUFormat {
     pub config: VilaUConfig,
     /// Has the tokenizers.
     pub files: Files,
+    pub adapters: Option<Adapters>,
+}
+
+/// Adapters, and the name of the model that they adapt.
+pub struct Adapters {
+    pub config: LoraConfig,
+    pub base: String,
+}
+
+impl VilaUFormat {
+    /// With another language model than the model's own.
+    fn save_with(&self, model: &VilaU, llm: Llama, dir: &Path) -> Result<()> {
+        let mut whole = model.clone();
+        whole.llm = llm;
+        let weights = checkpoint::Weights::of(&self.config, &whole);
+        let format = checkpoint::Format::F32;
+        checkpoint::save(dir, &self.config, &weights, &self.files, format)
+    }
+
+    fn save_adapters(&self, model: &VilaU, dir: &Path) -> Result<()> {
+        match &self.adapters {
+            Some(Adapters { config, base }) => {
+                adapter::save(&dir.with_file_name(ADAPTER), &model.llm, config, base)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Format for VilaUFormat {
     type Model = VilaU;
 
     fn save(&self, model: &VilaU, dir: &Path) -> Result<()> {
-        let weights = checkpoint::Weights::of(&self.config, model);
-        let format = checkpoint::Format::F32;
-        checkpoint::save(dir, &self.config, &weights, &self.files, format)
+        self.save_adapters(model, dir)?;
+        self.save_with(model, model.llm.base(), dir)
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<VilaU> {
@@ -123,7 +158,17 @@ impl Format for VilaUFormat {
         load_part(&mut model.llm, dir, Part::Llm)?;
         load_part(&mut model.mm_projector, dir, projector)?;
         load_part(&mut model.vision_tower, dir, Part::VisionTower)?;
+        if let Some(Adapters { config, .. }) = &self.adapters {
+            model.llm = model.llm.adapted(config, device);
+            adapter::load(&dir.with_file_name(ADAPTER), &mut model.llm)?;
+        }
         Ok(model)
+    }
+
+    /// Merges the adapters.
+    fn finish(&self, model: &VilaU, dir: &Path) -> Result<()> {
+        self.save_adapters(model, dir)?;
+        self.save_with(model, model.llm.merged(), dir)
     }
 }
 

@@ -11,9 +11,9 @@ use super::reading::trained;
 use super::recipe::{Objective, Recipe};
 use super::start;
 use super::tower::Captions;
+use crate::Result;
 use crate::media::to_rgb;
 use crate::sequence::Content;
-use crate::{Error, Result};
 
 /// What a visual token looks like that is hidden from the model.
 const HIDDEN: Rgb<u8> = Rgb([127; 3]);
@@ -51,12 +51,7 @@ pub struct Piece {
 ///
 /// Errors are those of training, but for the weights, which are not read.
 pub fn inspect(recipe: &Recipe, n: usize) -> Result<Vec<Inspected>> {
-    // Tokenizers that a run would make in its folder are made aside: nothing is left behind.
-    let aside = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
-    let mut recipe = recipe.clone();
-    if !recipe.out.join("tokenizers").exists() {
-        recipe.out = aside.path().to_path_buf();
-    }
+    let (recipe, _aside) = start::aside(recipe)?;
     let recipe = &recipe;
     let sources: Vec<_> = trained(&recipe.data).cloned().collect();
     let most = recipe.data.max_bad;

@@ -11,6 +11,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{Error, Result};
 
+/// Lanes of a CPU for at most so many batches.
+pub fn most(batches: usize) -> usize {
+    batches.min(rayon::current_num_threads())
+}
+
 /// Groups of cores, each of which computes one batch at a time.
 pub struct Lanes(Vec<ThreadPool>);
 
@@ -19,7 +24,7 @@ impl Lanes {
     pub fn new(most: usize, device: &Device) -> Result<Self> {
         let cores = rayon::current_num_threads();
         let lanes = match device.clone().inner() == Device::flex() {
-            true => most.min(cores),
+            true => self::most(most),
             false => 1,
         };
         let pool = |_| {

@@ -1,5 +1,5 @@
 //! Pretraining and instruction tuning (paper section 3.2): one model reads and writes text and
-//! pictures. The tower is frozen; language model, projector and depth transformer are trained.
+//! pictures. Language model, projector and depth transformer are trained, or what the recipe says.
 //!
 //! Each sample is [image, text] (captions, questions), [text, image] or [text, video] (drawing), with
 //! loss on the second part only, a page of both, or text alone. Some captions are dropped before
@@ -12,14 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::multimodal::{self, Visual};
+use super::multimodal::{self, Mean, Visual};
 use super::prefetch::{Make, samples};
-use super::recipe::{self, Data, Mixture, Recipe};
+use super::recipe::{self, Data, Mixture, Part, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
@@ -34,6 +34,7 @@ use crate::model::{VilaU, VilaUConfig};
 use crate::sequence::{Layout, Role, Sample, form};
 use crate::text::conversation::Turn;
 use crate::text::{IMAGE_ID, Tokenizer};
+use crate::tower::RqVaeSiglip;
 use crate::{Error, Result};
 
 /// Turns of one conversation about a picture.
@@ -243,9 +244,16 @@ pub struct MixtureObjective {
     samples: Samples,
     /// Samples whose losses are computed at once.
     batch_size: usize,
+    trains: Mixture,
+    /// What the language model's adapters drop, if it has any.
+    lora: Option<f64>,
     dropout: f64,
-    seen: Seen,
+    recompute: bool,
+    /// None where the tower changes.
+    seen: Option<Seen>,
     device: Device,
+    /// Of the curves of each depth.
+    depths: Depths,
     /// Of files that are never trained on; none for the nano world, which has a split of its own.
     held_out: Option<Vec<Example>>,
 }
@@ -253,22 +261,27 @@ pub struct MixtureObjective {
 impl MixtureObjective {
     pub fn new(recipe: &Recipe, samples: Samples, device: &Device) -> Result<Self> {
         let held_out = held_out(&samples.evaluated(), &recipe.data, EVALUATED)?;
+        let trains = match &samples.training {
+            Some(training) => training.mixture.clone(),
+            None => return Err(Error::failed("samples of an evaluation are not trained on")),
+        };
+        let depth = samples.config.vision_tower.rqtransformer.depth();
         Ok(Self {
             samples,
             batch_size: recipe.batch_size,
+            seen: (!trains.train.contains(&Part::Tower)).then(Seen::default),
+            trains,
+            lora: recipe.lora.as_ref().map(|lora| lora.dropout),
             dropout: recipe.dropout,
-            seen: Seen::default(),
+            recompute: recipe.recompute,
             device: device.clone(),
+            depths: Depths::new(depth),
             held_out,
         })
     }
 
-    fn losses_of(
-        &self,
-        model: &VilaU,
-        batch: &[Example],
-        device: &Device,
-    ) -> Result<multimodal::Losses> {
+    /// The batch's samples in rows, and the visual tokens in them.
+    fn read(&self, model: &VilaU, batch: &[Example], device: &Device) -> (Layout, Option<Visual>) {
         let tower = &model.vision_tower.rqvaesiglip;
         let pixels: Vec<f32> = batch
             .iter()
@@ -276,8 +289,7 @@ impl MixtureObjective {
             .copied()
             .collect();
         let visual = (!pixels.is_empty()).then(|| {
-            let codes = self.seen.codes(tower, &pixels, self.samples.size(), device);
-            let mut visual = Visual::of(tower, codes);
+            let mut visual = self.encode(tower, pixels, device);
             let shown: Vec<f32> = batch.iter().flat_map(|made| &made.shown).copied().collect();
             let tokens = shown.len();
             let shown = TensorData::new(shown, [tokens, 1]);
@@ -286,7 +298,29 @@ impl MixtureObjective {
             visual
         });
         let samples: Vec<Sample> = batch.iter().map(|made| made.sample.clone()).collect();
-        let layout = self.samples.layout(&samples);
+        (self.samples.layout(&samples), visual)
+    }
+
+    fn encode(&self, tower: &RqVaeSiglip, pixels: Vec<f32>, device: &Device) -> Visual {
+        let size = self.samples.size();
+        match &self.seen {
+            Some(seen) => Visual::of(tower, seen.codes(tower, &pixels, size, device)),
+            None => {
+                let images = pixels.len() / (3 * size * size);
+                let pixels = TensorData::new(pixels, [images, 3, size, size]);
+                Visual::encode_recorded(tower, Tensor::from_data(pixels, device))
+            }
+        }
+    }
+
+    /// Off the tape.
+    fn evaluated(
+        &self,
+        model: &VilaU,
+        batch: &[Example],
+        device: &Device,
+    ) -> Result<multimodal::Losses> {
+        let (layout, visual) = self.read(model, batch, device);
         multimodal::losses(model, &layout, visual.as_ref())
     }
 }
@@ -304,23 +338,42 @@ impl Objective<VilaU> for MixtureObjective {
     }
 
     fn independent(&self) -> bool {
-        self.dropout == 0.0
+        self.dropout == 0.0 && self.lora.is_none_or(|dropout| dropout == 0.0)
     }
 
     fn trains(&self, path: &str) -> bool {
-        !path.starts_with("vision_tower.rqvaesiglip.")
+        self.trains.trains(path, self.lora.is_some())
     }
 
-    fn losses(&self, model: &mut VilaU, batch: Vec<Example>, _step: u64) -> Result<Losses> {
-        let losses = self.losses_of(model, &batch, &self.device)?;
+    fn losses(&self, model: &mut VilaU, batch: Vec<Example>, step: u64) -> Result<Losses> {
+        let (layout, visual) = self.read(model, &batch, &self.device);
+        let (losses, recomputed) = match self.recompute {
+            true => {
+                let chance = self.lora.is_some_and(|dropout| dropout > 0.0);
+                let seed = chance.then(|| drawn(&self.device, step));
+                let (losses, layers) =
+                    multimodal::recomputed(model, &layout, visual.as_ref(), seed)?;
+                (losses, Some(layers))
+            }
+            false => (multimodal::losses(model, &layout, visual.as_ref())?, None),
+        };
         let total = losses
             .total()
             .ok_or_else(|| Error::failed("a batch predicts nothing"))?;
         let text = losses.text_loss().map(|loss| ("text_loss", loss));
         let visual = losses.visual_loss().map(|loss| ("visual_loss", loss));
+        let mut parts: Vec<_> = text.into_iter().chain(visual).collect();
+        if let Some(depths) = losses.depth_losses() {
+            let single = |depth| depths.clone().narrow(0, depth, 1);
+            parts.extend(self.depths.visual.iter().copied().zip((0..).map(single)));
+        }
+        let padding = TensorData::from([layout.padding() as f32]);
+        let padding = Tensor::from_data(padding, &self.device.clone().inner());
+        parts.push(("padding", padding));
         Ok(Losses {
             total,
-            parts: text.into_iter().chain(visual).collect(),
+            parts,
+            recomputed,
         })
     }
 
@@ -343,13 +396,17 @@ impl Objective<VilaU> for MixtureObjective {
             let batch = (0..EVALUATED as u64)
                 .map(scene)
                 .collect::<Result<Vec<_>>>()?;
-            let losses = self.losses_of(&model, &batch, &device)?;
+            let losses = self.evaluated(&model, &batch, &device)?;
             let loss = match form {
                 Form::Generation => losses.visual_loss(),
                 _ => losses.text_loss(),
             };
             if let Some(loss) = loss {
                 metrics.push((name, f64::from(loss.into_scalar::<f32>())));
+            }
+            if let (Form::Generation, Some(depths)) = (form, losses.depth_losses()) {
+                let names = self.depths.generation.iter().copied();
+                metrics.extend(names.zip(floats(depths)));
             }
         }
         Ok(metrics)
@@ -402,25 +459,60 @@ impl MixtureObjective {
         held_out: &[Example],
         device: &Device,
     ) -> Result<Vec<(&'static str, f64)>> {
-        let mut metrics = vec![("text_loss", 0.0, 0), ("visual_loss", 0.0, 0)];
+        let (mut text, mut visual) = (Mean::default(), Mean::default());
+        let mut depths = vec![Mean::default(); self.depths.visual.len()];
         for batch in held_out.chunks(self.batch_size) {
-            let losses = self.losses_of(model, batch, device)?;
-            let visual = losses
-                .visual
-                .map(|losses| losses.mean_dim(1).squeeze_dim(1));
-            for (metric, losses) in metrics.iter_mut().zip([losses.text, visual]) {
-                let Some(losses) = losses else {
-                    continue;
-                };
-                let losses = losses.into_data_as::<f32>();
-                metric.1 += losses.iter::<f32>().map(f64::from).sum::<f64>();
-                metric.2 += losses.num_elements();
+            let losses = self.evaluated(model, batch, device)?;
+            for loss in losses.text.into_iter().flat_map(floats) {
+                text.add(loss);
+            }
+            let codes = losses.visual.map(|losses| losses.flatten(0, 1));
+            for (code, loss) in codes.into_iter().flat_map(floats).enumerate() {
+                let depth = code % depths.len();
+                depths[depth].add(loss);
+                visual.add(loss);
             }
         }
-        metrics.retain(|(.., count)| *count > 0);
-        let mean = |(name, sum, count): (&'static str, f64, usize)| (name, sum / count as f64);
-        Ok(metrics.into_iter().map(mean).collect())
+        let names = ["text_loss", "visual_loss"].into_iter();
+        let names = names.chain(self.depths.visual.iter().copied());
+        let means = [text, visual].into_iter().chain(depths);
+        let means = names.zip(means.map(Mean::value));
+        Ok(means
+            .filter_map(|(name, mean)| Some((name, mean?)))
+            .collect())
     }
+}
+
+/// Names of the curves of each depth. Curves are told apart by names that last as long as the program,
+/// and a model has few depths.
+struct Depths {
+    visual: Vec<&'static str>,
+    generation: Vec<&'static str>,
+}
+
+impl Depths {
+    fn new(depth: usize) -> Self {
+        let names = |of: &str| {
+            let name = |depth| &*format!("{of}/{depth}").leak();
+            (1..=depth).map(name).collect()
+        };
+        Self {
+            visual: names("visual_loss"),
+            generation: names("generation_loss"),
+        }
+    }
+}
+
+fn floats(values: Tensor<1>) -> Vec<f64> {
+    let values = values.into_data_as::<f32>();
+    values.iter::<f32>().map(f64::from).collect()
+}
+
+/// A seed from the device's generator: another one for each batch of a step.
+fn drawn(device: &Device, step: u64) -> u64 {
+    let range = Distribution::Uniform(0.0, f64::from(i32::MAX));
+    let drawn: i64 = Tensor::<1, Int>::random([1], range, device).into_scalar();
+    mix(step, drawn as u64)
 }
 
 /// The prompt of a sample that is one drawing from text.
@@ -485,6 +577,7 @@ mod tests {
             question: 1.0,
             drop_caption: 0.1,
             hide_visual: 0.5,
+            train: vec![Part::Language],
         };
         let trained = Samples {
             tokenizer: Arc::new(config::tokenizer(&files.join("llm")).unwrap()),

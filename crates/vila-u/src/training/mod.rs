@@ -6,12 +6,15 @@ mod events;
 mod format;
 pub mod inspect;
 mod lanes;
+mod llama;
 pub mod losses;
 mod mixture;
 pub mod multimodal;
+pub mod plan;
 mod prefetch;
 mod reading;
 pub mod recipe;
+mod recompute;
 pub mod run;
 mod schedule;
 mod seen;
@@ -38,9 +41,10 @@ use trained_tower::TrainedTower;
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
-/// Anything wrong with the recipe or the files it names; a loss that is no number (the last
+/// Anything wrong with the recipe or the files it names; more memory needed than is free; a loss that is no number (the last
 /// checkpoint is kept); [`Error::Interrupted`] when stopped through the watch, after saving.
 pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+    plan::check(recipe, device, None)?;
     let device = device.clone().autodiff();
     match recipe.stages.first().map(|stage| &stage.objective) {
         Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, resume, watch),

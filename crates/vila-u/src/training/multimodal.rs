@@ -16,12 +16,13 @@ use burn::{
 use serde::Serialize;
 use vila_u_kernels::{cross_entropy, exactly};
 
+use super::recompute::Recomputed;
 use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
 
 /// Attention within images is the largest need of memory in encoding them.
 const IMAGES_AT_ONCE: usize = 16;
 
-/// The visual tokens of a batch, image after image, without gradients.
+/// The visual tokens of a batch, image after image.
 #[derive(Debug, Clone)]
 pub struct Visual {
     /// `[tokens, D]`
@@ -40,12 +41,24 @@ impl Visual {
         }
     }
 
-    /// Of images `[images, 3, size, size]` in -1..1. The tower is not trained here, so it records no
-    /// gradients, even on a device that would.
+    /// Of images `[images, 3, size, size]` in -1..1. The tower records no gradients, even on a device
+    /// that would.
     pub fn encode(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
-        let tower = tower.valid();
+        Self::encode_with(&tower.valid(), pixels.inner())
+    }
+
+    /// The same with gradients for the vision encoder, which pass straight through the codes.
+    pub(super) fn encode_recorded(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
+        let visual = Self::encode_with(tower, pixels);
+        Self {
+            codes: visual.codes.inner(),
+            ..visual
+        }
+    }
+
+    fn encode_with(tower: &RqVaeSiglip, pixels: Tensor<4>) -> Self {
         let (mut codes, mut features) = (Vec::new(), Vec::new());
-        for pixels in pixels.inner().split(IMAGES_AT_ONCE, 0) {
+        for pixels in pixels.split(IMAGES_AT_ONCE, 0) {
             // The codes must be those that this tower gives anywhere else.
             let quantized = exactly(|| tower.encode(pixels));
             codes.push(quantized.codes.flatten::<2>(0, 2));
@@ -83,20 +96,48 @@ pub struct Losses {
 ///
 /// Errors when these are more or fewer than the layout has room for.
 pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Losses> {
-    let Predictions { text, visual } = predictions(model, layout, visual)?;
+    Ok(compare(model, predictions(model, layout, visual)?))
+}
+
+/// Reads a batch as [`losses`] does, and leaves the layers of the language model to be computed again.
+pub(super) fn recomputed(
+    model: &VilaU,
+    layout: &Layout,
+    visual: Option<&Visual>,
+    seed: Option<u64>,
+) -> Result<(Losses, Recomputed)> {
+    let embeds = embeddings(model, layout, visual)?;
+    let device = model.llm.device();
+    let (positions, mask) = (layout.positions(&device), layout.mask(&device));
+    let layers = Recomputed::forward(&model.llm, embeds, positions, mask, seed);
+    let hidden = model.llm.normalised(layers.top());
+    let losses = compare(model, expected(model, layout, visual, hidden));
+    Ok((losses, layers))
+}
+
+fn compare(model: &VilaU, Predictions { text, visual }: Predictions) -> Losses {
     let depth = model.vision_tower.rqtransformer.depth();
     let of = |(logits, targets)| cross_entropy(logits, targets);
-    Ok(Losses {
+    Losses {
         text: text.map(of),
         visual: visual.map(of).map(|losses| {
             let [codes] = losses.dims();
             losses.reshape([codes / depth, depth])
         }),
-    })
+    }
 }
 
 /// Reads a batch; see [`losses`].
 pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Predictions> {
+    let embeds = embeddings(model, layout, visual)?;
+    let device = model.llm.device();
+    let (positions, mask) = (layout.positions(&device), layout.mask(&device));
+    let hidden = model.llm.forward(embeds, positions, Some(mask), None);
+    Ok(expected(model, layout, visual, hidden))
+}
+
+/// What the language model reads, `[rows, length, hidden]`.
+fn embeddings(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Tensor<3>> {
     let given = visual.map_or(0, |visual| visual.codes.dims()[0]);
     if given != layout.visual_tokens {
         return Err(Error::failed(format!(
@@ -104,14 +145,20 @@ pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> R
             layout.visual_tokens
         )));
     }
+    let projected = visual.map(|visual| model.mm_projector.forward(visual.features.clone()));
+    Ok(layout.embeddings(&model.llm, projected))
+}
+
+/// What the heads make of the hidden states `[rows, length, hidden]`.
+fn expected(
+    model: &VilaU,
+    layout: &Layout,
+    visual: Option<&Visual>,
+    hidden: Tensor<3>,
+) -> Predictions {
     let llm = &model.llm;
     let device = llm.device();
-    let projected = visual.map(|visual| model.mm_projector.forward(visual.features.clone()));
-    let embeds = layout.embeddings(llm, projected);
-    let positions = layout.positions(&device);
-    let hidden = llm
-        .forward(embeds, positions, Some(layout.mask(&device)), None)
-        .flatten::<2>(0, 1);
+    let hidden = hidden.flatten::<2>(0, 1);
     let indices = |values: Vec<usize>| -> Tensor<1, Int> {
         let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
         Tensor::from_data(TensorData::from(values.as_slice()), &device)
@@ -138,7 +185,7 @@ pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> R
         let logits = tower.rqtransformer.teacher_forced(hidden, sums);
         (logits.flatten(0, 1), codes.flatten(0, 1))
     });
-    Ok(Predictions { text, visual })
+    Predictions { text, visual }
 }
 
 impl Losses {
@@ -150,6 +197,12 @@ impl Losses {
     /// `[1]`, mean over visual targets and depths.
     pub fn visual_loss(&self) -> Option<Tensor<1>> {
         self.visual.clone().map(Tensor::mean)
+    }
+
+    /// `[D]`, mean over visual targets at each depth.
+    pub fn depth_losses(&self) -> Option<Tensor<1>> {
+        let visual = self.visual.clone()?;
+        Some(visual.mean_dim(0).squeeze_dim(0))
     }
 
     /// `[1]`, the sum of both; `None` where nothing was to be predicted.
@@ -173,8 +226,7 @@ impl Losses {
         let mut scores = vec![[Mean::default(); 2]; layout.samples];
         let mut add = |kind: usize, from: usize, value: f64| {
             if let Some(sample) = layout.sample_at(from) {
-                scores[sample][kind].sum += value;
-                scores[sample][kind].count += 1;
+                scores[sample][kind].add(value);
             }
         };
         for (target, value) in layout.text_targets.iter().zip(text) {
@@ -205,13 +257,19 @@ pub struct Score {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Mean {
+pub(super) struct Mean {
     sum: f64,
     count: usize,
 }
 
 impl Mean {
-    fn value(self) -> Option<f64> {
+    pub(super) fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    /// None of nothing.
+    pub(super) fn value(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 }

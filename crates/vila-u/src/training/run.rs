@@ -20,6 +20,8 @@ use super::lanes::Lanes;
 use super::prefetch::{Make, Prefetch};
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
+
+use super::recompute::Recomputed;
 use super::{ema, schedule, state};
 use crate::data::seed::mix;
 use crate::{Error, Result, atomic};
@@ -64,6 +66,8 @@ pub type Sample<M, O> = <<O as Objective<M>>::Make as Make>::Sample;
 pub struct Losses {
     pub total: Tensor<1>,
     pub parts: Vec<(&'static str, Tensor<1>)>,
+    /// Layers below those that `total` was recorded through, where they are computed again.
+    pub recomputed: Option<Recomputed>,
 }
 
 /// Watches and stops a run.
@@ -307,7 +311,7 @@ impl<'a, F: Format> Run<'a, F> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
         if !place.exists() {
-            self.format.save(self.finished(), &place)?;
+            self.format.finish(self.finished(), &place)?;
         }
         Ok(place)
     }
@@ -420,8 +424,17 @@ fn compute<M: Module, O: Objective<M>>(
         .chain(losses.parts)
         .map(|(name, value)| (name, f64::from(value.inner().into_scalar::<f32>())))
         .collect();
-    let tape = (losses.total / count as f64).backward();
-    Ok((values, Gradients::of(model, tape)))
+    let mut tape = (losses.total / count as f64).backward();
+    let mut gradients = Gradients::default();
+    if let Some(layers) = losses.recomputed {
+        let (found, below) = layers.backward(&mut tape);
+        gradients.add(found);
+        if let Some(below) = below {
+            gradients.add(Gradients::of(model, below));
+        }
+    }
+    gradients.add(Gradients::of(model, tape));
+    Ok((values, gradients))
 }
 
 /// Gradients exactly for the parameters that are trained.

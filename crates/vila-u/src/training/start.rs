@@ -7,9 +7,10 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::format::{TowerFormat, VilaUFormat};
+use super::format::{Adapters, TowerFormat, VilaUFormat};
+use super::llama;
 use super::recipe::{Config, Recipe};
-use crate::checkpoint::{self, Files, Source, files::Bytes};
+use crate::checkpoint::{self, Files, Source, files::Bytes, source::Known};
 use crate::data::nano;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
@@ -163,16 +164,28 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
             )));
         }
         let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
+        let mut model = loaded.model;
+        let adapters = recipe.lora.as_ref().map(|lora| Adapters {
+            config: lora.config(),
+            base: init.to_string(),
+        });
+        if let Some(Adapters { config, .. }) = &adapters {
+            model.llm = model.llm.adapted(config, device);
+        }
         let format = VilaUFormat {
             config: loaded.config,
             files,
+            adapters,
         };
-        return Ok((format, loaded.model, loaded.tokenizer));
+        return Ok((format, model, loaded.tokenizer));
     }
     let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
     let config = new_language(recipe, tower.config, tower.siglip)?;
     let mut model = config.init(device);
     model.vision_tower.rqvaesiglip = tower.model;
+    if let Some(folder) = &recipe.model.llm_weights {
+        model.llm = llama::weights(folder, &config.llm, device)?;
+    }
 
     // A checkpoint's files: the encoder's from the tower, the language model's from the recipe.
     let (llm_files, tokenizer) = new_tokenizer(recipe, &config)?;
@@ -185,28 +198,87 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
             }
         }
     }
-    let files = Files::memory("recipe", contents);
-    Ok((VilaUFormat { config, files }, model, tokenizer))
+    let format = VilaUFormat {
+        config,
+        files: Files::memory("recipe", contents),
+        adapters: None,
+    };
+    Ok((format, model, tokenizer))
 }
 
 /// What samples of a language model's run are made with: its sizes and its tokenizer.
 pub fn vila_u_input(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
-    let (_, files) = init(recipe)?;
+    vila_u_input_of(recipe, &init(recipe)?.1)
+}
+
+/// The same where it takes no download.
+pub fn vila_u_input_at_hand(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
+    let init = recipe.init.as_deref().ok_or_else(no_init)?;
+    match Source::parse(init)?.known()? {
+        Known::Files(files) => vila_u_input_of(recipe, &files),
+        Known::Released(_) => Err(Error::failed(format!("{init} is not at hand"))),
+    }
+}
+
+fn vila_u_input_of(recipe: &Recipe, files: &Files) -> Result<(VilaUConfig, Tokenizer)> {
     if recipe.model.llm.is_none() {
-        let config = checkpoint::config::read(&files)?;
+        let config = checkpoint::config::read(files)?;
         return Ok((config, checkpoint::config::tokenizer(&files.join("llm"))?));
     }
-    let (tower, siglip) = checkpoint::config::read_tower(&files)?;
+    let (tower, siglip) = checkpoint::config::read_tower(files)?;
     let config = new_language(recipe, tower, siglip)?;
     let (_, tokenizer) = new_tokenizer(recipe, &config)?;
     Ok((config, tokenizer))
 }
 
+/// The sizes of what is trained.
+pub enum Sizes {
+    Tower(RqVaeSiglipConfig, SiglipConfig),
+    VilaU(Box<VilaUConfig>),
+}
+
+/// Sizes from configurations alone. A released model that is not at hand has its known ones: nothing is
+/// downloaded.
+pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
+    use super::recipe::Objective::{Align, Tower};
+    let is_tower = |stage: &super::recipe::Stage| matches!(stage.objective, Align(_) | Tower(_));
+    let tower = recipe.stages.iter().any(is_tower);
+    let source = recipe.init.as_deref().map(Source::parse).transpose()?;
+    if tower && recipe.model.rqvaesiglip.is_some() {
+        // Encoders that are not at hand have the sizes of their name.
+        let known = source.as_ref().and_then(|source| source.known().ok());
+        let encoders = match &known {
+            Some(Known::Files(files)) if checkpoint::config::is_siglip(files) => Some(files),
+            _ => None,
+        };
+        let (config, siglip) = new_tower(recipe, encoders)?;
+        return Ok(Sizes::Tower(config, siglip));
+    }
+    let known = source.ok_or_else(no_init)?.known()?;
+    let whole = |known: Known| match known {
+        Known::Files(files) => checkpoint::config::read(&files),
+        Known::Released(config) => Ok(*config),
+    };
+    if !tower && recipe.model.llm.is_none() {
+        return Ok(Sizes::VilaU(Box::new(whole(known)?)));
+    }
+    let (config, siglip) = match known {
+        Known::Files(files) => checkpoint::config::read_tower(&files)?,
+        Known::Released(config) => (config.vision_tower.rqvaesiglip, config.siglip),
+    };
+    match tower {
+        true => Ok(Sizes::Tower(config, siglip)),
+        false => new_language(recipe, config, siglip).map(|config| Sizes::VilaU(Box::new(config))),
+    }
+}
+
+fn no_init() -> Error {
+    Error::usage("recipe: init is needed: the model, or at least the vision tower, to start from")
+}
+
 fn init(recipe: &Recipe) -> Result<(&str, Files)> {
     let Some(init) = &recipe.init else {
-        return Err(Error::usage(
-            "recipe: init is needed: the model, or at least the vision tower, to start from",
-        ));
+        return Err(no_init());
     };
     Ok((init, Source::parse(init)?.files(|_, _| {})?))
 }
@@ -236,7 +308,10 @@ fn new_language(
 
 /// The tokenizer of a new language model, with its files.
 fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokenizer)> {
-    let files = tokenizers(recipe)?.join("llm");
+    let files = match &recipe.model.llm_weights {
+        Some(folder) => llama::tokenizer(folder, &config.llm)?,
+        None => tokenizers(recipe)?.join("llm"),
+    };
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
     match words == rows {
@@ -259,6 +334,17 @@ pub fn drawn<M: Module>(model: M, device: &Device, seed: u64) -> M {
     device.seed(seed);
     model.visit(&mut Touch);
     model
+}
+
+/// The recipe, so that tokenizers which a run would make in its folder are made aside, and the folder
+/// that has them until it is dropped: nothing is left behind.
+pub fn aside(recipe: &Recipe) -> Result<(Recipe, tempfile::TempDir)> {
+    let aside = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
+    let mut recipe = recipe.clone();
+    if !recipe.out.join("tokenizers").exists() {
+        recipe.out = aside.path().to_path_buf();
+    }
+    Ok((recipe, aside))
 }
 
 /// The recipe's tokenizers, or else those of the nano world, made in the run folder.

@@ -9,10 +9,12 @@
 //!     model/                              the model in the released layout, f32
 //!     ema/model/                          the running mean of its weights, where there is one
 //!     discriminator/                      what judges a tower's drawings, where there is one
+//!     adapter/                            with LoRA, the adapters of that model, in PEFT's files
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           where the data is gone on with
 //! out/skipped.jsonl                       records that could not be used, and why
 //! out/model/                              the finished model
+//! out/adapter/                            with LoRA, what was merged into it
 //! ```
 //!
 //! A checkpoint is written beside its place and then renamed: it is there as a whole or not at all.

@@ -131,8 +131,22 @@ enum Stage {
     Tower(Box<TowerStage>),
 }
 
+/// Whether a stage of the tower trains the parameter at this path.
+pub fn trains(objective: &recipe::Objective, path: &str) -> bool {
+    let of = |part: &str| path.starts_with(part);
+    match objective {
+        recipe::Objective::Tower(losses) => match path {
+            _ if of(DISCRIMINATOR) => losses.adversarial.is_some(),
+            _ if of("siglip_model.text_model.") => losses.from_scratch,
+            _ => !of("quantizer."),
+        },
+        _ => of("siglip_model."),
+    }
+}
+
 /// The objective of both stages.
 pub struct TowerObjective {
+    objective: recipe::Objective,
     stage: Stage,
     captions: Captions,
     seed: u64,
@@ -176,6 +190,7 @@ impl TowerObjective {
             (0..EVALUATED as u64).map(scene).collect()
         });
         Ok(Self {
+            objective: recipe.stages[index].objective.clone(),
             stage,
             captions,
             seed: recipe.seed,
@@ -193,6 +208,7 @@ fn align(kind: Contrastive, tower: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<
     Losses {
         total: contrastive.clone(),
         parts: vec![("contrastive", contrastive)],
+        recomputed: None,
     }
 }
 
@@ -260,7 +276,11 @@ impl TowerStage {
             Some(judged) => total + silent(judged),
             None => total,
         };
-        Losses { total, parts }
+        Losses {
+            total,
+            parts,
+            recomputed: None,
+        }
     }
 
     /// How far reconstructions are from pictures, in pixels and in looks.
@@ -284,15 +304,6 @@ impl TowerStage {
         parts.push(("perceptual", distance.clone()));
         loss + distance * perceptual.weight
     }
-
-    fn trains(&self, path: &str) -> bool {
-        let of = |part: &str| path.starts_with(part);
-        match path {
-            _ if of(DISCRIMINATOR) => self.start.is_some(),
-            _ if of("siglip_model.text_model.") => self.texts.is_none(),
-            _ => !of("quantizer."),
-        }
-    }
 }
 
 impl Objective<TrainedTower> for TowerObjective {
@@ -312,10 +323,7 @@ impl Objective<TrainedTower> for TowerObjective {
     }
 
     fn trains(&self, path: &str) -> bool {
-        match &self.stage {
-            Stage::Align(_) => path.starts_with("siglip_model."),
-            Stage::Tower(stage) => stage.trains(path),
-        }
+        trains(&self.objective, path)
     }
 
     fn apart(&self, path: &str) -> bool {

@@ -451,14 +451,17 @@ fn gradients() {
             check(name, gradient.into_data().iter().collect(), width);
         };
         // Burn stores the weight of a linear layer as [in, out], the checkpoint as [out, in].
-        let linear = |name: &str, linear: &burn::nn::Linear| {
-            let gradient = linear.weight.val().grad(&gradients).unwrap().transpose();
+        let weight = |name: &str, weight: &Param<Tensor<2>>| {
+            let gradient = weight.val().grad(&gradients).unwrap().transpose();
             let [_, width] = gradient.dims();
             check(
                 &format!("{name}.weight"),
                 gradient.into_data().iter().collect(),
                 width,
             );
+        };
+        let linear = |name: &str, linear: &burn::nn::Linear| {
+            weight(name, &linear.weight);
             if let Some(bias) = &linear.bias {
                 let gradient = bias.val().grad(&gradients).unwrap();
                 check(
@@ -476,7 +479,7 @@ fn gradients() {
         );
         linear("llm.lm_head", llm.lm_head.as_ref().unwrap());
         let q_proj = &llm.model.layers[0].self_attn.q_proj;
-        linear("llm.model.layers.0.self_attn.q_proj", q_proj);
+        weight("llm.model.layers.0.self_attn.q_proj", &q_proj.weight);
         linear("mm_projector.layers.0", &model.mm_projector.layers[0]);
         linear("rqtransformer.in_mlp_1", &depth.in_mlp_1);
         linear("rqtransformer.in_mlp_2", &depth.in_mlp_2);

@@ -2,6 +2,7 @@
 
 mod data;
 mod tower;
+mod language;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -341,17 +342,4 @@ fn other_sizes_do_not_resume() {
     let settings = ["steps=2", "model.rqvaesiglip.n_embed=32"];
     let error = train(TOWER, &out, &settings, true, None).expect_err("an error");
     assert!(error.to_string().contains("codebooks"), "{error}");
-}
-
-/// The recipes of the product are complete and fit their tokenizers.
-#[test]
-fn the_recipes_can_be_read() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).expect("recipes") {
-        let path = entry.expect("an entry").path();
-        Recipe::load(&path, &[]).expect("a recipe");
-        names.push(path.file_name().map(|name| name.to_os_string()));
-    }
-    assert!(names.len() >= 3);
 }

@@ -13,24 +13,18 @@ use prost::Message;
 use sentencepiece_model::{
     ModelProto, ModelType, NormalizerSpec, SentencePiece, TrainerSpec, Type,
 };
-use serde_json::{Map, Value, json};
 
 use super::{Scene, Split};
 use crate::{
     Error, Result,
-    text::conversation::{self, Turn},
+    text::{
+        companions,
+        conversation::{self, Turn},
+    },
 };
 
 /// Enough scenes to meet every object in every form, hence every word.
 const SCENES: u64 = 20_000;
-
-/// What a conversation adds to the vocabulary, in the order of the released checkpoints.
-const ADDED: [&str; 4] = [
-    conversation::IMAGE_START,
-    conversation::IMAGE_END,
-    conversation::VIDEO_START,
-    conversation::VIDEO_END,
-];
 
 /// Longest text, in tokens, that the nano model is made for.
 const MODEL_MAX_LENGTH: usize = 2048;
@@ -41,18 +35,16 @@ pub fn write_tokenizers(model: &Path) -> Result<()> {
     let (said, captions) = corpus()?;
     let llm = language_model(&merges(&words(&said)));
     let ids = llm.pieces.len();
-    let pretty = |value: Value| format!("{value:#}\n").into_bytes();
+    let beside =
+        companions(ids, MODEL_MAX_LENGTH).map(|(name, content)| (format!("llm/{name}"), content));
     let files = [
-        ("llm/tokenizer.model", llm.encode_to_vec()),
-        ("llm/added_tokens.json", pretty(added_tokens(ids))),
-        ("llm/special_tokens_map.json", pretty(special_tokens_map())),
-        ("llm/tokenizer_config.json", pretty(tokenizer_config(ids))),
+        ("llm/tokenizer.model".to_string(), llm.encode_to_vec()),
         (
-            "siglip/spiece.model",
+            "siglip/spiece.model".to_string(),
             text_encoder(&merges(&words(&captions))).encode_to_vec(),
         ),
     ];
-    for (name, content) in files {
+    for (name, content) in files.into_iter().chain(beside) {
         let path = model.join(name);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
@@ -218,63 +210,6 @@ fn model(pieces: Vec<SentencePiece>, trainer: TrainerSpec, single_spaces: bool) 
         pieces,
         ..ModelProto::default()
     }
-}
-
-fn added_tokens(ids: usize) -> Value {
-    let entries = ADDED
-        .iter()
-        .zip(ids..)
-        .map(|(token, id)| (token.to_string(), id.into()));
-    Value::Object(entries.collect())
-}
-
-/// How `transformers` describes a token that is matched exactly.
-fn exact(token: &str, mut extra: Map<String, Value>) -> Value {
-    let mut entry = Map::from_iter([("content".to_owned(), token.into())]);
-    for flag in ["lstrip", "normalized", "rstrip", "single_word"] {
-        entry.insert(flag.into(), false.into());
-    }
-    entry.append(&mut extra);
-    Value::Object(entry)
-}
-
-fn special_tokens_map() -> Value {
-    let exact = |token| exact(token, Map::new());
-    json!({
-        "additional_special_tokens": ADDED.map(exact),
-        "bos_token": exact("<s>"),
-        "eos_token": exact("</s>"),
-        "pad_token": "<unk>",
-        "unk_token": exact("<unk>"),
-    })
-}
-
-fn tokenizer_config(ids: usize) -> Value {
-    let special = Map::from_iter([("special".to_owned(), true.into())]);
-    let first = ["<unk>", "<s>", "</s>"].into_iter().zip(0..);
-    let decoder: Map<String, Value> = first
-        .chain(ADDED.into_iter().zip(ids..))
-        .map(|(token, id)| (id.to_string(), exact(token, special.clone())))
-        .collect();
-    json!({
-        "add_bos_token": true,
-        "add_eos_token": false,
-        "add_prefix_space": true,
-        "added_tokens_decoder": decoder,
-        "additional_special_tokens": ADDED,
-        "bos_token": "<s>",
-        "clean_up_tokenization_spaces": false,
-        "eos_token": "</s>",
-        "legacy": false,
-        "model_max_length": MODEL_MAX_LENGTH,
-        "pad_token": "<unk>",
-        "padding_side": "right",
-        "sp_model_kwargs": {},
-        "spaces_between_special_tokens": false,
-        "tokenizer_class": "LlamaTokenizer",
-        "unk_token": "<unk>",
-        "use_default_system_prompt": false,
-    })
 }
 
 #[cfg(test)]

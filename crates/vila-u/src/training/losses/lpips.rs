@@ -19,6 +19,8 @@ use crate::{Error, Result};
 /// 3x3 convolutions of each block of VGG16; a block begins at half the size of the one before and ends
 /// in the features that are compared: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
 pub const BLOCKS: [usize; 5] = [2, 2, 3, 3, 3];
+/// Channels of each block.
+pub const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
 /// Where torchvision's `features` have these convolutions, between activations and poolings.
 pub const CONVOLUTIONS: [usize; 13] = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
 /// From -1..1 to VGG's inputs: ImageNet's mean and deviation, moved there.

@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::lpips::{BLOCKS, CONVOLUTIONS};
+use super::lpips::{BLOCKS, CHANNELS, CONVOLUTIONS};
 use crate::checkpoint::tensors::{Stored, Tensors};
 use crate::{Error, Result, atomic};
-
-/// VGG16's channels, block by block.
-const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
 
 /// Writes what [`super::Lpips::load`] reads to `output`, from VGG16 and the heads, given in any order.
 ///

@@ -4,6 +4,7 @@
 //! from the command line by its dotted path: `steps=100`, `stages.1.optimizer.learning_rate=3e-4`.
 
 mod data;
+mod lora;
 mod mixture;
 mod model;
 mod objective;
@@ -19,7 +20,8 @@ use toml::{Table, Value};
 use super::losses::DiscriminatorConfig;
 use crate::{Error, Result, depth};
 pub use data::Data;
-pub use mixture::Mixture;
+pub use lora::Lora;
+pub use mixture::{Mixture, Part};
 pub use model::{Config, ModelRecipe};
 pub use objective::{Align, Objective};
 pub use optimizer::Optimizer;
@@ -37,9 +39,14 @@ pub struct Recipe {
     pub steps: u64,
     /// Samples whose gradients are computed at once.
     pub batch_size: usize,
-    /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way.
+    /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way. Weights,
+    /// gradients and moments are float32 with it as without it; a GPU computes in float32 throughout.
     #[serde(default)]
     pub mixed_precision: bool,
+    /// Keep only the inputs of the language model's layers, and compute the layers again on the way
+    /// back: much less memory for a third more work.
+    #[serde(default)]
+    pub recompute: bool,
     /// Batches whose gradients are averaged into one optimizer step.
     #[serde(default = "one")]
     pub accumulation: usize,
@@ -50,6 +57,9 @@ pub struct Recipe {
     /// finished. Without it that is the weights themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Train small matrices beside the language model's layers instead of the layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Steps between checkpoints; the last two are kept.
     pub checkpoint_every: u64,
     /// Steps between evaluations on held-out data.
@@ -157,6 +167,31 @@ impl Recipe {
         must(
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",
+        )?;
+        if let Some(lora) = &self.lora {
+            lora.check()?;
+            must(
+                self.model.llm.is_none(),
+                "lora adapts a trained language model, and [model.llm] makes a new one",
+            )?;
+            let trained = |stage: &Stage| match &stage.objective {
+                Objective::Pretrain(mixture) | Objective::Sft(mixture) => {
+                    mixture.train.contains(&Part::Language)
+                }
+                _ => false,
+            };
+            must(
+                self.stages.iter().any(trained),
+                "lora is of the language model, which no stage trains",
+            )?;
+        }
+        must(
+            self.model.llm_weights.is_none() || self.model.llm.is_some(),
+            "model.llm_weights are of the language model that [model.llm] has the sizes of",
+        )?;
+        must(
+            !(self.recompute && self.stages.iter().any(tower)),
+            "recompute is of the language model's layers, which a tower does not have",
         )?;
         self.data.check(&self.stages)?;
         for stage in &self.stages {

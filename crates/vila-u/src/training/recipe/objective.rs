@@ -13,13 +13,23 @@ pub enum Objective {
     Align(Align),
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen, unless `from_scratch`.
     Tower(Tower),
-    /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
+    /// Next-token prediction on [image, text] and [text, image].
     Pretrain(Mixture),
     /// The same on questions and answers, drawing kept in the mixture.
     Sft(Mixture),
 }
 
 impl Objective {
+    /// As recipes spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Align(_) => "align",
+            Self::Tower(_) => "tower",
+            Self::Pretrain(_) => "pretrain",
+            Self::Sft(_) => "sft",
+        }
+    }
+
     /// `nano`: the samples are of the nano world.
     pub(super) fn check(&self, nano: bool) -> Result<()> {
         match self {

@@ -1,0 +1,180 @@
+//! Adapters of the language model in the files of Hugging Face's PEFT.
+//!
+//! ```text
+//! adapter_config.json          rank, alpha, dropout and targets
+//! adapter_model.safetensors    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight, ...
+//! ```
+//!
+//! They belong to the LLaMA in a checkpoint's `llm/`. PEFT stores A as `[rank, inputs]` and B as
+//! `[outputs, rank]`, the transposes of ours.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Tensor, TensorData},
+};
+use safetensors::{
+    SafeTensors,
+    tensor::{Dtype, TensorView},
+};
+use serde_json::json;
+
+use super::safetensors_writer::write_json;
+use crate::{
+    Error, Result,
+    language::{Llama, lora::LoraConfig},
+};
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Writes the adapters to `dir`, in place of what is there. `base`: the name of the model that they
+/// adapt.
+///
+/// # Errors
+/// When the disk is full or cannot be written.
+pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<()> {
+    struct Collect {
+        path: Vec<String>,
+        found: Vec<(String, Vec<usize>, Vec<u8>)>,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(key) = key(&self.path.join(".")) {
+                let values = param.val().inner().transpose();
+                let shape = values.dims().to_vec();
+                let values = values.into_data_as::<f32>();
+                let bytes = values.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+                self.found.push((key, shape, bytes));
+            }
+        }
+    }
+    let mut collect = Collect {
+        path: Vec::new(),
+        found: Vec::new(),
+    };
+    llm.visit(&mut collect);
+
+    if dir.exists() {
+        fs::remove_dir_all(dir).map_err(Error::io(dir))?;
+    }
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let path = dir.join(WEIGHTS);
+    let failed =
+        |error: safetensors::SafeTensorError| Error::failed(format!("{}: {error}", path.display()));
+    let mut views = Vec::new();
+    for (key, shape, bytes) in &collect.found {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
+        views.push((key, view));
+    }
+    let origin = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views, Some(origin), &path).map_err(failed)?;
+    let settings = json!({
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "target_modules": config.targets,
+        "task_type": "CAUSAL_LM",
+    });
+    write_json(&dir.join(CONFIG), &settings)
+}
+
+/// Reads back what [`save`] wrote, bit by bit, into a model that has such adapters.
+///
+/// # Errors
+/// When the file is damaged, or an adapter is missing or of another size. The model is unchanged then.
+pub fn load(dir: &Path, llm: &mut Llama) -> Result<()> {
+    struct Fill<'a> {
+        path: Vec<String>,
+        file: &'a Path,
+        tensors: SafeTensors<'a>,
+        error: Option<Error>,
+    }
+    impl Fill<'_> {
+        fn read(&self, key: &str, [inputs, outputs]: [usize; 2]) -> Result<TensorData> {
+            let invalid =
+                |reason: String| Error::invalid(self.file, format!("tensor `{key}`: {reason}"));
+            let stored = self.tensors.tensor(key);
+            let stored = stored.map_err(|error| invalid(error.to_string()))?;
+            if stored.shape() != [outputs, inputs] || stored.dtype() != Dtype::F32 {
+                return Err(invalid(format!(
+                    "is {:?} {:?}, and the recipe asks for F32 {:?}",
+                    stored.dtype(),
+                    stored.shape(),
+                    [outputs, inputs]
+                )));
+            }
+            let values = stored.data().as_chunks().0.iter();
+            let values: Vec<f32> = values.map(|value| f32::from_le_bytes(*value)).collect();
+            Ok(TensorData::new(values, [outputs, inputs]))
+        }
+    }
+    impl ModuleMapper for Fill<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (None, Some(key)) = (&self.error, key(&self.path.join("."))) else {
+                return param;
+            };
+            let shape = param.lazy_shape();
+            match self.read(&key, shape.dims()) {
+                Ok(values) => {
+                    let device = param.lazy_device();
+                    let values = Tensor::<2>::from_data(values, &device).transpose();
+                    let id = param.id;
+                    param.transform_for_load(values.reshape(shape), id)
+                }
+                Err(error) => {
+                    self.error = Some(error);
+                    param
+                }
+            }
+        }
+    }
+    let path = dir.join(WEIGHTS);
+    let file = fs::read(&path).map_err(Error::io(&path))?;
+    let tensors = SafeTensors::deserialize(&file)
+        .map_err(|error| Error::invalid(&path, format!("not a safetensors file: {error}")))?;
+    let mut fill = Fill {
+        path: Vec::new(),
+        file: &path,
+        tensors,
+        error: None,
+    };
+    let filled = llm.clone().map(&mut fill);
+    match fill.error {
+        Some(error) => Err(error),
+        None => {
+            *llm = filled;
+            Ok(())
+        }
+    }
+}
+
+/// PEFT's key of the parameter at a path, if it is one of an adapter.
+fn key(path: &str) -> Option<String> {
+    let (layer, name) = path.rsplit_once(".lora.")?;
+    let name = match name {
+        "a" => "lora_A",
+        _ => "lora_B",
+    };
+    Some(format!("base_model.model.{layer}.{name}.weight"))
+}

@@ -1,0 +1,614 @@
+//! What a run takes, from sizes alone: parameters trained and frozen, tokens a step, and memory by what
+//! it is for. No weight is read.
+//!
+//! Weights, gradients and moments are exact. Activations are an estimate (see [`activations`]).
+
+mod activations;
+
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+
+use super::mixture::Samples;
+use super::prefetch::samples;
+use super::reading::trained;
+use super::recipe::{self, Lora, Objective, Recipe};
+use super::start::{self, Sizes};
+use super::trained_tower::TrainedTower;
+use super::{lanes, tower};
+use crate::model::VilaUConfig;
+use crate::sequence::{Layout, Sample};
+use crate::{Error, Result, memory};
+use activations::Rows;
+
+/// Samples that are looked at for their lengths.
+const MEASURED: usize = 64;
+/// Bytes of a number.
+const F32: u64 = 4;
+
+/// What a run takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub stages: Vec<StagePlan>,
+    /// Bytes that are free where the model will be; none where nobody knows.
+    pub free: Option<u64>,
+    /// Of the host, where that is another place.
+    pub host_free: Option<u64>,
+    /// Changes to the recipe that are not made yet, and the bytes of the largest stage with each and
+    /// with all up to it.
+    pub remedies: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StagePlan {
+    pub kind: &'static str,
+    pub steps: u64,
+    pub parts: Vec<PartPlan>,
+    pub trained: u64,
+    pub frozen: u64,
+    /// Trained parameters that weight decay acts on: matrices, convolutions and embeddings. Biases and
+    /// norms are the others.
+    pub decayed: u64,
+    pub weight_decay: f64,
+    /// Samples of a step.
+    pub samples: u64,
+    /// Positions that the model reads in a step: the mean of the samples looked at, or the most there can
+    /// be if none was.
+    pub tokens: u64,
+    /// How many samples were looked at.
+    pub measured: usize,
+    /// Share of the positions that are padding, of the samples looked at.
+    pub padding: Option<f64>,
+    /// Where the model is.
+    pub memory: Memory,
+    /// Of the host, where that is another place.
+    pub host: Option<Memory>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PartPlan {
+    pub name: &'static str,
+    pub trained: u64,
+    pub frozen: u64,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    pub weights: u64,
+    pub gradients: u64,
+    /// The optimizer's moments.
+    pub optimizer: u64,
+    pub activations: u64,
+}
+
+impl Memory {
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.activations
+    }
+}
+
+impl Plan {
+    /// Reads sizes, and of the data as much as it takes to know how long samples are, if it is there.
+    /// `memory`: bytes of the device, where it is not to be asked.
+    ///
+    /// # Errors
+    /// When the sizes are not known, or do not fit together.
+    pub fn measured(recipe: &Recipe, device: &Device, memory: Option<u64>) -> Result<Self> {
+        Self::new(recipe, device, memory, true)
+    }
+
+    fn new(recipe: &Recipe, device: &Device, free: Option<u64>, look: bool) -> Result<Self> {
+        let sizes = start::sizes(recipe)?;
+        let gpu = *device != Device::flex();
+        let lengths = |stage: &recipe::Stage| match look {
+            true => lengths(recipe, &stage.objective),
+            false => Vec::new(),
+        };
+        let lengths: Vec<Vec<Sample>> = recipe.stages.iter().map(lengths).collect();
+        let stages = |recipe: &Recipe| -> Vec<StagePlan> {
+            let ends = recipe.stage_ends();
+            let starts = [0].into_iter().chain(ends.iter().copied());
+            let steps = ends.iter().zip(starts).map(|(end, start)| end - start);
+            let stages = recipe.stages.iter().zip(steps).zip(&lengths);
+            let plan = |((stage, steps), lengths): ((&recipe::Stage, u64), &Vec<Sample>)| {
+                plan(recipe, stage, steps, &sizes, lengths, gpu)
+            };
+            stages.map(plan).collect()
+        };
+        let largest = |stages: &[StagePlan]| {
+            let totals = stages.iter().map(|stage| stage.memory.total());
+            totals.max().unwrap_or(0)
+        };
+        let mut remedies = Vec::new();
+        let mut changed = recipe.clone();
+        for (name, change) in remedies_of(recipe) {
+            change(&mut changed);
+            remedies.push((name, largest(&stages(&changed))));
+        }
+        Ok(Self {
+            stages: stages(recipe),
+            free: free.or_else(|| memory::free(device)),
+            host_free: gpu.then(|| memory::free(&Device::flex())).flatten(),
+            remedies,
+        })
+    }
+
+    /// One error that says what to change, where the run cannot fit.
+    ///
+    /// # Errors
+    /// When it takes more memory than is free.
+    pub fn check(&self) -> Result<()> {
+        for stage in &self.stages {
+            let places = [
+                (
+                    Some(stage.memory),
+                    self.free,
+                    "there are",
+                    &self.remedies[..],
+                ),
+                (stage.host, self.host_free, "the host has", &[]),
+            ];
+            for (memory, free, has, remedies) in places {
+                let (Some(memory), Some(free)) = (memory, free) else {
+                    continue;
+                };
+                if memory.total() > free {
+                    let remedies: Vec<String> = remedies
+                        .iter()
+                        .map(|(name, bytes)| format!("{name} ({})", gigabytes(*bytes)))
+                        .collect();
+                    let remedies = match remedies.is_empty() {
+                        true => "use a machine with more".to_string(),
+                        false => format!("with {}", remedies.join(", then ")),
+                    };
+                    return Err(Error::failed(format!(
+                        "this run needs about {} of memory (weights {}, gradients {}, optimizer {}, activations \
+                         {}), and {has} {} free: {remedies}",
+                        gigabytes(memory.total()),
+                        gigabytes(memory.weights),
+                        gigabytes(memory.gradients),
+                        gigabytes(memory.optimizer),
+                        gigabytes(memory.activations),
+                        gigabytes(free),
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gigabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Refuses a run that cannot fit in the memory that is free, or in `memory` bytes, before anything is
+/// loaded.
+///
+/// # Errors
+/// As [`Plan::measured`] and [`Plan::check`].
+pub fn check(recipe: &Recipe, device: &Device, memory: Option<u64>) -> Result<()> {
+    // What fits even with the longest samples needs no look at the data.
+    match Plan::new(recipe, device, memory, false)?.check() {
+        Ok(()) => Ok(()),
+        Err(_) => Plan::measured(recipe, device, memory)?.check(),
+    }
+}
+
+/// What takes less memory, one after the other.
+fn remedies_of(recipe: &Recipe) -> Vec<(String, fn(&mut Recipe))> {
+    let mut remedies: Vec<(String, fn(&mut Recipe))> = Vec::new();
+    let is_tower = |stage: &recipe::Stage| {
+        matches!(stage.objective, Objective::Align(_) | Objective::Tower(_))
+    };
+    let language = !recipe.stages.iter().any(is_tower);
+    if language && !recipe.recompute {
+        remedies.push(("recompute = true".into(), |recipe| recipe.recompute = true));
+    }
+    if language && recipe.batch_size > 1 {
+        let samples = recipe.batch_size * recipe.accumulation;
+        remedies.push((
+            format!("batch_size = 1 and accumulation = {samples}"),
+            |recipe| {
+                recipe.accumulation *= recipe.batch_size;
+                recipe.batch_size = 1;
+            },
+        ));
+    }
+    if !language && recipe.batch_size > 1 {
+        remedies.push(("batch_size = 1".into(), |recipe| recipe.batch_size = 1));
+    }
+    if language && recipe.lora.is_none() && recipe.model.llm.is_none() {
+        remedies.push(("lora = { rank = 64, alpha = 16 }".into(), |recipe| {
+            recipe.lora = Some(Lora::all_layers(64, 16.0));
+        }));
+    }
+    remedies
+}
+
+/// The first samples of a stage; none where they are not at hand.
+fn lengths(recipe: &Recipe, objective: &Objective) -> Vec<Sample> {
+    let look = || -> Result<Vec<Sample>> {
+        let (recipe, _aside) = start::aside(recipe)?;
+        let (config, tokenizer) = start::vila_u_input_at_hand(&recipe)?;
+        let made = Samples::of_stage(&recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
+        let sources: Vec<_> = trained(&recipe.data).cloned().collect();
+        let count = MEASURED.max(recipe.batch_size.min(512));
+        let taken = samples(&made, &sources, recipe.data.max_bad, count)?;
+        Ok(taken.into_iter().map(|taken| taken.sample.sample).collect())
+    };
+    look().unwrap_or_default()
+}
+
+/// Parameters by part, and what the optimizer does with them.
+#[derive(Default)]
+struct Counted {
+    path: Vec<String>,
+    /// Trained and frozen, in the order of [`PARTS`].
+    parts: [[u64; 2]; PARTS.len()],
+    decayed: u64,
+    /// Trained inside the language model's layers.
+    layers: u64,
+}
+
+/// The parts that are told apart, and what their paths start with. Of several, the first that fits.
+const PARTS: [(&str, &[&str]); 8] = [
+    ("language model", &["llm."]),
+    ("projector", &["mm_projector."]),
+    ("depth transformer", &["vision_tower.rqtransformer."]),
+    ("vision encoder", &["siglip_model.vision_model."]),
+    ("quantizer", &["quantizer."]),
+    ("pixel decoder", &["post_quant_conv.", "decoder."]),
+    ("text encoder", &["siglip_model."]),
+    ("discriminator", &["discriminator."]),
+];
+
+impl Counted {
+    fn of<M: Module>(model: &M, trains: &dyn Fn(&str) -> bool) -> Self {
+        struct Count<'a>(Counted, &'a dyn Fn(&str) -> bool);
+        impl ModuleVisitor for Count<'_> {
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.0.path.push(name.into());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.0.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let path = self.0.path.join(".");
+                let numbers = param.lazy_shape().num_elements() as u64;
+                let trained = (self.1)(&path);
+                self.0.add(&path, numbers, trained, D >= 2);
+            }
+        }
+        let mut count = Count(Self::default(), trains);
+        model.visit(&mut count);
+        count.0
+    }
+
+    fn add(&mut self, path: &str, numbers: u64, trained: bool, decayed: bool) {
+        let inside = path
+            .strip_prefix("vision_tower.rqvaesiglip.")
+            .unwrap_or(path);
+        let part = (PARTS.iter())
+            .position(|(_, starts)| starts.iter().any(|start| inside.starts_with(start)));
+        if let Some(part) = part {
+            self.parts[part][usize::from(!trained)] += numbers;
+        }
+        if trained && decayed {
+            self.decayed += numbers;
+        }
+        if trained && path.starts_with("llm.model.layers.") {
+            self.layers += numbers;
+        }
+    }
+
+    fn parts(&self) -> Vec<PartPlan> {
+        let parts = PARTS.iter().zip(self.parts);
+        let parts = parts.map(|((name, _), [trained, frozen])| PartPlan {
+            name,
+            trained,
+            frozen,
+        });
+        parts
+            .filter(|part| part.trained + part.frozen > 0)
+            .collect()
+    }
+}
+
+fn plan(
+    recipe: &Recipe,
+    stage: &recipe::Stage,
+    steps: u64,
+    sizes: &Sizes,
+    lengths: &[Sample],
+    gpu: bool,
+) -> StagePlan {
+    let cpu = Device::flex();
+    let batch = recipe.batch_size as f64;
+    let lora = recipe.lora.as_ref();
+    let (counted, layers, tokens, padding, kept) = match (sizes, &stage.objective) {
+        (Sizes::VilaU(config), Objective::Pretrain(mixture) | Objective::Sft(mixture)) => {
+            let mut model = config.init(&cpu);
+            if let Some(lora) = lora {
+                model.llm = model.llm.adapted(&lora.config(), &cpu);
+            }
+            let counted = Counted::of(&model, &|path| mixture.trains(path, lora.is_some()));
+            let read = Read::of(config, lengths, recipe.batch_size);
+            let kept = activations::language(recipe, &mixture.train, config, &read.largest, gpu);
+            let layers = config.llm.num_hidden_layers;
+            (counted, layers, read.tokens, read.padding, kept)
+        }
+        (Sizes::Tower(config, siglip), objective) => {
+            let model = TrainedTower {
+                tower: config.init(siglip, &cpu),
+                discriminator: recipe.discriminator().map(|sizes| sizes.init(&cpu)),
+            };
+            let counted = Counted::of(&model, &|path| tower::trains(objective, path));
+            let kept = activations::tower(config, siglip, objective, batch, gpu);
+            let [rows, columns, _] = config.code_shape;
+            let texts = siglip.text_config.max_position_embeddings;
+            (counted, 0, (rows * columns + texts) as f64, None, kept)
+        }
+        // Stages and sizes are both of the recipe, which does not mix them.
+        _ => (Counted::default(), 0, 0.0, None, 0),
+    };
+    let parts = counted.parts();
+    let trained: u64 = parts.iter().map(|part| part.trained).sum();
+    let frozen: u64 = parts.iter().map(|part| part.frozen).sum();
+    let samples = (recipe.batch_size * recipe.accumulation) as u64;
+    let chance = lora.is_some_and(|lora| lora.dropout > 0.0) || recipe.dropout > 0.0;
+    let side_by_side = match &stage.objective {
+        Objective::Tower(_) => false,
+        Objective::Align(_) => true,
+        _ => !chance,
+    };
+    let lanes = match side_by_side && !gpu {
+        true => lanes::most(recipe.accumulation) as u64,
+        false => 1,
+    };
+    // Those of a step's batches are added up as they come.
+    let gradients = (recipe.accumulation as u64).min(lanes + 1);
+    // The running mean is a model of its own.
+    let models = 1 + u64::from(recipe.ema.is_some());
+    let all = models * F32 * (trained + frozen);
+    let (memory, host) = match gpu {
+        false => {
+            let memory = Memory {
+                weights: all,
+                gradients: gradients * F32 * trained,
+                optimizer: 2 * F32 * trained,
+                activations: lanes * kept,
+            };
+            (memory, None)
+        }
+        true => {
+            // The layers' leave the device one after the other where they are computed again.
+            let held = match recipe.recompute && layers > 0 {
+                true => trained - counted.layers + counted.layers / layers as u64,
+                false => trained,
+            };
+            let memory = Memory {
+                weights: all,
+                gradients: F32 * held,
+                optimizer: 0,
+                activations: kept,
+            };
+            let host = Memory {
+                weights: 0,
+                gradients: gradients * F32 * trained,
+                optimizer: 2 * F32 * trained,
+                activations: 0,
+            };
+            (memory, Some(host))
+        }
+    };
+    StagePlan {
+        kind: stage.objective.kind(),
+        steps,
+        parts,
+        trained,
+        frozen,
+        decayed: counted.decayed,
+        weight_decay: stage.optimizer.weight_decay,
+        samples,
+        tokens: (tokens * samples as f64).round() as u64,
+        measured: lengths.len(),
+        padding,
+        memory,
+        host,
+    }
+}
+
+/// What the language model reads.
+struct Read {
+    /// Mean positions of a sample.
+    tokens: f64,
+    padding: Option<f64>,
+    /// The most of everything over the batches.
+    largest: Rows,
+}
+
+impl Read {
+    fn of(config: &VilaUConfig, samples: &[Sample], batch: usize) -> Self {
+        let image = config.vision_tower.rqtransformer.positions().max(1);
+        let longest = config.llm.max_length();
+        if samples.is_empty() {
+            let positions = (batch * longest) as f64;
+            // Nothing takes more than pictures to draw.
+            let largest = Rows {
+                rows: batch as f64,
+                length: longest as f64,
+                text_targets: 0.0,
+                visual_targets: positions,
+                images: positions / image as f64,
+            };
+            return Self {
+                tokens: longest as f64,
+                padding: None,
+                largest,
+            };
+        }
+        let mut largest = Rows::default();
+        let (mut read, mut places) = (0.0, 0.0);
+        for batch_of in samples.chunks(batch) {
+            let layout = Layout::packed(batch_of, image, longest, None);
+            let positions = (layout.rows * layout.length) as f64;
+            read += positions * (1.0 - layout.padding());
+            places += positions;
+            // A last batch that is not full stands for a full one.
+            let scale = batch as f64 / batch_of.len() as f64;
+            let rows = Rows {
+                rows: layout.rows as f64 * scale,
+                length: layout.length as f64,
+                text_targets: layout.text_targets.len() as f64 * scale,
+                visual_targets: layout.visual_targets.len() as f64 * scale,
+                images: layout.visual_tokens as f64 / image as f64 * scale,
+            };
+            if batch_of.len() == batch || samples.len() < batch {
+                largest = largest.most(rows);
+            }
+        }
+        Self {
+            tokens: read / samples.len() as f64,
+            padding: Some(1.0 - read / places),
+            largest,
+        }
+    }
+}
+
+impl Rows {
+    fn most(self, other: Self) -> Self {
+        Self {
+            rows: self.rows.max(other.rows),
+            length: self.length.max(other.length),
+            text_targets: self.text_targets.max(other.text_targets),
+            visual_targets: self.visual_targets.max(other.visual_targets),
+            images: self.images.max(other.images),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const RECIPE: &str = r#"
+        out = "runs/x"
+        init = "hf:mit-han-lab/vila-u-7b-256"
+        seed = 1
+        steps = 10
+        batch_size = 2
+        accumulation = 8
+        checkpoint_every = 5
+        eval_every = 5
+        sample_every = 5
+
+        [[stages]]
+        objective = { kind = "sft", caption = 1.0, drop_caption = 0.1 }
+        optimizer = { learning_rate = 1e-4, warm_up = 0.03, weight_decay = 0.0, betas = [0.9, 0.95], clip = 1.0 }
+    "#;
+
+    fn recipe(settings: &[&str]) -> Recipe {
+        let settings: Vec<String> = settings.iter().map(|text| text.to_string()).collect();
+        Recipe::parse(RECIPE, Path::new("a recipe"), &settings).unwrap()
+    }
+
+    fn stage(recipe: &Recipe, gpu: bool) -> StagePlan {
+        let sizes = start::sizes(recipe).unwrap();
+        plan(recipe, &recipe.stages[0], 10, &sizes, &[], gpu)
+    }
+
+    /// LLaMA-2-7B has 6,738,415,616 parameters, and here four words more, in and out.
+    const LANGUAGE: u64 = 6_738_415_616 + 2 * 4 * 4096;
+
+    #[test]
+    fn parameters_are_those_of_the_released_model() {
+        let plan = stage(&recipe(&[]), false);
+        let part = |plan: &StagePlan, name: &str| {
+            let part = plan.parts.iter().find(|part| part.name == name).unwrap();
+            [part.trained, part.frozen]
+        };
+        assert_eq!(part(&plan, "language model"), [LANGUAGE, 0]);
+        assert_eq!(part(&plan, "vision encoder")[0], 0);
+        let counted: u64 = plan.parts.iter().map(|part| part.trained).sum();
+        assert_eq!(plan.trained, counted);
+        // Two norms a layer and one after them are not decayed, beside those of the depth transformer.
+        let norms = 65 * 4096;
+        assert!(plan.trained - plan.decayed > norms && plan.trained - plan.decayed < 3 * norms);
+        assert_eq!(
+            (plan.samples, plan.tokens, plan.measured),
+            (16, 16 * 8192, 0)
+        );
+
+        // Rank 2 beside four square layers, two to 11,008 and one back, in each of 32.
+        let adapted = stage(&recipe(&["lora={ rank = 2, alpha = 4.0 }"]), false);
+        let ranks = 4 * 2 * 4096 + 3 * (4096 + 11_008);
+        assert_eq!(part(&adapted, "language model"), [32 * 2 * ranks, LANGUAGE]);
+        let train = "stages.0.objective.train=[\"projector\"]";
+        let projector = stage(&recipe(&[train]), false);
+        assert_eq!(projector.trained, part(&plan, "projector")[0]);
+    }
+
+    #[test]
+    fn memory_is_less_with_every_remedy() {
+        let plain = stage(&recipe(&["dropout=0.1"]), false);
+        let memory = plain.memory;
+        assert_eq!(memory.weights, 4 * (plain.trained + plain.frozen));
+        assert_eq!(memory.optimizer, 8 * plain.trained);
+        // One batch after the other: its gradients, and their sum.
+        assert_eq!(memory.gradients, 8 * plain.trained);
+        assert_eq!(
+            stage(&recipe(&["accumulation=1"]), false).memory.gradients,
+            4 * plain.trained
+        );
+        let recomputed = stage(&recipe(&["recompute=true"]), false).memory;
+        assert!(recomputed.activations < memory.activations / 2);
+        assert_eq!(recomputed.weights, memory.weights);
+        let single = stage(&recipe(&["batch_size=1"]), false).memory;
+        assert!(single.activations < memory.activations * 6 / 10);
+
+        let plan = Plan::new(&recipe(&[]), &Device::flex(), Some(80_000_000_000), false).unwrap();
+        let totals: Vec<u64> = plan.remedies.iter().map(|(_, bytes)| *bytes).collect();
+        assert_eq!(totals.len(), 3);
+        assert!(totals[0] < plain.memory.total());
+        assert!(totals.windows(2).all(|pair| pair[1] < pair[0]));
+        let error = plan.check().unwrap_err().to_string();
+        for word in ["80.0 GB", "recompute = true", "accumulation = 16", "lora ="] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        let plan = Plan::new(&recipe(&[]), &Device::flex(), Some(totals[0] * 10), false).unwrap();
+        assert!(plan.check().is_ok());
+    }
+
+    /// On a GPU are weights, gradients and activations; gradients are added up, and moments kept, on the
+    /// host.
+    #[test]
+    fn a_gpu_leaves_the_optimizer_to_the_host() {
+        let [cpu, gpu] = [false, true].map(|gpu| stage(&recipe(&[]), gpu));
+        let host = gpu.host.unwrap();
+        assert_eq!(
+            (gpu.memory.optimizer, host.optimizer),
+            (0, cpu.memory.optimizer)
+        );
+        assert_eq!(gpu.memory.weights, cpu.memory.weights);
+        assert!(gpu.memory.activations > cpu.memory.activations);
+        let recomputed = stage(&recipe(&["recompute=true"]), true);
+        assert!(recomputed.memory.gradients < gpu.memory.gradients / 2);
+    }
+
+    #[test]
+    fn sizes_that_nobody_knows() {
+        let unknown = recipe(&["init=hf:nobody/knows"]);
+        let error = start::sizes(&unknown).err().unwrap().to_string();
+        assert!(error.contains("vila-u info hf:nobody/knows"), "{error}");
+    }
+}
