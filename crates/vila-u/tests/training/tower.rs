@@ -12,7 +12,9 @@ use super::{LANGUAGE, TOWER, assert_same_model, mean, metrics, on_a_new_tower, t
 use vila_u::Error;
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
 
-type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+/// Shape and values.
+type Values = (Vec<usize>, Vec<f32>);
+type Weights = BTreeMap<String, Values>;
 
 fn read(folder: &Path) -> Weights {
     let file = fs::read(folder.join("model.safetensors")).expect("weights");
@@ -77,7 +79,7 @@ fn checkpoint(out: &Path, step: u64, part: &str) -> PathBuf {
 }
 
 /// Keys of one part of a tower.
-fn part<'a>(weights: &'a Weights, prefix: &str) -> Vec<(&'a String, &'a (Vec<usize>, Vec<f32>))> {
+fn part<'a>(weights: &'a Weights, prefix: &str) -> Vec<(&'a String, &'a Values)> {
     let part: Vec<_> = (weights.iter())
         .filter(|(key, _)| key.starts_with(prefix))
         .collect();
