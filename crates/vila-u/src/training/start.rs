@@ -247,12 +247,15 @@ pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
     if tower && recipe.model.rqvaesiglip.is_some() {
         // Encoders that are not at hand have the sizes of their name.
         let known = source.as_ref().and_then(|source| source.known().ok());
-        let encoders = match &known {
-            Some(Known::Files(files)) if checkpoint::config::is_siglip(files) => Some(files),
+        let encoders = match known {
+            Some(Known::Files(files)) => Some(files),
             _ => None,
         };
-        let (config, siglip) = new_tower(recipe, encoders)?;
-        return Ok(Sizes::Tower(config, siglip));
+        let new = encoders.as_ref().is_none_or(checkpoint::config::is_siglip);
+        if new {
+            let (config, siglip) = new_tower(recipe, encoders.as_ref())?;
+            return Ok(Sizes::Tower(config, siglip));
+        }
     }
     let known = source.ok_or_else(no_init)?.known()?;
     let whole = |known: Known| match known {
