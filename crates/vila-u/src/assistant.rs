@@ -12,7 +12,7 @@ use crate::{
         visual::{self, Drawing, Progress, VisualOptions},
     },
     model::VilaU,
-    sequence::{Layout, Sample},
+    sequence::{Layout, Sample, form::VIDEO_FRAMES},
     text::{
         Tokenizer,
         conversation::{self, Reply, Turn, generation_prompt, unconditional_prompt},
@@ -101,6 +101,32 @@ pub fn draw_prompts(
 pub fn drawing_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     let prompt = generation_prompt(&[Turn::human(description)], Reply::Image, true)?;
     Ok(tokenizer.encode_prompt(&prompt))
+}
+
+/// Makes one video of [`VIDEO_FRAMES`] frames for each description.
+pub fn draw_videos(
+    model: &VilaU,
+    tokenizer: &Tokenizer,
+    descriptions: &[String],
+    options: &VisualOptions,
+    on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Drawing> {
+    let prompt = |description: &str| -> Result<Vec<i64>> {
+        let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
+        Ok(tokenizer.encode_prompt(&prompt))
+    };
+    let prompts = (descriptions.iter())
+        .map(|description| prompt(description))
+        .collect::<Result<Vec<_>>>()?;
+    let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
+    visual::draw(
+        model,
+        &prompts,
+        &unconditional,
+        VIDEO_FRAMES,
+        options,
+        on_progress,
+    )
 }
 
 /// What the language model reads for images `[images, 3, size, size]`: `[images * tokens, hidden]`.

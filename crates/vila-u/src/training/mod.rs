@@ -3,6 +3,7 @@
 mod adamw;
 mod events;
 mod format;
+mod forms;
 pub mod inspect;
 mod lanes;
 mod mixture;

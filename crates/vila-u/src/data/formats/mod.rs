@@ -83,7 +83,7 @@ impl Format {
 
 /// What a caption answers.
 pub const DESCRIBE: &str = "Describe this picture.";
-const DESCRIBE_VIDEO: &str = "Describe this video.";
+pub const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {
     /// One picture or video and its caption as a record.

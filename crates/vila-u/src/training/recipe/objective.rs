@@ -13,9 +13,10 @@ pub enum Objective {
     Align(Align),
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen.
     Tower(Tower),
-    /// Next-token prediction on [image, text] and [text, image]; the tower is frozen.
+    /// Next-token prediction on [image, text], [text, image], [text, video], pages and text; the tower is
+    /// frozen.
     Pretrain(Mixture),
-    /// The same on questions and answers, drawing kept in the mixture.
+    /// The same on questions and answers, about videos too, drawing kept in the mixture.
     Sft(Mixture),
 }
 
@@ -24,7 +25,8 @@ impl Objective {
     pub(super) fn check(&self, nano: bool) -> Result<()> {
         match self {
             Self::Align(_) | Self::Tower(_) => Ok(()),
-            Self::Pretrain(mixture) | Self::Sft(mixture) => mixture.check(nano),
+            Self::Pretrain(mixture) => mixture.check(nano, true),
+            Self::Sft(mixture) => mixture.check(nano, false),
         }
     }
 }
