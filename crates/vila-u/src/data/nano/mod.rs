@@ -23,6 +23,7 @@ pub mod video;
 mod video_words;
 mod words;
 mod write;
+mod write_forms;
 
 pub use comparison::Comparison;
 pub use emoji::Emoji;
