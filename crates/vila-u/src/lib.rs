@@ -21,6 +21,7 @@ mod layers;
 pub mod media;
 pub mod model;
 pub mod projector;
+mod quiet;
 pub mod sequence;
 pub mod text;
 pub mod tower;

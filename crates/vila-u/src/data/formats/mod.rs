@@ -11,8 +11,10 @@ mod llava;
 mod mmc4;
 mod openvid;
 mod parquet;
+mod pickle;
 mod vflan;
 mod webdataset;
+mod zipped;
 
 use std::path::Path;
 
@@ -40,11 +42,11 @@ pub enum Format {
     WebDataset,
     /// Conversations about files, JSON or JSON lines.
     Llava,
-    /// Web pages with pictures, JSON lines or tar shards.
+    /// Web pages with pictures: JSON lines, zipped or not, or tar shards.
     Mmc4,
     /// A CSV of captions beside videos.
     OpenVid,
-    /// Questions and answers about pictures in base64, JSON or JSON lines.
+    /// Questions and answers about pictures in base64, pickled, JSON or JSON lines.
     Vflan,
     /// Tables with the bytes of pictures.
     Parquet,

@@ -4,22 +4,23 @@
 //! {"question": "What is it?", "answer:": "a dog", "image": ["/9j/4AAQ..."]}
 //! ```
 //!
-//! Layout: what `LazyVFlanDataset` in the authors' `vila_u/data/dataset.py` reads, there pickled and
-//! here as JSON, one object a line or all in one array. `answer` and `image` may end in a colon; a
+//! Layout: what `LazyVFlanDataset` in the authors' `vila_u/data/dataset.py` reads, a pickled list of
+//! such records; or the same as JSON, one object a line or all in one array. `answer` and `image` may end in a colon; a
 //! picture may be the path of a `.jpg` instead, and there may be none. The pictures come before the
 //! question, like the frames of a video. A question with worked examples ("Image Descriptions")
 //! becomes a conversation.
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use serde::Deserialize;
 
 use super::{
-    Records,
+    Bad, Records,
     json::{self, Texts},
+    pickle,
 };
 use crate::{
-    Result,
+    Error, Result,
     data::record::{Image, Pictures, Record, Text, inside},
     text::conversation::Turn,
 };
@@ -38,7 +39,23 @@ struct Entry {
 
 pub fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
-    json::records(path, move |number, entry| record(number, entry, &folder))
+    let mut first = [0];
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let read = file.read(&mut first).map_err(Error::io(path))?;
+    if read == 0 || first != [pickle::START] {
+        return json::records(path, move |number, entry| record(number, entry, &folder));
+    }
+    let records = pickle::Elements::open(path)?.map(move |(number, element)| {
+        let entry = element
+            .and_then(|element| serde_json::from_value(element).map_err(|error| error.to_string()));
+        entry
+            .and_then(|entry| record(number, entry, &folder))
+            .map_err(|reason| Bad {
+                key: format!("record {number}"),
+                reason,
+            })
+    });
+    Ok(Box::new(records))
 }
 
 fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Record, String> {
