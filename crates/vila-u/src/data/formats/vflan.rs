@@ -146,6 +146,50 @@ mod tests {
         assert!(read(json!({"question": "", "answer": "", "image": many})).is_err());
     }
 
+    /// Written by CPython 3.11: `pickle.dumps(records, protocol=2)` and `protocol=4`, in base64.
+    const PICKLED: [&str; 2] = [
+        "gAJdcQAofXEBKFgIAAAAcXVlc3Rpb25xAlgTAAAAPGltYWdlPgpXaGF0IGlzIGl0P3EDWAcAAABhbnN3ZXI6cQRY\
+        BQAAAGEgZG9ncQVYBQAAAGltYWdlcQZdcQdYBAAAAFFRPT1xCGF1fXEJKGgCWA8AAABJcyBhIGRvZyByb3VuZD9x\
+        CmgEWAIAAABub3ELaAZdcQx1fXENKGgCWAYAAABXaGljaD9xDmgEWAQAAABib3RocQ9oBl1xEChoCFgEAAAAUWc9\
+        PXERZXVlLg==",
+        "gASVmAAAAAAAAABdlCh9lCiMCHF1ZXN0aW9ulIwTPGltYWdlPgpXaGF0IGlzIGl0P5SMB2Fuc3dlcjqUjAVhIGRv\
+        Z5SMBWltYWdllF2UjARRUT09lGF1fZQoaAKMD0lzIGEgZG9nIHJvdW5kP5RoBIwCbm+UaAZdlHV9lChoAowGV2hp\
+        Y2g/lGgEjARib3RolGgGXZQoaAiMBFFnPT2UZXVlLg==",
+    ];
+
+    #[test]
+    fn pickled_records_are_read_and_never_run() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let records = |content: &[u8]| -> Vec<std::result::Result<Record, Bad>> {
+            std::fs::write(file.path(), content).unwrap();
+            open(file.path(), Path::new("images")).unwrap().collect()
+        };
+        for pickled in PICKLED {
+            let read = records(&super::super::base64(pickled).unwrap());
+            let read: Vec<Record> = read.into_iter().map(|record| record.unwrap()).collect();
+            assert_eq!(read.len(), 3);
+            assert_eq!(said(&read[0]), ["What is it?", "a dog"]);
+            let images = |contents: &[&[u8]]| {
+                let image = |content: &&[u8]| Image::Bytes(content.to_vec());
+                contents.iter().map(image).collect::<Vec<_>>()
+            };
+            assert_eq!(read[0].pictures, Pictures::Frames(images(&[b"A"])));
+            assert_eq!(read[1].pictures, Pictures::Images(Vec::new()));
+            assert_eq!(said(&read[2]), ["Which?", "both"]);
+            assert_eq!(read[2].pictures, Pictures::Frames(images(&[b"A", b"B"])));
+        }
+        // `os.system("touch hacked")` beside a record: the record is read, nothing more.
+        let record = b"}(X\x08\0\0\0questionX\x02\0\0\0a?X\x06\0\0\0answerX\x01\0\0\0bu";
+        let call = b"cos\nsystem\n(X\x0c\0\0\0touch hackedtR";
+        let read = records(&[b"\x80\x02](".as_slice(), record, call, b"e."].concat());
+        let bad = read.last().unwrap().as_ref().unwrap_err();
+        assert!(bad.reason.contains("GLOBAL"), "{bad:?}");
+        assert!(!Path::new("hacked").exists());
+        // A record that is no record costs itself alone.
+        let read = records(&[b"\x80\x02](K\x01".as_slice(), record, b"e."].concat());
+        assert!(read[0].is_err() && read[1].is_ok() && read.len() == 2);
+    }
+
     #[test]
     fn worked_examples_are_a_conversation() {
         let question =
