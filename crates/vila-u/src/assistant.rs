@@ -185,14 +185,13 @@ pub fn draw_prompts(
     visual::draw(model, prompts, &unconditional, 1, options, on_progress)
 }
 
-/// Draws `n` videos of one description, `frames` frames each, with random choices of their own.
+/// Draws one video of `frames` frames for each description, with random choices of their own.
 ///
 /// A usage error where the model's vocabulary has no `<vi_start>`.
 pub fn draw_videos(
     model: &VilaU,
     tokenizer: &Tokenizer,
-    description: &str,
-    n: usize,
+    descriptions: &[String],
     frames: usize,
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
@@ -202,8 +201,14 @@ pub fn draw_videos(
             "this model draws no videos: its vocabulary has no {VIDEO_START}"
         )));
     }
-    let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
-    let prompts = vec![tokenizer.encode_prompt(&prompt); n];
+    let prompt = |description: &String| -> Result<Vec<i64>> {
+        let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
+        Ok(tokenizer.encode_prompt(&prompt))
+    };
+    let prompts = descriptions
+        .iter()
+        .map(prompt)
+        .collect::<Result<Vec<_>>>()?;
     let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
     visual::draw(
         model,

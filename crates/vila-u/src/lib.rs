@@ -22,6 +22,7 @@ pub mod media;
 mod memory;
 pub mod model;
 pub mod projector;
+mod quiet;
 pub mod sequence;
 pub mod text;
 pub mod tower;

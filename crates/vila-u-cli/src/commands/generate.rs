@@ -62,8 +62,7 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
             true => assistant::draw_videos(
                 model,
                 tokenizer,
-                prompt,
-                count,
+                &vec![prompt.clone(); count],
                 frames,
                 &options,
                 on_progress,

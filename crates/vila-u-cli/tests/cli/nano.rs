@@ -234,11 +234,52 @@ fn written_data_is_shown_and_trained_on() {
         assert!(line[key].is_f64(), "no {key} in {line}");
     }
 
+    // Every file that was written has its reader.
+    let everything = recipe.split_once("[[data.sources]]").unwrap().0.to_string()
+        + r#"
+        [[data.sources]]
+        format = "openvid"
+        path = "world/videos.csv"
+        form = "generation"
+        [[data.sources]]
+        format = "mmc4"
+        path = "world/pages.jsonl"
+        folder = "world/images"
+        [[data.sources]]
+        format = "llava"
+        path = "world/{video-questions,comparisons,replies,riddles}.jsonl"
+        "#
+        + &recipe[recipe.find("[[stages]]").unwrap()..];
+    fs::write(folder.path().join("everything.toml"), everything).unwrap();
+    let inspect = ["data", "inspect", "everything.toml", "-n", "6"];
+    let samples = json(folder.path(), &inspect);
+    let pictures = |source: &str| -> Vec<u64> {
+        let own = samples
+            .iter()
+            .filter(|sample| sample["source"].as_str().unwrap().contains(source));
+        own.map(|sample| sample["pictures"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(pictures("videos.csv"), [8, 8]);
+    assert_eq!(pictures("pages"), [2, 3]);
+    assert!(!pictures("riddles").is_empty());
+
     // The nano world is shown as well, before anything was trained or written.
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-tower.toml");
     let samples = json(folder.path(), &["data", "inspect", recipe, "-n", "2"]);
     assert_eq!((samples.len(), &samples[1]["source"]), (2, &"nano".into()));
     assert!(!folder.path().join("runs").exists());
+    // Of its many forms some have no picture, some several, and videos eight.
+    let recipe = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../recipes/nano-pretrain.toml"
+    );
+    let inspect = ["data", "inspect", recipe, "-n", "40", "--set", "init=nano"];
+    let samples = json(folder.path(), &inspect);
+    for pictures in [0, 1, 2, 8] {
+        let has = |sample: &Value| sample["pictures"] == pictures;
+        assert!(samples.iter().any(has), "none has {pictures}");
+    }
 
     let bad = [
         "data",

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! chat       USER: <im_start><image><im_end>\nWhat is it? ASSISTANT: A cat.</s>
+//! asked      USER: <image>\nWhat is it? ASSISTANT: A cat.</s>
 //! drawing    USER: A cat. ASSISTANT: <im_start><image><im_end></s>
 //! video      USER: A cat runs. ASSISTANT: <vi_start><image>...<image><vi_end></s>
 //! about a video   USER: <image>\n...<image>\nWhat is it? ASSISTANT: A cat.</s>
@@ -16,8 +17,8 @@ use crate::{
     text::{
         IMAGE_PLACEHOLDER, Tokenizer, VIDEO_PLACEHOLDER,
         conversation::{
-            IMAGE_END, IMAGE_START, Role as Speaker, Turn, VIDEO_END, VIDEO_START, segments,
-            video_reply, wrap_images,
+            IMAGE_END, IMAGE_START, Role as Speaker, Turn, VIDEO_END, VIDEO_START, question,
+            segments, video_reply, wrap_images,
         },
     },
 };
@@ -43,6 +44,19 @@ pub fn chat(tokenizer: &Tokenizer, turns: &[Turn], images: usize, system: bool) 
     }
     if images > 0 && !turns.iter().any(marked) {
         turns = wrap_images(&turns);
+    }
+    conversation(tokenizer, &turns, images, system)
+}
+
+/// A conversation as it is when the model is asked: images stand where the first question names them,
+/// or before it, without their start and end tokens.
+///
+/// Errors when the first question names another number of images, or human and assistant do not take
+/// turns.
+pub fn asked(tokenizer: &Tokenizer, turns: &[Turn], images: usize, system: bool) -> Result<Sample> {
+    let mut turns = turns.to_vec();
+    if let Some(turn) = turns.iter_mut().find(|turn| turn.from == Speaker::Human) {
+        turn.value = question(&turn.value, images)?;
     }
     conversation(tokenizer, &turns, images, system)
 }

@@ -1,8 +1,8 @@
 //! Pretraining and instruction tuning (paper section 3.2): one model reads and writes text and
 //! pictures. Language model, projector and depth transformer are trained, or what the recipe says.
 //!
-//! Each sample is [image, text] (captions, questions), [text, image] or [text, video] (drawing), with
-//! loss on the second part only, a page of both, or text alone. Some captions are dropped before
+//! Each sample is [image, text] or [video, text] (captions, questions), [text, image] or [text, video]
+//! (drawing), with loss on the second part only, a page of both, or text alone. Some captions are dropped before
 //! drawing, so that guidance has something to steer away from. Of some drawings the model does not see
 //! a part of its own visual tokens: most of them follow from their neighbours, and it would learn from
 //! the caption late.
@@ -13,45 +13,36 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::forms::Form;
 use super::multimodal::{self, Mean, Visual};
 use super::prefetch::{Make, samples};
 use super::recipe::{self, Data, Mixture, Part, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
-use crate::assistant::{draw_prompts, drawing_prompt};
-use crate::data::nano::{Question, Scene, Split};
+use crate::assistant::{draw_prompts, draw_videos, drawing_prompt};
+use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
-use crate::data::{self, Pictures, Record, Text, formats::DESCRIBE, prepare};
+use crate::data::{self, Pictures, Record, Text, prepare};
 use crate::generation::sampling::Sampling;
 use crate::generation::visual::VisualOptions;
 use crate::media::preprocess::normalize;
 use crate::model::{VilaU, VilaUConfig};
-use crate::sequence::{Layout, Role, Sample, form};
-use crate::text::conversation::Turn;
+use crate::sequence::form::{self, VIDEO_FRAMES};
+use crate::sequence::{Layout, Role, Sample};
 use crate::text::{IMAGE_ID, Tokenizer};
 use crate::tower::RqVaeSiglip;
 use crate::{Error, Result};
 
-/// Turns of one conversation about a picture.
-const MOST_QUESTIONS: usize = 3;
 /// Held-out samples that an evaluation looks at; of the nano world, of each form.
 const EVALUATED: usize = 64;
-/// Pictures drawn for a sample sheet, and the guidance they are drawn with.
+/// Pictures and videos drawn for a sample sheet, and the guidance they are drawn with.
 const SHOWN: usize = 8;
+const SHOWN_VIDEOS: usize = 2;
 const GUIDANCE: f64 = 3.0;
-
-/// The three forms of sample.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Caption,
-    Generation,
-    Question,
-}
 
 /// One sample and its pictures, as the model sees them.
 pub struct Example {
@@ -105,7 +96,7 @@ impl Samples {
         })
     }
 
-    fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.config.siglip.vision_config.image_size
     }
 
@@ -114,50 +105,13 @@ impl Samples {
         self.config.vision_tower.rqtransformer.positions()
     }
 
-    /// Sample `index` of a split of the nano world in the given form.
-    fn make(&self, split: Split, seed: u64, index: u64, form: Form) -> Result<Example> {
-        let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, index));
-        let scene = Scene::sample(split, seed, index);
-        let turns = match form {
-            Form::Generation => {
-                let turns = [Turn::human(scene.caption()), Turn::assistant("<image>")];
-                match self.drops_caption(&mut rng) {
-                    true => form::without_caption(&turns),
-                    false => turns.to_vec(),
-                }
-            }
-            Form::Caption => vec![Turn::human(DESCRIBE), Turn::assistant(scene.caption())],
-            Form::Question => {
-                let mut questions = scene.questions();
-                questions.shuffle(&mut rng);
-                questions.truncate(MOST_QUESTIONS);
-                let turn = |asked| {
-                    let Question {
-                        question, answer, ..
-                    } = asked;
-                    [Turn::human(question), Turn::assistant(answer)]
-                };
-                questions.into_iter().flat_map(turn).collect()
-            }
-        };
-        // A picture to look at stands alone in half of the samples, as people ask, and between its
-        // start and end tokens in the others. One frame of a video stands alone.
-        let sample = if form == Form::Generation || rng.random() {
-            form::chat(&self.tokenizer, &turns, 1, true)?
-        } else {
-            form::video_chat(&self.tokenizer, &turns, 1, true)?
-        };
-        let pixels = normalize(&scene.render(self.size() as u32));
-        Ok(self.hide(sample, pixels, &mut rng))
-    }
-
-    fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
+    pub fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
         let training = self.training.as_ref();
         training.is_some_and(|training| rng.random_bool(training.mixture.drop_caption))
     }
 
     /// Hides a part of what the sample draws, if it is its turn.
-    fn hide(&self, sample: Sample, pixels: Vec<f32>, rng: &mut ChaCha8Rng) -> Example {
+    pub fn hide(&self, sample: Sample, pixels: Vec<f32>, rng: &mut ChaCha8Rng) -> Example {
         let roles = sample.images();
         let draws = roles.iter().any(|role| role.draws());
         let hide = self.training.as_ref().filter(|_| draws);
@@ -237,6 +191,14 @@ impl Samples {
             None,
         )
     }
+}
+
+/// Losses of text targets, of visual targets, and of these at each depth.
+#[derive(Default)]
+struct Means {
+    text: Mean,
+    visual: Mean,
+    depths: Vec<Mean>,
 }
 
 /// The objective of both stages; they differ in their mixtures.
@@ -377,42 +339,46 @@ impl Objective<VilaU> for MixtureObjective {
         })
     }
 
-    /// The losses of each form on held-out scenes: of captions and answers those of their words, of
-    /// drawings those of their codes. Of files, those of all held-out samples together.
+    /// The losses of each form that is trained, on held-out samples of it: of captions and answers those
+    /// of their words, of drawings those of their codes. Of files, those of all held-out samples together.
     fn evaluate(&self, model: &VilaU) -> Result<Vec<(&'static str, f64)>> {
         let model = model.clone().valid();
         let device = self.device.clone().inner();
         if let Some(held_out) = &self.held_out {
-            return self.evaluate_files(&model, held_out, &device);
+            let means = self.means(&model, held_out, &device)?;
+            let both = [means.text, means.visual];
+            let metrics = named(&["text_loss", "visual_loss"], &both);
+            return Ok(metrics
+                .chain(named(&self.depths.visual, &means.depths))
+                .collect());
         }
+        let forms = self.samples.training.as_ref();
+        let forms = forms.map(|training| training.mixture.forms());
         let samples = self.samples.evaluated();
         let mut metrics = Vec::new();
-        for (name, form) in [
-            ("caption_loss", Form::Caption),
-            ("generation_loss", Form::Generation),
-            ("answer_loss", Form::Question),
-        ] {
-            let scene = |index| samples.make(Split::HeldOut, 0, index, form);
-            let batch = (0..EVALUATED as u64)
-                .map(scene)
-                .collect::<Result<Vec<_>>>()?;
-            let losses = self.evaluated(&model, &batch, &device)?;
-            let loss = match form {
-                Form::Generation => losses.visual_loss(),
-                _ => losses.text_loss(),
-            };
-            if let Some(loss) = loss {
-                metrics.push((name, f64::from(loss.into_scalar::<f32>())));
+        for (form, weight) in forms.into_iter().flatten() {
+            if weight == 0.0 {
+                continue;
             }
-            if let (Form::Generation, Some(depths)) = (form, losses.depth_losses()) {
-                let names = self.depths.generation.iter().copied();
-                metrics.extend(names.zip(floats(depths)));
+            let scene = |index| samples.make(Split::HeldOut, 0, index, form);
+            let held_out = (0..EVALUATED as u64).map(scene);
+            let held_out = held_out.collect::<Result<Vec<_>>>()?;
+            let means = self.means(&model, &held_out, &device)?;
+            let loss = if form.draws() {
+                means.visual
+            } else {
+                means.text
+            };
+            metrics.extend(loss.value().map(|loss| (form.metric(), loss)));
+            if form == Form::Generation {
+                metrics.extend(named(&self.depths.generation, &means.depths));
             }
         }
         Ok(metrics)
     }
 
-    /// Held-out pictures, and below each what the model draws from its caption.
+    /// Held-out pictures, and below each what the model draws from its caption; the same of the frames
+    /// of videos, if it learns to make them.
     fn sample(&self, model: &VilaU, path: &Path) -> Result<()> {
         let model = model.clone().valid();
         let mut meant = Vec::new();
@@ -445,41 +411,69 @@ impl Objective<VilaU> for MixtureObjective {
         let drawing = draw_prompts(&model, tokenizer, &prompts, &options, &mut |_| {
             ControlFlow::Continue(())
         })?;
+        let mut drawn: Tensor<4> = drawing.pixels.squeeze_dim(1);
+        if let Some((frames, made)) = self.sample_videos(&model, &options)? {
+            meant.extend(frames);
+            drawn = Tensor::cat(vec![drawn, made], 0);
+        }
         let size = self.samples.size();
-        let meant = TensorData::new(meant, [prompts.len(), 3, size, size]);
-        let meant = Tensor::from_data(meant, &drawing.pixels.device());
-        save_sheet(path, meant, drawing.pixels.squeeze_dim(1))
+        let meant = TensorData::new(meant, [drawn.dims()[0], 3, size, size]);
+        let meant = Tensor::from_data(meant, &drawn.device());
+        save_sheet(path, meant, drawn)
     }
 }
 
 impl MixtureObjective {
-    fn evaluate_files(
-        &self,
-        model: &VilaU,
-        held_out: &[Example],
-        device: &Device,
-    ) -> Result<Vec<(&'static str, f64)>> {
-        let (mut text, mut visual) = (Mean::default(), Mean::default());
-        let mut depths = vec![Mean::default(); self.depths.visual.len()];
-        for batch in held_out.chunks(self.batch_size) {
+    /// Over all examples.
+    fn means(&self, model: &VilaU, examples: &[Example], device: &Device) -> Result<Means> {
+        let mut means = Means {
+            depths: vec![Mean::default(); self.depths.visual.len()],
+            ..Means::default()
+        };
+        for batch in examples.chunks(self.batch_size) {
             let losses = self.evaluated(model, batch, device)?;
             for loss in losses.text.into_iter().flat_map(floats) {
-                text.add(loss);
+                means.text.add(loss);
             }
             let codes = losses.visual.map(|losses| losses.flatten(0, 1));
             for (code, loss) in codes.into_iter().flat_map(floats).enumerate() {
-                let depth = code % depths.len();
-                depths[depth].add(loss);
-                visual.add(loss);
+                let depth = code % means.depths.len();
+                means.depths[depth].add(loss);
+                means.visual.add(loss);
             }
         }
-        let names = ["text_loss", "visual_loss"].into_iter();
-        let names = names.chain(self.depths.visual.iter().copied());
-        let means = [text, visual].into_iter().chain(depths);
-        let means = names.zip(means.map(Mean::value));
-        Ok(means
-            .filter_map(|(name, mean)| Some((name, mean?)))
-            .collect())
+        Ok(means)
+    }
+
+    /// Held-out videos, frame after frame, and those that the model makes of their captions.
+    fn sample_videos(
+        &self,
+        model: &VilaU,
+        options: &VisualOptions,
+    ) -> Result<Option<(Vec<f32>, Tensor<4>)>> {
+        let training = self.samples.training.as_ref();
+        if self.held_out.is_some() || training.is_none_or(|training| training.mixture.video == 0.0)
+        {
+            return Ok(None);
+        }
+        let size = self.samples.size() as u32;
+        let videos = (0..SHOWN_VIDEOS as u64).map(|index| Video::sample(Split::HeldOut, 0, index));
+        let videos: Vec<Video> = videos.collect();
+        let frames = videos
+            .iter()
+            .flat_map(|video| video.render(VIDEO_FRAMES, size));
+        let meant = frames.flat_map(|frame| normalize(&frame)).collect();
+        let captions: Vec<String> = videos.iter().map(Video::caption).collect();
+        let tokenizer = &self.samples.tokenizer;
+        let drawing = draw_videos(
+            model,
+            tokenizer,
+            &captions,
+            VIDEO_FRAMES,
+            options,
+            &mut |_| ControlFlow::Continue(()),
+        )?;
+        Ok(Some((meant, drawing.pixels.flatten(0, 1))))
     }
 }
 
@@ -501,6 +495,15 @@ impl Depths {
             generation: names("generation_loss"),
         }
     }
+}
+
+/// Means that there are, by name.
+fn named<'a>(
+    names: &'a [&'static str],
+    means: &'a [Mean],
+) -> impl Iterator<Item = (&'static str, f64)> + 'a {
+    let named = names.iter().zip(means);
+    named.filter_map(|(name, mean)| Some((*name, mean.value()?)))
 }
 
 fn floats(values: Tensor<1>) -> Vec<f64> {
@@ -541,27 +544,6 @@ pub fn held_out<M: Make>(make: &M, data: &Data, count: usize) -> Result<Option<V
     })
 }
 
-impl Mixture {
-    /// The form of sample `index`: in the given proportions over any stretch, mixed well.
-    fn form(&self, index: u64) -> Form {
-        let mut rng = ChaCha8Rng::seed_from_u64(mix(u64::MAX, index));
-        let forms = [
-            (Form::Caption, self.caption),
-            (Form::Generation, self.generation),
-            (Form::Question, self.question),
-        ];
-        let total: f64 = forms.iter().map(|(_, weight)| weight).sum();
-        let mut left = rng.random::<f64>() * total;
-        for (form, weight) in forms {
-            if left < weight {
-                return form;
-            }
-            left -= weight;
-        }
-        Form::Generation
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -578,6 +560,7 @@ mod tests {
             drop_caption: 0.1,
             hide_visual: 0.5,
             train: vec![Part::Language],
+            ..Mixture::default()
         };
         let trained = Samples {
             tokenizer: Arc::new(config::tokenizer(&files.join("llm")).unwrap()),

@@ -4,6 +4,7 @@ mod adamw;
 mod ema;
 mod events;
 mod format;
+mod forms;
 pub mod inspect;
 mod lanes;
 mod llama;

@@ -23,10 +23,11 @@ use super::recipe::{self, Contrastive, PixelLoss, Recipe};
 use super::run::{Losses, Objective};
 use super::sheet::save_sheet;
 use super::trained_tower::{DISCRIMINATOR, TrainedTower};
-use crate::data::nano::{Scene, Split};
+use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{Pictures, Record};
 use crate::media::preprocess::{Mode, normalize, pixels};
+use crate::sequence::form::VIDEO_FRAMES;
 use crate::text::SiglipTokenizer;
 use crate::tower::RqVaeSiglip;
 use crate::tower::siglip::{TextModel, normalise};
@@ -51,8 +52,9 @@ pub struct Captioned {
 #[derive(Clone)]
 pub struct Captions {
     pub tokenizer: Arc<SiglipTokenizer>,
-    /// Share of the nano world's pictures that are of its gallery.
+    /// Shares of the nano world's pictures that are of its gallery, and that are frames of its videos.
     gallery: f64,
+    frames: f64,
     seed: u64,
     pub size: usize,
 }
@@ -62,20 +64,35 @@ impl Captions {
         Self {
             tokenizer,
             gallery: recipe.data.gallery,
+            frames: recipe.data.frames,
             seed: recipe.seed,
             size,
         }
     }
 
-    /// Scene `index` of a split.
+    /// Picture `index` of a split: a scene, art of the gallery, or a frame of a video.
     fn draw(&self, split: Split, seed: u64, index: u64) -> Captioned {
-        // Every so many scenes one is of the gallery: exactly the share, in any stretch.
-        let gallery = |index: u64| (index as f64 * self.gallery) as u64;
-        let scene = if gallery(index + 1) > gallery(index) {
-            Scene::sample_gallery(split, seed, index)
-        } else {
-            Scene::sample(split, seed, index)
-        };
+        // Every so many pictures one is none of a scene, and of these every so many one is of the
+        // gallery: exactly the shares, in any stretch.
+        let others = self.gallery + self.frames;
+        let count = |share: f64, index: u64| (index as f64 * share) as u64;
+        let nth = count(others, index);
+        if count(others, index + 1) == nth {
+            return self.captioned(&Scene::sample(split, seed, index));
+        }
+        let gallery = self.gallery / others;
+        if count(gallery, nth + 1) > count(gallery, nth) {
+            return self.captioned(&Scene::sample_gallery(split, seed, index));
+        }
+        let video = Video::sample(split, seed, index);
+        let t = (mix(seed, index) % VIDEO_FRAMES as u64) as f64 / (VIDEO_FRAMES - 1) as f64;
+        Captioned {
+            pixels: normalize(&video.frame(t, self.size as u32)),
+            ids: self.tokenizer.encode(&video.still().caption()),
+        }
+    }
+
+    fn captioned(&self, scene: &Scene) -> Captioned {
         Captioned {
             pixels: normalize(&scene.render(self.size as u32)),
             ids: self.tokenizer.encode(&scene.caption()),

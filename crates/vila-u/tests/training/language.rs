@@ -255,14 +255,23 @@ fn impossible_adapters_are_refused() {
     refused(TOWER, &["recompute=true"], "recompute");
 }
 
-/// The recipes of the product are complete, and no two of them share a run folder.
+/// The recipes of the product are complete, no two of them share a run folder, and those of new language
+/// models fit the tokenizer that their runs make.
 #[test]
 fn the_recipes_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let files = Files::folder(tokenizers()).join("llm");
+    let tokenizer = vila_u::checkpoint::config::tokenizer(&files).expect("a tokenizer");
     let mut outs = Vec::new();
     for entry in fs::read_dir(folder).expect("recipes") {
         let path = entry.expect("an entry").path();
-        outs.push(Recipe::load(&path, &[]).expect("a recipe").out);
+        let recipe = Recipe::load(&path, &[]).expect("a recipe");
+        let model = &recipe.model;
+        if let (Some(llm), None, None) = (&model.llm, &model.tokenizers, &model.llm_weights) {
+            let llm: vila_u::language::LlamaConfig = llm.read("llm").expect("sizes");
+            assert_eq!(llm.vocab_size, tokenizer.vocabulary());
+        }
+        outs.push(recipe.out);
     }
     assert!(outs.len() >= 3);
     outs.sort();
@@ -276,6 +285,11 @@ fn a_llama_is_what_pretraining_starts_from() {
     let folder = tempfile::tempdir().expect("a folder");
     let before = PathBuf::from(whole(folder.path()));
     // A language model without its last four words is a LLaMA as any other.
+    let words = {
+        let files = Files::folder(tokenizers()).join("llm");
+        let tokenizer = vila_u::checkpoint::config::tokenizer(&files).expect("a tokenizer");
+        tokenizer.vocabulary() - 4
+    };
     let llama = folder.path().join("llama");
     fs::create_dir(&llama).expect("a folder");
     let names = ["tokenizer.model", "model.safetensors"].map(|name| before.join("llm").join(name));
@@ -284,7 +298,7 @@ fn a_llama_is_what_pretraining_starts_from() {
     let all = vila_u::safetensors::SafeTensors::deserialize(&file).expect("tensors");
     let shortened = all.tensors().into_iter().map(|(key, tensor)| {
         let mut shape = tensor.shape().to_vec();
-        shape[0] -= if shape[0] == 895 { 4 } else { 0 };
+        shape[0] -= if shape[0] == words + 4 { 4 } else { 0 };
         let data = &tensor.data()[..4 * shape.iter().product::<usize>()];
         let view = vila_u::safetensors::tensor::TensorView::new(tensor.dtype(), shape, data);
         (key, view.expect("a tensor"))
@@ -304,10 +318,10 @@ fn a_llama_is_what_pretraining_starts_from() {
     for table in ["lm_head", "model.embed_tokens"] {
         let floats = |model: &Path| numbers(&tensors(model, "llm", table)[0].1);
         let (rows, old) = (floats(&model), floats(&before));
-        assert_eq!(rows[..891 * 32], old[..891 * 32]);
+        assert_eq!(rows[..words * 32], old[..words * 32]);
         let column: Vec<f32> = rows.iter().skip(7).step_by(32).copied().collect();
-        let mean = column[..891].iter().sum::<f32>() / 891.0;
-        let new = &column[891..];
+        let mean = column[..words].iter().sum::<f32>() / words as f32;
+        let new = &column[words..];
         assert!(
             new.iter().all(|value| (value - mean).abs() < 1e-5),
             "{table}"

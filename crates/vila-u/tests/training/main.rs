@@ -1,8 +1,8 @@
 //! Whole runs of tiny models.
 
 mod data;
-mod tower;
 mod language;
+mod tower;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use burn::tensor::Device;
 use serde_json::Value;
 
+use vila_u::checkpoint::Files;
 use vila_u::data::nano;
 use vila_u::training::recipe::Recipe;
 use vila_u::training::{Progress, Watch, run};
@@ -74,7 +75,7 @@ const TOWER: &str = r#"
 
 const LANGUAGE: &str = r#"
     [model.llm]
-    vocab_size = 895
+    vocab_size = 1010
     hidden_size = 32
     intermediate_size = 64
     num_hidden_layers = 1
@@ -271,6 +272,58 @@ fn a_resumed_language_run_is_the_uninterrupted_one() {
     let metrics = metrics(&out);
     assert!(mean(&metrics[20..], "loss") < 0.9 * mean(&metrics[..3], "loss"));
     assert!(metrics[29]["eval/answer_loss"].is_f64());
+    // Forms that are not trained are not measured.
+    assert!(metrics[29].get("eval/video_loss").is_none());
+}
+
+/// Every form of sample is trained on, measured by itself, and shown.
+#[test]
+fn every_form_of_the_nano_world_is_learnt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = on_a_new_tower(folder.path());
+    let stages = LANGUAGE.find("[[stages]]").expect("stages");
+    let forms = [
+        ("caption", "caption_loss"),
+        ("generation", "generation_loss"),
+        ("question", "answer_loss"),
+        ("video", "video_loss"),
+        ("video_question", "video_answer_loss"),
+        ("page", "page_loss"),
+        ("comparison", "comparison_loss"),
+        ("reply", "reply_loss"),
+        ("text", "text_only_loss"),
+    ];
+    let weights = forms.map(|(form, _)| format!("{form} = 1.0")).join(", ");
+    let recipe = format!(
+        "{}[[stages]]\nobjective = {{ kind = \"sft\", {weights}, drop_caption = 0.1, hide_visual = 0.5 }}\n\
+         optimizer = OPTIMIZER\n",
+        &LANGUAGE[..stages]
+    );
+    let settings = [init.as_str(), "steps=24", "eval_every=12", "batch_size=8"];
+    let out = folder.path().join("run");
+    train(&recipe, &out, &settings, false, None).expect("a run");
+    let metrics = metrics(&out);
+    for (form, metric) in forms {
+        let name = format!("eval/{metric}");
+        let [before, after] = [11, 23].map(|step: usize| metrics[step][&name].as_f64());
+        assert!(
+            after < before && after.is_some(),
+            "{form}: {before:?} {after:?}"
+        );
+    }
+    // A row of pictures above a row of drawings, and two of each for the videos.
+    let sheet = image::open(out.join("samples/step-00000024.png")).expect("a sheet");
+    assert_eq!((sheet.width(), sheet.height()), (8 * 18 - 2, 6 * 18 - 2));
+
+    // Videos are described in fine-tuning only.
+    let recipe = recipe.replace("\"sft\"", "\"pretrain\"");
+    let out = folder.path().join("pretrain");
+    let error = train(&recipe, &out, &settings, false, None).expect_err("an error");
+    let error = error.to_string();
+    assert!(
+        error.contains("video_question belongs in fine-tuning"),
+        "{error}"
+    );
 }
 
 #[test]

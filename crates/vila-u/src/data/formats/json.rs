@@ -31,7 +31,7 @@ impl Entries {
 }
 
 impl<R: BufRead> Entries<R> {
-    fn new(mut file: R) -> std::io::Result<Self> {
+    pub fn new(mut file: R) -> std::io::Result<Self> {
         let array = skip_space(&mut file)? == Some(b'[');
         if array {
             file.consume(1);
@@ -164,6 +164,14 @@ pub fn records<T: DeserializeOwned>(
     path: &Path,
     record: impl Fn(u64, T) -> std::result::Result<super::Record, String> + Send + 'static,
 ) -> Result<super::Records> {
+    Ok(records_of(Entries::open(path)?, record))
+}
+
+/// The same of entries that are not in a file of their own.
+pub fn records_of<R: BufRead + Send + 'static, T: DeserializeOwned>(
+    entries: Entries<R>,
+    record: impl Fn(u64, T) -> std::result::Result<super::Record, String> + Send + 'static,
+) -> super::Records {
     let parsed = move |(number, entry): (u64, Entry)| {
         let bad = |reason| Bad {
             key: format!("record {number}"),
@@ -173,7 +181,7 @@ pub fn records<T: DeserializeOwned>(
         let entry = parse(&bytes).map_err(bad)?;
         record(number, entry).map_err(bad)
     };
-    Ok(Box::new(Entries::open(path)?.map(parsed)))
+    Box::new(entries.map(parsed))
 }
 
 /// A text, or several.

@@ -5,7 +5,8 @@
 //!  "image_info": [{"image_name": "b9.jpg", "raw_url": "...", "matched_text_index": 1, "matched_sim": 0.3}]}
 //! ```
 //!
-//! Layout: allenai/mmc4, `README.md`, one page a line. Pictures lie in a folder by `image_name`, in
+//! Layout: allenai/mmc4, `README.md`, one page a line, each shard zipped as it is published
+//! (`docs_no_face_shard_0_v3.jsonl.zip`) or not. Pictures lie in a folder by `image_name`, in
 //! a tar file of the shard's name in that folder, or in the record as `image_base64`, as the authors'
 //! training code and OpenFlamingo (`scripts/convert_mmc4_to_wds.py`: tar shards of such records) have
 //! it. Each picture goes before its sentence; of more than six, the first six of the list are used.
@@ -20,10 +21,11 @@ use serde::Deserialize;
 use super::{
     Bad, Records,
     archive::{Index, Members},
-    json,
+    json::{self, Entries},
+    zipped,
 };
 use crate::{
-    Result,
+    Error, Result,
     data::record::{Image, Pictures, Record, Text, inside},
 };
 
@@ -44,7 +46,7 @@ struct Info {
     matched_text_index: usize,
 }
 
-/// The pages of a shard: JSON lines, or a tar file of JSON files.
+/// The pages of a shard: JSON lines, zipped or not, or a tar file of JSON files.
 pub fn open(path: &Path, folder: &Path) -> Result<Records> {
     if path.extension().is_some_and(|ending| ending == "tar") {
         let pages = Members::open(path)?.filter_map(|member| {
@@ -76,7 +78,7 @@ pub fn open(path: &Path, folder: &Path) -> Result<Records> {
         false => None,
     };
     let folder = folder.to_path_buf();
-    json::records(path, move |number, page| {
+    let found = move |number: u64, page| {
         record(number.to_string(), page, &mut |name| match &archive {
             Some(archive) => {
                 let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +86,12 @@ pub fn open(path: &Path, folder: &Path) -> Result<Records> {
             }
             None => inside(&folder, name).map(Image::File),
         })
-    })
+    };
+    if path.extension().is_some_and(|ending| ending == "zip") {
+        let lines = Entries::new(zipped::open(path, ".jsonl")?).map_err(Error::io(path))?;
+        return Ok(json::records_of(lines, found));
+    }
+    json::records(path, found)
 }
 
 /// `find`: the picture of that name.
@@ -183,6 +190,32 @@ mod tests {
         let record = records[0].as_ref().unwrap();
         assert_eq!((record.id.as_str(), &record.pictures), ("5f", &bytes));
         assert_eq!(record.text, Text::Page(text.into()));
+    }
+
+    #[test]
+    fn zipped_shards_are_read_as_they_are_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let info = json!([{"image_name": "a.jpg", "matched_text_index": 1}]);
+        let lines = [page(info.clone()), page(json!([]))].join("\n");
+        let path = folder.path().join("docs_no_face_shard_0_v3.jsonl.zip");
+        let zip = zipped::tests::zip(&[("docs_no_face_shard_0_v3.jsonl", lines.as_bytes())]);
+        fs::write(&path, zip).unwrap();
+        let images = folder.path().join("images");
+        let records = read(&path, &images);
+        assert_eq!(records.len(), 2);
+        let first = records[0].as_ref().unwrap();
+        assert_eq!(
+            first.text,
+            Text::Page("One <IMAGE>. <image>Two. Three.".into())
+        );
+        let named = Image::File(images.join("a.jpg"));
+        assert_eq!(first.pictures, Pictures::Images(vec![named]));
+        // The archive of its pictures goes by the shard's own name.
+        fs::create_dir(&images).unwrap();
+        let archive = images.join("docs_no_face_shard_0_v3.tar");
+        fs::write(archive, tar(&[("a.jpg", b"A")])).unwrap();
+        let bytes = Pictures::Images(vec![Image::Bytes(b"A".to_vec())]);
+        assert_eq!(read(&path, &images)[0].as_ref().unwrap().pictures, bytes);
     }
 
     #[test]

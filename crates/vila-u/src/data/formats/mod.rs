@@ -11,8 +11,10 @@ mod llava;
 mod mmc4;
 mod openvid;
 mod parquet;
+mod pickle;
 mod vflan;
 mod webdataset;
+mod zipped;
 
 use std::path::Path;
 
@@ -40,11 +42,11 @@ pub enum Format {
     WebDataset,
     /// Conversations about files, JSON or JSON lines.
     Llava,
-    /// Web pages with pictures, JSON lines or tar shards.
+    /// Web pages with pictures: JSON lines, zipped or not, or tar shards.
     Mmc4,
     /// A CSV of captions beside videos.
     OpenVid,
-    /// Questions and answers about pictures in base64, JSON or JSON lines.
+    /// Questions and answers about pictures in base64, pickled, JSON or JSON lines.
     Vflan,
     /// Tables with the bytes of pictures.
     Parquet,
@@ -83,7 +85,7 @@ impl Format {
 
 /// What a caption answers.
 pub const DESCRIBE: &str = "Describe this picture.";
-const DESCRIBE_VIDEO: &str = "Describe this video.";
+pub const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {
     /// One picture or video and its caption as a record.

@@ -4,22 +4,23 @@
 //! {"question": "What is it?", "answer:": "a dog", "image": ["/9j/4AAQ..."]}
 //! ```
 //!
-//! Layout: what `LazyVFlanDataset` in the authors' `vila_u/data/dataset.py` reads, there pickled and
-//! here as JSON, one object a line or all in one array. `answer` and `image` may end in a colon; a
+//! Layout: what `LazyVFlanDataset` in the authors' `vila_u/data/dataset.py` reads, a pickled list of
+//! such records; or the same as JSON, one object a line or all in one array. `answer` and `image` may end in a colon; a
 //! picture may be the path of a `.jpg` instead, and there may be none. The pictures come before the
 //! question, like the frames of a video. A question with worked examples ("Image Descriptions")
 //! becomes a conversation.
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use serde::Deserialize;
 
 use super::{
-    Records,
+    Bad, Records,
     json::{self, Texts},
+    pickle,
 };
 use crate::{
-    Result,
+    Error, Result,
     data::record::{Image, Pictures, Record, Text, inside},
     text::conversation::Turn,
 };
@@ -38,7 +39,23 @@ struct Entry {
 
 pub fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
-    json::records(path, move |number, entry| record(number, entry, &folder))
+    let mut first = [0];
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let read = file.read(&mut first).map_err(Error::io(path))?;
+    if read == 0 || first != [pickle::START] {
+        return json::records(path, move |number, entry| record(number, entry, &folder));
+    }
+    let records = pickle::Elements::open(path)?.map(move |(number, element)| {
+        let entry = element
+            .and_then(|element| serde_json::from_value(element).map_err(|error| error.to_string()));
+        entry
+            .and_then(|entry| record(number, entry, &folder))
+            .map_err(|reason| Bad {
+                key: format!("record {number}"),
+                reason,
+            })
+    });
+    Ok(Box::new(records))
 }
 
 fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Record, String> {
@@ -127,6 +144,50 @@ mod tests {
         assert!(read(json!({"question": "", "answer": "", "image": "/a.jpg"})).is_err());
         let many = vec!["QQ=="; 9];
         assert!(read(json!({"question": "", "answer": "", "image": many})).is_err());
+    }
+
+    /// Written by CPython 3.11: `pickle.dumps(records, protocol=2)` and `protocol=4`, in base64.
+    const PICKLED: [&str; 2] = [
+        "gAJdcQAofXEBKFgIAAAAcXVlc3Rpb25xAlgTAAAAPGltYWdlPgpXaGF0IGlzIGl0P3EDWAcAAABhbnN3ZXI6cQRY\
+        BQAAAGEgZG9ncQVYBQAAAGltYWdlcQZdcQdYBAAAAFFRPT1xCGF1fXEJKGgCWA8AAABJcyBhIGRvZyByb3VuZD9x\
+        CmgEWAIAAABub3ELaAZdcQx1fXENKGgCWAYAAABXaGljaD9xDmgEWAQAAABib3RocQ9oBl1xEChoCFgEAAAAUWc9\
+        PXERZXVlLg==",
+        "gASVmAAAAAAAAABdlCh9lCiMCHF1ZXN0aW9ulIwTPGltYWdlPgpXaGF0IGlzIGl0P5SMB2Fuc3dlcjqUjAVhIGRv\
+        Z5SMBWltYWdllF2UjARRUT09lGF1fZQoaAKMD0lzIGEgZG9nIHJvdW5kP5RoBIwCbm+UaAZdlHV9lChoAowGV2hp\
+        Y2g/lGgEjARib3RolGgGXZQoaAiMBFFnPT2UZXVlLg==",
+    ];
+
+    #[test]
+    fn pickled_records_are_read_and_never_run() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let records = |content: &[u8]| -> Vec<std::result::Result<Record, Bad>> {
+            std::fs::write(file.path(), content).unwrap();
+            open(file.path(), Path::new("images")).unwrap().collect()
+        };
+        for pickled in PICKLED {
+            let read = records(&super::super::base64(pickled).unwrap());
+            let read: Vec<Record> = read.into_iter().map(|record| record.unwrap()).collect();
+            assert_eq!(read.len(), 3);
+            assert_eq!(said(&read[0]), ["What is it?", "a dog"]);
+            let images = |contents: &[&[u8]]| {
+                let image = |content: &&[u8]| Image::Bytes(content.to_vec());
+                contents.iter().map(image).collect::<Vec<_>>()
+            };
+            assert_eq!(read[0].pictures, Pictures::Frames(images(&[b"A"])));
+            assert_eq!(read[1].pictures, Pictures::Images(Vec::new()));
+            assert_eq!(said(&read[2]), ["Which?", "both"]);
+            assert_eq!(read[2].pictures, Pictures::Frames(images(&[b"A", b"B"])));
+        }
+        // `os.system("touch hacked")` beside a record: the record is read, nothing more.
+        let record = b"}(X\x08\0\0\0questionX\x02\0\0\0a?X\x06\0\0\0answerX\x01\0\0\0bu";
+        let call = b"cos\nsystem\n(X\x0c\0\0\0touch hackedtR";
+        let read = records(&[b"\x80\x02](".as_slice(), record, call, b"e."].concat());
+        let bad = read.last().unwrap().as_ref().unwrap_err();
+        assert!(bad.reason.contains("GLOBAL"), "{bad:?}");
+        assert!(!Path::new("hacked").exists());
+        // A record that is no record costs itself alone.
+        let read = records(&[b"\x80\x02](K\x01".as_slice(), record, b"e."].concat());
+        assert!(read[0].is_err() && read[1].is_ok() && read.len() == 2);
     }
 
     #[test]

@@ -2,23 +2,36 @@
 //!
 //! A [`Scene`] is one object, up to four copies of it, or two objects in a relation. It draws
 //! itself, and states its own captions, questions and answers, so every claim a model makes about
-//! a picture can be checked exactly. Scenes are a pure function of (split, seed, index).
+//! a picture can be checked exactly. A [`Video`] is one object that moves, grows, shrinks or turns; a
+//! [`Comparison`] is two scenes that differ in one thing; a [`Page`] is scenes and sentences in turn;
+//! a [`riddle`] needs no picture. All are a pure function of (split, seed, index).
 //!
-//! What is held out, by a fixed hash: one in ten combinations (object, colour and count; or both
-//! objects, relation and colour), and one in twelve of the further emoji as a whole.
+//! What is held out, by a fixed hash: one in ten combinations (object, colour and count; both
+//! objects, relation and colour; or object, motion and colour), one in ten riddles, and one in twelve
+//! of the further emoji as a whole.
 //!
 //! Art: Twemoji, copyright Twitter, Inc. and contributors, CC-BY 4.0. Names: Unicode CLDR.
 
+pub mod comparison;
 pub mod emoji;
+mod page;
+mod riddle;
 pub mod scene;
 pub(crate) mod sprite;
 mod tokenizer;
+pub mod video;
+mod video_words;
 mod words;
 mod write;
+mod write_forms;
 
+pub use comparison::Comparison;
 pub use emoji::Emoji;
+pub use page::Page;
+pub use riddle::riddle;
 pub use scene::{Colour, Layout, Place, Relation, Scene, Size, Split};
 pub use tokenizer::write_tokenizers;
+pub use video::{Motion, Video};
 pub use words::{Kind, Question};
 pub use write::write;
 

@@ -242,7 +242,7 @@ impl Scene {
     }
 
     /// Whether every object stands out from the background, and a pair is of two objects.
-    fn visible(&self) -> bool {
+    pub(super) fn visible(&self) -> bool {
         let stands_out = |object: &Emoji| stands_out(object, self.background);
         match &self.layout {
             Layout::Single { object, .. } | Layout::Copies { object, .. } => stands_out(object),
@@ -318,7 +318,7 @@ impl Scene {
 }
 
 /// Left (or top) edge of an object of that side at step 0 (start), 1 (middle) or 2 (end).
-fn along(step: u8, side: f64) -> f64 {
+pub(super) fn along(step: u8, side: f64) -> f64 {
     match step {
         0 => MARGIN,
         1 => (1.0 - side) / 2.0,
@@ -328,9 +328,15 @@ fn along(step: u8, side: f64) -> f64 {
 
 /// Two to four copies, in one of the ways they fit: (side, corners).
 fn arrangement(rng: &mut ChaCha8Rng) -> (f64, Vec<(f64, f64)>) {
+    let count: i32 = rng.random_range(2..=4);
+    copies(rng, count as usize)
+}
+
+/// That many copies, two to four, in one of the ways they fit: (side, corners).
+pub(super) fn copies(rng: &mut ChaCha8Rng, count: usize) -> (f64, Vec<(f64, f64)>) {
     let side = Size::Medium.fraction();
     let [a, m, z] = [0, 1, 2].map(|step| along(step, side));
-    let ways: &[&[(f64, f64)]] = match rng.random_range(2..=4) {
+    let ways: &[&[(f64, f64)]] = match count {
         2 => &[&[(a, m), (z, m)], &[(m, a), (m, z)]],
         3 => &[&[(m, a), (a, z), (z, z)]],
         _ => &[&[(a, a), (z, a), (a, z), (z, z)]],
@@ -373,11 +379,11 @@ fn contrast(art: &Sprite, colour: Colour) -> f64 {
     clear as f64 / all.max(1) as f64
 }
 
-fn rng(what: &str, split: Split, seed: u64, index: u64) -> ChaCha8Rng {
+pub(super) fn rng(what: &str, split: Split, seed: u64, index: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(stable_hash(&format!("{what}|{split:?}|{seed}|{index}")))
 }
 
 /// One of a list that is never empty.
-fn pick<'a, T>(rng: &mut ChaCha8Rng, list: &'a [T]) -> &'a T {
+pub(super) fn pick<'a, T>(rng: &mut ChaCha8Rng, list: &'a [T]) -> &'a T {
     list.choose(rng).unwrap_or(&list[0])
 }

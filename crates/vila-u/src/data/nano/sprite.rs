@@ -1,7 +1,8 @@
-//! Emoji drawn once per size, kept in memory, and composited onto scenes.
+//! Emoji drawn once per size and turn, kept in memory, and composited onto scenes.
 
 use std::{
     collections::HashMap,
+    f64::consts::SQRT_2,
     sync::{Arc, LazyLock, RwLock},
 };
 
@@ -21,13 +22,19 @@ pub struct Sprite {
 
 /// The emoji at `side` x `side` pixels.
 pub fn sprite(emoji: &Emoji, side: u32) -> Arc<Sprite> {
-    type Cache = RwLock<HashMap<(char, u32), Arc<Sprite>>>;
+    turned_sprite(emoji, side, 0)
+}
+
+/// The emoji at `side` x `side` pixels, turned clockwise about its middle by so many tenths of a
+/// degree. Turned art is given a larger square, by as much on every side, so that no corner is lost.
+pub fn turned_sprite(emoji: &Emoji, side: u32, tenths: i32) -> Arc<Sprite> {
+    type Cache = RwLock<HashMap<(char, u32, i32), Arc<Sprite>>>;
     static CACHE: LazyLock<Cache> = LazyLock::new(Cache::default);
-    let key = (emoji.character, side);
+    let key = (emoji.character, side, tenths.rem_euclid(3600));
     if let Some(found) = CACHE.read().ok().and_then(|cache| cache.get(&key).cloned()) {
         return found;
     }
-    let drawn = Arc::new(rasterise(emoji, side));
+    let drawn = Arc::new(rasterise(emoji, side, key.2));
     if let Ok(mut cache) = CACHE.write() {
         cache.insert(key, drawn.clone());
     }
@@ -35,21 +42,38 @@ pub fn sprite(emoji: &Emoji, side: u32) -> Arc<Sprite> {
 }
 
 /// The art is built in, so drawing it cannot fail; a test draws every emoji.
-fn rasterise(emoji: &Emoji, side: u32) -> Sprite {
-    let mut pixels = vec![[0; 4]; (side * side) as usize];
+fn rasterise(emoji: &Emoji, side: u32, tenths: i32) -> Sprite {
+    let border = match tenths {
+        0 => 0,
+        _ => (f64::from(side) * (SQRT_2 - 1.0) / 2.0).ceil() as u32,
+    };
+    let whole = side + 2 * border;
+    let mut pixels = vec![[0; 4]; (whole * whole) as usize];
     let tree = usvg::Tree::from_str(emoji.svg, &usvg::Options::default());
-    if let (Ok(tree), Some(mut pixmap)) = (tree, Pixmap::new(side, side)) {
+    if let (Ok(tree), Some(mut pixmap)) = (tree, Pixmap::new(whole, whole)) {
         let scale = |extent: f32| side as f32 / extent;
-        let to_side =
+        let mut place =
             Transform::from_scale(scale(tree.size().width()), scale(tree.size().height()));
-        resvg::render(&tree, to_side, &mut pixmap.as_mut());
+        if tenths != 0 {
+            let middle = side as f32 / 2.0;
+            place = place
+                .post_concat(Transform::from_rotate_at(
+                    tenths as f32 / 10.0,
+                    middle,
+                    middle,
+                ))
+                .post_translate(border as f32, border as f32);
+        }
+        resvg::render(&tree, place, &mut pixmap.as_mut());
         for (pixel, rgba) in pixels.iter_mut().zip(pixmap.data().chunks_exact(4)) {
             pixel.copy_from_slice(rgba);
         }
     }
-    Sprite { side, pixels }
+    Sprite {
+        side: whole,
+        pixels,
+    }
 }
-
 impl Sprite {
     /// Draws the sprite with its top left corner at (`left`, `top`); what falls outside is cut off.
     pub fn draw_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {

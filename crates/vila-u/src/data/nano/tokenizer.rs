@@ -14,9 +14,10 @@ use sentencepiece_model::{
     ModelProto, ModelType, NormalizerSpec, SentencePiece, TrainerSpec, Type,
 };
 
-use super::{Scene, Split};
+use super::{Comparison, Page, Question, Scene, Split, Video, riddle};
 use crate::{
     Error, Result,
+    data::formats::{DESCRIBE, DESCRIBE_VIDEO},
     text::{
         companions,
         conversation::{self, Turn},
@@ -25,6 +26,8 @@ use crate::{
 
 /// Enough scenes to meet every object in every form, hence every word.
 const SCENES: u64 = 20_000;
+/// The same of everything else, whose further words are few.
+const OTHERS: u64 = 2_000;
 
 /// Longest text, in tokens, that the nano model is made for.
 const MODEL_MAX_LENGTH: usize = 2048;
@@ -57,16 +60,36 @@ pub fn write_tokenizers(model: &Path) -> Result<()> {
 /// Everything the language model reads or says, and the captions alone (for the text encoder).
 fn corpus() -> Result<(Vec<String>, Vec<String>)> {
     let (mut said, mut captions) = (Vec::new(), Vec::new());
+    let answered = |asked: Question| {
+        let turns = [Turn::human(asked.question), Turn::assistant(asked.answer)];
+        conversation::prompt(&turns, true)
+    };
     for index in 0..SCENES {
         let scene = Scene::sample(Split::Train, 0, index);
         captions.push(scene.caption());
         for asked in scene.questions() {
-            let turns = [Turn::human(asked.question), Turn::assistant(asked.answer)];
-            said.push(conversation::prompt(&turns, true)?);
+            said.push(answered(asked)?);
         }
     }
     said.extend(captions.iter().cloned());
-    Ok((said, captions))
+    for describe in [DESCRIBE, DESCRIBE_VIDEO] {
+        said.push(describe.to_owned());
+    }
+    for index in 0..OTHERS {
+        let video = Video::sample(Split::Train, 0, index);
+        said.push(video.caption());
+        let comparison = Comparison::sample(Split::Train, 0, index);
+        let asked = video.questions().into_iter().chain(comparison.questions());
+        for asked in asked.chain([riddle(Split::Train, 0, index)]) {
+            said.push(answered(asked)?);
+        }
+        let (_, reply) = Scene::sample_reply(Split::Train, 0, index);
+        said.push(conversation::prompt(&reply, true)?);
+        said.extend(Page::sample(Split::Train, 0, index).sentences());
+    }
+    // Where a picture stands is no word.
+    let said = said.into_iter().map(|text| text.replace("<image>", " "));
+    Ok((said.collect(), captions))
 }
 
 /// Words with their counts. A word carries the space before it as `▁`; punctuation stands alone.
@@ -218,26 +241,43 @@ mod tests {
     use super::*;
     use crate::text::{SiglipTokenizer, Tokenizer};
 
+    /// What recipes of new language models have to say.
+    const VOCABULARY: usize = 1010;
+
     #[test]
     fn the_shipped_files_are_what_this_code_writes() {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
         let folder = tempfile::tempdir().unwrap();
         write_tokenizers(folder.path()).unwrap();
-        for name in [
-            "llm/tokenizer.model",
-            "llm/added_tokens.json",
-            "llm/special_tokens_map.json",
-            "llm/tokenizer_config.json",
-            "siglip/spiece.model",
-        ] {
+        let same = |name: &str| {
             let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
             assert!(read(&shipped) == read(folder.path()), "{name} differs");
+        };
+        same("siglip/spiece.model");
+        // Shipped weights may be older than words that were added since; then they have fewer tokens.
+        let [old, new] = [shipped.as_path(), folder.path()].map(|model| {
+            let tokenizer = Tokenizer::from_dir(&model.join("llm")).unwrap();
+            let count = |text| tokenizer.encode(text).len() - 1;
+            assert_eq!(count("a red heart on a blue background"), 7);
+            assert_eq!(count("How many foxes are there?"), 6);
+            assert_eq!((count("</s>USER"), count("ASSISTANT: USER")), (2, 4));
+            tokenizer
+        });
+        if old.vocabulary() == new.vocabulary() {
+            for name in [
+                "llm/tokenizer.model",
+                "llm/added_tokens.json",
+                "llm/special_tokens_map.json",
+                "llm/tokenizer_config.json",
+            ] {
+                same(name);
+            }
         }
-        let tokenizer = Tokenizer::from_dir(&shipped.join("llm")).unwrap();
-        let count = |text| tokenizer.encode(text).len() - 1;
-        assert_eq!(count("a red heart on a blue background"), 7);
-        assert_eq!(count("How many foxes are there?"), 6);
-        assert_eq!((count("</s>USER"), count("ASSISTANT: USER")), (2, 4));
+        assert!(old.vocabulary() <= new.vocabulary());
+        let count = |text| new.encode(text).len() - 1;
+        assert_eq!(count("an owl turns anticlockwise on a red background"), 8);
+        assert_eq!(count("the first has one bus, the second has two buses"), 11);
+        assert_eq!(new.vocabulary(), VOCABULARY);
         let tokenizer = SiglipTokenizer::from_dir(&shipped.join("siglip"), 16).unwrap();
         let ids = tokenizer.encode("A red heart on a blue background.");
         assert!(ids[..7].iter().all(|id| *id > 2) && ids[7..].iter().all(|id| *id == 1));

@@ -15,6 +15,20 @@ pub enum Kind {
     Size,
     Relation,
     YesNo,
+    /// What happens in a video.
+    Motion,
+    /// Which way it goes, of ways that are named or that the motion's own kind leaves.
+    Direction,
+    /// In what two pictures differ.
+    Aspect,
+    /// What is in the one and what in the other.
+    Difference,
+    /// Of words alone: what kind of thing an object is.
+    Category,
+    /// Of words alone: how many there are then.
+    Arithmetic,
+    /// Of words alone: a relation seen from the other object.
+    Inverse,
 }
 
 impl Kind {
@@ -28,6 +42,13 @@ impl Kind {
             Self::Size => "size",
             Self::Relation => "relation",
             Self::YesNo => "yes_no",
+            Self::Motion => "motion",
+            Self::Direction => "direction",
+            Self::Aspect => "aspect",
+            Self::Difference => "difference",
+            Self::Category => "category",
+            Self::Arithmetic => "arithmetic",
+            Self::Inverse => "inverse",
         }
     }
 }
@@ -87,6 +108,14 @@ impl Relation {
     }
 }
 
+impl Colour {
+    /// "a red background", "an orange background".
+    pub fn with_article(&self) -> String {
+        let article = if self.name == "orange" { "an" } else { "a" };
+        format!("{article} {} background", self.name)
+    }
+}
+
 impl Scene {
     /// What is there, without background, place or size: "a red heart", "three cats",
     /// "a pizza and a rocket".
@@ -131,12 +160,7 @@ impl Scene {
             }
             Layout::Copies { .. } | Layout::Free { .. } => self.subject(),
         };
-        let Colour { name: colour, .. } = self.background;
-        let background = if colour == "orange" {
-            "an orange background".to_owned()
-        } else {
-            format!("a {colour} background")
-        };
+        let background = self.background.with_article();
         // The usual form seven times in eight.
         match (self.wording >> 8) % 8 {
             0 => format!("{background} with {what}"),
@@ -257,15 +281,15 @@ impl Scene {
     }
 }
 
-fn how_many(object: &Emoji) -> String {
+pub(super) fn how_many(object: &Emoji) -> String {
     format!("How many {} are there?", object.plural())
 }
 
 /// Questions gathered so far, and the choice of wording.
-struct Questions(Vec<Question>, u64);
+pub(super) struct Questions(pub Vec<Question>, pub u64);
 
 impl Questions {
-    fn ask(&mut self, kind: Kind, wordings: &[&str], answer: &str) {
+    pub fn ask(&mut self, kind: Kind, wordings: &[&str], answer: &str) {
         self.0.push(Question {
             kind,
             question: wordings[self.1 as usize % wordings.len()].to_owned(),

@@ -1,4 +1,4 @@
-//! The nano world as files, in two formats other programs read.
+//! The nano world as files, in formats that other programs read.
 //!
 //! ```text
 //! images/0000012.png       scenes, and
@@ -7,6 +7,8 @@
 //! gallery-00000.tar ...    further art with names only, one for every eight scenes
 //! CREDITS.txt              whose art it is
 //! ```
+//!
+//! What is no single scene, [`super::write_forms`] writes beside them.
 
 use std::{
     fs::{self, File},
@@ -14,15 +16,18 @@ use std::{
     path::Path,
 };
 
-use image::ImageFormat;
+use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Scene, Split};
+use super::{
+    Scene, Split,
+    write_forms::{Forms, Lines, key},
+};
 use crate::{Error, Result, text::conversation::Turn};
 
 /// Width and height of the pictures written.
-const SIDE: u32 = 64;
+pub(super) const SIDE: u32 = 64;
 /// Scenes in a shard.
 const SHARD: usize = 1000;
 /// Scenes for each scene of the gallery.
@@ -79,8 +84,8 @@ fn write_into(
     fs::create_dir_all(&images).map_err(Error::io(&images))?;
     let credits = folder.join("CREDITS.txt");
     fs::write(&credits, CREDITS).map_err(Error::io(&credits))?;
-    let lines = folder.join("nano.jsonl");
-    let mut jsonl = BufWriter::new(File::create(&lines).map_err(Error::io(&lines))?);
+    let mut lines = Lines::create(folder.join("nano.jsonl"))?;
+    let mut forms = Forms::create(folder, split, seed)?;
     for first in (0..count).step_by(SHARD) {
         let many = first..count.min(first + SHARD);
         let drawn = draw(many.clone(), |index| Scene::sample(split, seed, index))?;
@@ -89,14 +94,16 @@ fn write_into(
             let path = images.join(format!("{}.png", drawn.key));
             fs::write(&path, &drawn.png).map_err(Error::io(&path))?;
             for record in drawn.records() {
-                writeln!(jsonl, "{record}").map_err(Error::io(&lines))?;
+                lines.write(&record)?;
             }
         }
+        forms.write(many.clone())?;
         if !progress(many.end) {
             return Err(Error::Interrupted);
         }
     }
-    jsonl.flush().map_err(Error::io(&lines))?;
+    lines.finish()?;
+    forms.finish()?;
     let gallery = count.div_ceil(GALLERY);
     for first in (0..gallery).step_by(SHARD) {
         let many = first..gallery.min(first + SHARD);
@@ -122,15 +129,20 @@ fn draw(
         .into_par_iter()
         .map(|index| {
             let scene = sample(index as u64);
-            let mut png = Vec::new();
-            scene
-                .render(SIDE)
-                .write_to(&mut Cursor::new(&mut png), ImageFormat::Png)
-                .map_err(|error| Error::failed(format!("a picture cannot be encoded: {error}")))?;
-            let key = format!("{index:07}");
+            let png = png(&scene.render(SIDE))?;
+            let key = key(index);
             Ok(Drawn { key, scene, png })
         })
         .collect()
+}
+
+/// The picture as a PNG file.
+pub(super) fn png(picture: &RgbImage) -> Result<Vec<u8>> {
+    let mut png = Vec::new();
+    picture
+        .write_to(&mut Cursor::new(&mut png), ImageFormat::Png)
+        .map_err(|error| Error::failed(format!("a picture cannot be encoded: {error}")))?;
+    Ok(png)
 }
 
 impl Drawn {
@@ -192,10 +204,14 @@ fn write_shard(folder: &Path, kind: &str, number: usize, drawn: &[Drawn]) -> Res
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::data::{Image, Pictures, Text, read_jsonl};
+    use crate::data::{
+        Form, Format, Image, Pictures, Record, Text,
+        nano::{Page, Video},
+        read_jsonl,
+    };
 
     #[test]
     fn what_is_written_can_be_read() {
@@ -211,6 +227,38 @@ mod tests {
         assert_eq!(records[9].pictures, Pictures::Images(vec![file.clone()]));
         let picture = file.read().unwrap().rgb();
         assert_eq!(picture, scene.render(64));
+        let lines = |name: &str| read_jsonl(&folder.join(name)).unwrap();
+        assert_eq!(lines("video-questions.jsonl").len(), 3);
+        assert_eq!(lines("comparisons.jsonl").len(), 6);
+        assert_eq!(lines("riddles.jsonl").len(), 3);
+        let reply = &lines("replies.jsonl")[0];
+        let Pictures::Images(images) = &reply.pictures else {
+            panic!("{reply:?}");
+        };
+        assert!(images[0].read().is_ok());
+        let open = |format: Format, name: &str, images: &Path| -> Vec<Record> {
+            let records = format.open(&folder.join(name), images, Form::Generation);
+            records.unwrap().map(|record| record.unwrap()).collect()
+        };
+        let pages = open(Format::Mmc4, "pages.jsonl", &folder.join("images"));
+        assert_eq!(pages.len(), 2);
+        let page = Page::sample(Split::HeldOut, 3, 1);
+        assert_eq!(pages[1].text, Text::Page(page.text()));
+        let Pictures::Images(images) = &pages[1].pictures else {
+            panic!("{pages:?}");
+        };
+        assert_eq!(images[2].read().unwrap().rgb(), page.scenes[2].render(64));
+        let videos = open(Format::OpenVid, "videos.csv", &folder);
+        let video = Video::sample(Split::HeldOut, 3, 2);
+        let made = vec![Turn::human(video.caption()), Turn::assistant("<video>")];
+        assert_eq!(videos[2].text, Text::Turns(made));
+        let Pictures::Video(frames) = &videos[2].pictures else {
+            panic!("{videos:?}");
+        };
+        let frames =
+            crate::media::video::frames(frames, 8, crate::media::video::Rule::Inference).unwrap();
+        let frames: Vec<RgbImage> = frames.iter().map(|frame| frame.rgb()).collect();
+        assert_eq!(frames, video.render(8, 64));
         let names = |shard: &str| -> Vec<String> {
             let mut tar = tar::Archive::new(File::open(folder.join(shard)).unwrap());
             let name = |entry: std::io::Result<tar::Entry<'_, File>>| {

@@ -12,6 +12,8 @@ use crate::data::{Form, Format, Source};
 pub struct Data {
     /// Of the nano world: share of pictures with one of the many further emoji at any place and size.
     pub gallery: f64,
+    /// Of the nano world, for the tower: share of pictures that are a frame of a video.
+    pub frames: f64,
     /// Threads that read and prepare samples. Of files, another number gives another order.
     pub workers: usize,
     /// Records of a source that are shuffled together, over all workers.
@@ -25,6 +27,7 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             gallery: 0.0,
+            frames: 0.0,
             workers: 2,
             shuffle: 1000,
             max_bad: 1000,
@@ -37,8 +40,10 @@ impl Data {
     pub(super) fn check(&self, stages: &[Stage]) -> Result<()> {
         let must = |holds: bool, what: &str| must(holds, &format!("data.{what}"));
         must(
-            (0.0..=1.0).contains(&self.gallery),
-            "gallery must be between 0 and 1",
+            [self.gallery, self.frames, self.gallery + self.frames]
+                .iter()
+                .all(|share| (0.0..=1.0).contains(share)),
+            "gallery and frames must be between 0 and 1, and so must be their sum",
         )?;
         must(
             (1..=64).contains(&self.workers),
@@ -49,8 +54,8 @@ impl Data {
             return Ok(());
         }
         must(
-            self.gallery == 0.0,
-            "gallery is of the nano world, which data.sources take the place of",
+            self.gallery == 0.0 && self.frames == 0.0,
+            "gallery and frames are of the nano world, which data.sources take the place of",
         )?;
         let trained = self.sources.iter().filter(|source| !source.held_out);
         must(

@@ -7,7 +7,7 @@ use crate::Result;
 
 /// How often each form of sample is drawn (relative; of the nano world only, files have theirs), and
 /// the caption dropout that makes classifier-free guidance possible.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixture {
     /// [image, caption], loss on the caption.
@@ -19,6 +19,24 @@ pub struct Mixture {
     /// [image, question, answer], loss on the answer.
     #[serde(default)]
     pub question: f64,
+    /// [caption, video], loss on the video.
+    #[serde(default)]
+    pub video: f64,
+    /// [video, question, answer], loss on the answer; in fine-tuning only.
+    #[serde(default)]
+    pub video_question: f64,
+    /// [image, caption, image, caption, ...], loss on the captions.
+    #[serde(default)]
+    pub page: f64,
+    /// [two images, what differs], loss on the answer.
+    #[serde(default)]
+    pub comparison: f64,
+    /// [request, words, image, words], loss on all that follows the request.
+    #[serde(default)]
+    pub reply: f64,
+    /// [question, answer] without an image, loss on the answer.
+    #[serde(default)]
+    pub text: f64,
     /// Probability that a generation sample's caption is replaced by the empty prompt.
     pub drop_caption: f64,
     /// Probability that a random part of a generation sample's visual tokens is hidden from the
@@ -70,16 +88,38 @@ impl Mixture {
         parts.any(|part| path.starts_with(part.prefix())) && !frozen
     }
 
-    pub(super) fn check(&self, nano: bool) -> Result<()> {
-        let kinds = [self.caption, self.generation, self.question];
-        let sum: f64 = kinds.iter().sum();
+    /// `nano`: the samples are of the nano world; `pretrains`: the stage is not fine-tuning.
+    pub(super) fn check(&self, nano: bool, pretrains: bool) -> Result<()> {
+        let weights = [
+            ("caption", self.caption),
+            ("generation", self.generation),
+            ("question", self.question),
+            ("video", self.video),
+            ("video_question", self.video_question),
+            ("page", self.page),
+            ("comparison", self.comparison),
+            ("reply", self.reply),
+            ("text", self.text),
+        ];
+        for (name, weight) in weights {
+            must(
+                weight >= 0.0 && weight.is_finite(),
+                &format!("{name} is a weight: 0 or above"),
+            )?;
+            must(
+                nano || weight == 0.0,
+                &format!(
+                    "{name} weighs the nano world: [[data.sources]] have weights of their own"
+                ),
+            )?;
+        }
         must(
-            !nano || kinds.iter().all(|weight| *weight >= 0.0) && sum > 0.0,
-            "caption, generation and question are weights, and one must be above 0",
+            !nano || weights.iter().any(|(_, weight)| *weight > 0.0),
+            "a form of sample needs a weight above 0, for example caption = 1.0",
         )?;
         must(
-            nano || sum == 0.0,
-            "caption, generation and question weigh the nano world: [[data.sources]] have weights of their own",
+            !pretrains || self.video_question == 0.0,
+            "video_question belongs in fine-tuning (kind = \"sft\")",
         )?;
         must(
             !self.train.is_empty(),

@@ -13,9 +13,9 @@ pub enum Objective {
     Align(Align),
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen, unless `from_scratch`.
     Tower(Tower),
-    /// Next-token prediction on [image, text] and [text, image].
+    /// Next-token prediction on [image, text], [text, image], [text, video], pages and text.
     Pretrain(Mixture),
-    /// The same on questions and answers, drawing kept in the mixture.
+    /// The same on questions and answers, about videos too, drawing kept in the mixture.
     Sft(Mixture),
 }
 
@@ -35,7 +35,8 @@ impl Objective {
         match self {
             Self::Align(_) => Ok(()),
             Self::Tower(tower) => tower.check(),
-            Self::Pretrain(mixture) | Self::Sft(mixture) => mixture.check(nano),
+            Self::Pretrain(mixture) => mixture.check(nano, true),
+            Self::Sft(mixture) => mixture.check(nano, false),
         }
     }
 }

@@ -73,7 +73,7 @@ fn explained(copies: &[Copy]) -> f32 {
 }
 
 /// The median colour of the outermost two pixels, which objects leave free.
-fn background(picture: &RgbImage) -> [f32; 3] {
+pub(super) fn background(picture: &RgbImage) -> [f32; 3] {
     let last = SIDE as u32 - 2;
     let ring = picture
         .enumerate_pixels()
@@ -86,7 +86,7 @@ fn background(picture: &RgbImage) -> [f32; 3] {
     })
 }
 
-fn nearest(colour: [f32; 3]) -> Colour {
+pub(super) fn nearest(colour: [f32; 3]) -> Colour {
     let distance = |named: &Colour| -> f32 {
         let channels = named.rgb.iter().zip(colour);
         channels.map(|(a, b)| (f32::from(*a) - b).powi(2)).sum()
@@ -213,7 +213,7 @@ impl Field {
 }
 
 /// In eight lanes, which the compiler keeps in one register.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; 8];
     let (whole_a, rest_a) = a.as_chunks::<8>();
     let (whole_b, rest_b) = b.as_chunks::<8>();

@@ -4,6 +4,8 @@
 
 pub mod fit;
 mod report;
+mod videos;
+pub mod watch;
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -11,12 +13,12 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub use report::{Drawing, Quality, Report};
+pub use report::{Drawing, Quality, Report, VideoDrawing};
 
 use crate::{
     Error, Result, assistant,
     checkpoint::{Checkpoint, config::siglip_tokenizer},
-    data::nano::{Kind, Layout, Scene, Split},
+    data::nano::{Comparison, Kind, Layout, Question, Scene, Split, Video, riddle},
     evaluation::metrics::{Estimate, code_use, mean, psnr, share, ssim},
     generation::{
         rows::Prompt,
@@ -41,7 +43,8 @@ const ACROSS: usize = 12;
 pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
 
 /// Measures reconstruction on `n` scenes and `n` pictures of new emoji, matching on at least `n`
-/// captions, all questions about `n` scenes, and `n` drawings.
+/// captions, all questions about `n` scenes, `n` videos, `n` comparisons of two scenes and `n` riddles
+/// without pictures, `n` drawings, and `n` videos, through codes and back, and made from captions.
 ///
 /// Questions are answered greedily; drawings are sampled as released models do, with guidance 3.
 pub fn run(
@@ -70,22 +73,35 @@ pub fn run(
     let tower = &checkpoint.config.vision_tower.rqvaesiglip;
     let [.., depth] = tower.code_shape;
     let matching = bench.matching(n)?;
-    let answers_by_kind = bench.answers(&scenes)?;
-    let all: Vec<bool> = answers_by_kind.values().flatten().copied().collect();
-    let by_kind = answers_by_kind.iter();
+    let videos: Vec<Video> = (0..n as u64)
+        .map(|index| Video::sample(Split::HeldOut, seed, index))
+        .collect();
+    let (answers, answers_by_kind) = bench.answers(&scenes)?;
+    let (video_answers, video_answers_by_kind) = bench.video_answers(&videos)?;
+    let comparisons = bench.comparisons(n)?;
+    let riddles = bench.riddles(n)?;
     let (drawing, drawn) = bench.drawing(n)?;
+    let video_reconstruction = bench.video_reconstruction(&videos)?;
+    let (video, made) = bench.video_drawing(&videos)?;
     Ok(Report {
         reconstruction,
         reconstruction_new_emoji,
         codebook: code_use(&codes, depth, tower.n_embed),
         matching,
-        answers: part(&all),
-        answers_by_kind: by_kind.map(|(kind, right)| (*kind, part(right))).collect(),
+        answers,
+        answers_by_kind,
+        video_answers,
+        video_answers_by_kind,
+        comparisons,
+        riddles,
         drawing,
+        video_reconstruction,
+        video,
         sheets: vec![
             ("reconstruction", known),
             ("new-emoji", new),
             ("drawings", drawn),
+            ("videos", made),
         ],
     })
 }
@@ -117,6 +133,9 @@ fn resized(original: &RgbImage, like: &RgbImage) -> RgbImage {
     let (width, height) = like.dimensions();
     media::resize::bicubic(original, width, height)
 }
+
+/// Answers that are exactly right: all together, and by kind of question.
+type Answers = (Estimate, BTreeMap<Kind, Estimate>);
 
 struct Bench<'a> {
     checkpoint: &'a Checkpoint,
@@ -225,8 +244,37 @@ impl Bench<'_> {
         Ok(part(&right))
     }
 
-    /// Asks every question about every scene; which answers are exactly right, by kind.
-    fn answers(&mut self, scenes: &[Scene]) -> Result<BTreeMap<Kind, Vec<bool>>> {
+    /// Asks every question about every scene: how many answers are exactly right, all and by kind.
+    fn answers(&mut self, scenes: &[Scene]) -> Result<Answers> {
+        let asked = scenes.iter().map(|scene| {
+            let pictures = self.render(std::slice::from_ref(scene));
+            (scene.questions(), pictures)
+        });
+        let asked: Vec<_> = asked.collect();
+        self.ask("answers", &asked)
+    }
+
+    /// The same of pairs of pictures that differ in one thing, by kind.
+    fn comparisons(&mut self, n: usize) -> Result<BTreeMap<Kind, Estimate>> {
+        let asked = (0..n as u64).map(|index| {
+            let found = Comparison::sample(Split::HeldOut, self.seed, index);
+            (found.questions(), self.render(&found.scenes))
+        });
+        let asked: Vec<_> = asked.collect();
+        Ok(self.ask("comparisons", &asked)?.1)
+    }
+
+    /// The same of questions without pictures.
+    fn riddles(&mut self, n: usize) -> Result<BTreeMap<Kind, Estimate>> {
+        let asked = |index| vec![riddle(Split::HeldOut, self.seed, index)];
+        let asked: Vec<_> = (0..n as u64)
+            .map(|index| (asked(index), Vec::new()))
+            .collect();
+        Ok(self.ask("riddles", &asked)?.1)
+    }
+
+    /// Asks questions about the pictures beside them.
+    fn ask(&mut self, what: &str, asked: &[(Vec<Question>, Vec<RgbImage>)]) -> Result<Answers> {
         let Checkpoint {
             model, tokenizer, ..
         } = self.checkpoint;
@@ -237,24 +285,22 @@ impl Bench<'_> {
             stop: vec![tokenizer.end()],
         };
         let mut right = BTreeMap::<Kind, Vec<bool>>::new();
-        for (index, scene) in scenes.iter().enumerate() {
-            let asked = scene.questions();
+        for (index, (questions, pictures)) in asked.iter().enumerate() {
             let mut samples = Vec::new();
-            for question in &asked {
-                let text = conversation::question(&question.question, 1)?;
+            for question in questions {
+                let text = conversation::question(&question.question, pictures.len())?;
                 let prompt =
                     conversation::generation_prompt(&[Turn::human(text)], Reply::Text, true)?;
                 samples.push(Sample::prompt(&tokenizer.encode_prompt(&prompt)));
             }
             let tower = &model.vision_tower.rqvaesiglip;
-            let picture = self.pixels(&self.render(std::slice::from_ref(scene)));
-            let feature = tower.encode(picture).z_q.flatten::<2>(0, 2);
-            let visual = model
-                .mm_projector
-                .forward(feature)
-                .repeat_dim(0, asked.len());
+            let visual = (!pictures.is_empty()).then(|| {
+                let feature = tower.encode(self.pixels(pictures)).z_q.flatten::<2>(0, 2);
+                let visual = model.mm_projector.forward(feature);
+                visual.repeat_dim(0, questions.len())
+            });
             let rows = Rows::left_padded(&samples, model.image_tokens());
-            let embeds = rows.embeddings(&model.llm, Some(visual));
+            let embeds = rows.embeddings(&model.llm, visual);
             let lengths = samples
                 .iter()
                 .map(|s| s.length(model.image_tokens()))
@@ -263,14 +309,17 @@ impl Bench<'_> {
             let written = text::write(&model.llm, prompt, &options, &mut |_, _| {
                 ControlFlow::Continue(())
             })?;
-            for (question, tokens) in asked.into_iter().zip(written) {
+            for (question, tokens) in questions.iter().zip(written) {
                 let answer = tokenizer.decode(&tokens);
                 let kind = right.entry(question.kind).or_default();
                 kind.push(answer.trim() == question.answer);
             }
-            self.progress("answers", index + 1, scenes.len())?;
+            self.progress(what, index + 1, asked.len())?;
         }
-        Ok(right)
+        let all: Vec<bool> = right.values().flatten().copied().collect();
+        let by_kind = right.iter();
+        let by_kind = by_kind.map(|(kind, right)| (*kind, part(right))).collect();
+        Ok((part(&all), by_kind))
     }
 
     /// Draws the captions of `n` scenes of one or several copies of an object, and reads the
@@ -391,13 +440,20 @@ mod tests {
         assert_eq!((report.codebook.len(), report.matching.n), (4, 100));
         assert!(report.answers.n >= 12 && report.answers_by_kind.len() >= 4);
         assert_eq!((report.drawing.object.n, report.drawing.count.n), (2, 2));
+        assert_eq!((report.video_answers.n, report.video.motion.n), (14, 2));
+        assert_eq!(report.comparisons[&Kind::Aspect].n, 2);
+        assert_eq!(
+            report.riddles.values().map(|share| share.n).sum::<usize>(),
+            2
+        );
         // An untrained model is right by chance only.
         assert!(report.matching.value < 0.1 && report.reconstruction.psnr.value < 20.0);
         report.save_sheets(folder.path()).unwrap();
         assert!(folder.path().join("drawings.png").is_file());
+        assert!(folder.path().join("videos.png").is_file());
         let table = report.to_string();
         assert!(
-            table.contains("drawing: count") && table.contains("n = 100"),
+            table.contains("video: motion") && table.contains("n = 100"),
             "{table}"
         );
         assert!(serde_json::to_value(&report).unwrap()["answers_by_kind"]["yes_no"]["n"].is_u64());

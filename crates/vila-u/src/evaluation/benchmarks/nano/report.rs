@@ -26,7 +26,18 @@ pub struct Report {
     /// Answers that are exactly right, all together and by kind of question.
     pub answers: Estimate,
     pub answers_by_kind: BTreeMap<Kind, Estimate>,
+    /// About held-out videos, in the same way.
+    pub video_answers: Estimate,
+    pub video_answers_by_kind: BTreeMap<Kind, Estimate>,
+    /// About two pictures that differ in one thing: in what, and how.
+    pub comparisons: BTreeMap<Kind, Estimate>,
+    /// Without a picture.
+    pub riddles: BTreeMap<Kind, Estimate>,
     pub drawing: Drawing,
+    /// Held-out videos through codes and back: what can be seen of them at best.
+    pub video_reconstruction: VideoDrawing,
+    /// Held-out videos made from their captions.
+    pub video: VideoDrawing,
     /// Names and pictures: originals above reconstructions, and drawings in the order of captions.
     #[serde(skip)]
     pub sheets: Vec<(&'static str, RgbImage)>,
@@ -47,6 +58,17 @@ pub struct Drawing {
     pub object: Estimate,
     pub background: Estimate,
     pub count: Estimate,
+}
+
+/// Videos read back from their frames.
+#[derive(Clone, Debug, Serialize)]
+pub struct VideoDrawing {
+    /// The named object explains every frame better than any other.
+    pub object: Estimate,
+    /// Every frame has the named background.
+    pub background: Estimate,
+    /// The object moves, grows, shrinks or turns as the caption says.
+    pub motion: Estimate,
 }
 
 impl Report {
@@ -74,31 +96,50 @@ impl fmt::Display for Report {
             let [value, low, high] = [e.value, e.low, e.high].map(|part| 100.0 * part);
             format!("{value:6.1} %  [{low:.1}, {high:.1}], n = {}", e.n)
         };
-        let mut line = |name: &str, value: String| writeln!(f, "{name:<32}{value}");
-        line("reconstruction PSNR", decibel(&self.reconstruction.psnr))?;
-        line("reconstruction SSIM", self.reconstruction.ssim.to_string())?;
+        let mut lines = Vec::new();
+        let mut line = |name: &str, value: String| lines.push(format!("{name:<32}{value}"));
+        line("reconstruction PSNR", decibel(&self.reconstruction.psnr));
+        line("reconstruction SSIM", self.reconstruction.ssim.to_string());
         line(
             "new emoji PSNR",
             decibel(&self.reconstruction_new_emoji.psnr),
-        )?;
+        );
         line(
             "new emoji SSIM",
             self.reconstruction_new_emoji.ssim.to_string(),
-        )?;
+        );
         for (depth, CodeUse { used, perplexity }) in self.codebook.iter().enumerate() {
             line(
                 &format!("codebook, depth {}", depth + 1),
                 format!("{:6.1} %  used, perplexity {perplexity:.0}", 100.0 * used),
-            )?;
+            );
         }
-        line("caption matching, 100-way", percent(&self.matching))?;
-        line("answers", percent(&self.answers))?;
+        line("caption matching, 100-way", percent(&self.matching));
+        line("answers", percent(&self.answers));
         for (kind, share) in &self.answers_by_kind {
-            line(&format!("  {}", kind.name()), percent(share))?;
+            line(&format!("  {}", kind.name()), percent(share));
         }
-        line("drawing: object", percent(&self.drawing.object))?;
-        line("drawing: background", percent(&self.drawing.background))?;
-        let name = "drawing: count";
-        write!(f, "{name:<32}{}", percent(&self.drawing.count))
+        line("drawing: object", percent(&self.drawing.object));
+        line("drawing: background", percent(&self.drawing.background));
+        line("drawing: count", percent(&self.drawing.count));
+        line("answers about videos", percent(&self.video_answers));
+        for (title, kinds) in [
+            ("  ", &self.video_answers_by_kind),
+            ("comparison: ", &self.comparisons),
+            ("riddle: ", &self.riddles),
+        ] {
+            for (kind, share) in kinds {
+                line(&format!("{title}{}", kind.name()), percent(share));
+            }
+        }
+        for (title, video) in [
+            ("video through codes", &self.video_reconstruction),
+            ("video", &self.video),
+        ] {
+            line(&format!("{title}: object"), percent(&video.object));
+            line(&format!("{title}: background"), percent(&video.background));
+            line(&format!("{title}: motion"), percent(&video.motion));
+        }
+        f.write_str(&lines.join("\n"))
     }
 }

@@ -1,0 +1,94 @@
+//! What the model sees in videos, and what can be seen in those that it makes.
+
+use std::ops::ControlFlow;
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use super::{Answers, Bench, VideoDrawing, part, to_pictures, watch};
+use crate::{
+    Result, assistant, data::nano::Video, generation::visual::VisualOptions, media::sheet,
+    sequence::form::VIDEO_FRAMES,
+};
+
+/// Videos the model makes at once.
+const BATCH: usize = 8;
+/// Videos on a contact sheet, a row each.
+const SHOWN: usize = 12;
+
+impl Bench<'_> {
+    /// Asks every question about every video.
+    pub(super) fn video_answers(&mut self, videos: &[Video]) -> Result<Answers> {
+        let frames = self.checkpoint.config.root.num_video_frames;
+        let asked = (videos.iter())
+            .map(|video| (video.questions(), video.render(frames, self.size as u32)));
+        let asked: Vec<_> = asked.collect();
+        self.ask("answers about videos", &asked)
+    }
+
+    /// Encodes and decodes every frame, and reads the videos back.
+    pub(super) fn video_reconstruction(&mut self, videos: &[Video]) -> Result<VideoDrawing> {
+        let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
+        let mut made = Vec::new();
+        for (index, video) in videos.iter().enumerate() {
+            let frames = video.render(VIDEO_FRAMES, self.size as u32);
+            let quantized = tower.encode(self.pixels(&frames));
+            made.push(to_pictures(tower.decode(quantized.z_q))?);
+            self.progress("videos through codes", index + 1, videos.len())?;
+        }
+        Ok(judged(videos, &made))
+    }
+
+    /// Makes the videos from their captions and reads them back. Also a contact sheet.
+    pub(super) fn video_drawing(&mut self, videos: &[Video]) -> Result<(VideoDrawing, RgbImage)> {
+        let checkpoint = self.checkpoint;
+        let mut made: Vec<Vec<RgbImage>> = Vec::new();
+        for (batch, now) in videos.chunks(BATCH).enumerate() {
+            let captions: Vec<String> = now.iter().map(Video::caption).collect();
+            let options = VisualOptions {
+                guidance: 3.0,
+                sampling: checkpoint.generation.visual(),
+                seed: self.seed.wrapping_add(batch as u64),
+                first: 0,
+            };
+            let on_progress = &mut self.on_progress;
+            let drawing = assistant::draw_videos(
+                &checkpoint.model,
+                &checkpoint.tokenizer,
+                &captions,
+                VIDEO_FRAMES,
+                &options,
+                &mut |progress| {
+                    let done = batch * BATCH + now.len() * progress.done / progress.total;
+                    match on_progress("videos", done, videos.len()) {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                },
+            )?;
+            let frames = to_pictures(drawing.pixels.flatten(0, 1))?;
+            made.extend(frames.chunks(VIDEO_FRAMES).map(<[RgbImage]>::to_vec));
+        }
+        let drawing = judged(videos, &made);
+        let shown: Vec<RgbImage> = made.into_iter().take(SHOWN).flatten().collect();
+        Ok((drawing, sheet::grid(&shown, VIDEO_FRAMES)))
+    }
+}
+
+/// How many of the videos show what was wanted.
+fn judged(wanted: &[Video], made: &[Vec<RgbImage>]) -> VideoDrawing {
+    let seen: Vec<_> = made.par_iter().map(|frames| watch::watch(frames)).collect();
+    let count = |right: &dyn Fn(&Video, &watch::Watched) -> bool| {
+        let checked = wanted.iter().zip(&seen);
+        let right: Vec<bool> = checked.map(|(wanted, seen)| right(wanted, seen)).collect();
+        part(&right)
+    };
+    VideoDrawing {
+        object: count(&|wanted, seen| seen.objects.iter().all(|object| *object == wanted.object)),
+        background: count(&|wanted, seen| {
+            let mut backgrounds = seen.backgrounds.iter();
+            backgrounds.all(|background| *background == wanted.background)
+        }),
+        motion: count(&|wanted, seen| seen.motion == Some(wanted.motion)),
+    }
+}
