@@ -55,6 +55,13 @@ impl Gradients {
         }
     }
 
+    pub fn scaled(mut self, scale: f32) -> Self {
+        for gradient in self.0.values_mut() {
+            gradient.iter_mut().for_each(|value| *value *= scale);
+        }
+        self
+    }
+
     /// Scales all gradients so that their common 2-norm is at most `limit`; returns the norm before.
     pub fn clip<M: Module>(&mut self, model: &M, limit: f64) -> f64 {
         let mut norm = Norm {

@@ -8,6 +8,7 @@ mod lanes;
 mod llama;
 mod mixture;
 pub mod multimodal;
+mod pieces;
 pub mod plan;
 mod prefetch;
 mod reading;

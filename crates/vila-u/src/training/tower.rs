@@ -15,6 +15,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::adamw::Gradients;
 use super::mixture::held_out;
 use super::prefetch::Make;
 use super::recipe::{self, PixelLoss, Recipe};
@@ -192,7 +193,8 @@ impl TowerObjective {
         Losses {
             total: contrastive.clone(),
             parts: vec![("contrastive", contrastive)],
-            recomputed: None,
+            found: Gradients::default(),
+            layers: None,
         }
     }
 }
@@ -225,7 +227,8 @@ fn tower(
             ("pixel", pixel),
             ("commitment", commitment),
         ],
-        recomputed: None,
+        found: Gradients::default(),
+        layers: None,
     }
 }
 
