@@ -391,7 +391,13 @@ impl Objective<VilaU> for MixtureObjective {
         let model = model.clone().valid();
         let device = self.device.clone().inner();
         if let Some(held_out) = &self.held_out {
-            return self.evaluate_files(&model, held_out, &device);
+            let means = self.mean_losses(&model, held_out, &device)?;
+            let named = [("text_loss", means.text), ("visual_loss", means.visual)];
+            let named = named
+                .into_iter()
+                .filter_map(|(name, loss)| Some((name, loss?)));
+            let depths = self.depths.visual.iter().copied().zip(means.depths);
+            return Ok(named.chain(depths).collect());
         }
         let samples = self.samples.evaluated();
         let mut metrics = Vec::new();
@@ -401,20 +407,14 @@ impl Objective<VilaU> for MixtureObjective {
             ("answer_loss", Form::Question),
         ] {
             let scene = |index| samples.make(Split::HeldOut, 0, index, form);
-            let batch = (0..EVALUATED as u64)
-                .map(scene)
-                .collect::<Result<Vec<_>>>()?;
-            let losses = self.evaluated(&model, &batch, &device)?;
-            let loss = match form {
-                Form::Generation => losses.visual_loss(),
-                _ => losses.text_loss(),
-            };
-            if let Some(loss) = loss {
-                metrics.push((name, f64::from(loss.into_scalar::<f32>())));
-            }
-            if let (Form::Generation, Some(depths)) = (form, losses.depth_losses()) {
-                let names = self.depths.generation.iter().copied();
-                metrics.extend(names.zip(floats(depths)));
+            let held_out = (0..EVALUATED as u64).map(scene);
+            let held_out = held_out.collect::<Result<Vec<_>>>()?;
+            let means = self.mean_losses(&model, &held_out, &device)?;
+            let draws = form == Form::Generation;
+            let loss = if draws { means.visual } else { means.text };
+            metrics.extend(loss.map(|loss| (name, loss)));
+            if draws {
+                metrics.extend(self.depths.generation.iter().copied().zip(means.depths));
             }
         }
         Ok(metrics)
@@ -461,15 +461,11 @@ impl Objective<VilaU> for MixtureObjective {
 }
 
 impl MixtureObjective {
-    fn evaluate_files(
-        &self,
-        model: &VilaU,
-        held_out: &[Example],
-        device: &Device,
-    ) -> Result<Vec<(&'static str, f64)>> {
+    /// Of the targets of all samples together.
+    fn mean_losses(&self, model: &VilaU, samples: &[Example], device: &Device) -> Result<Means> {
         let (mut text, mut visual) = (Mean::default(), Mean::default());
         let mut depths = vec![Mean::default(); self.depths.visual.len()];
-        for batch in held_out.chunks(self.batch_size) {
+        for batch in samples.chunks(self.batch_size) {
             let losses = self.evaluated(model, batch, device)?;
             for loss in losses.text.into_iter().flat_map(floats) {
                 text.add(loss);
@@ -481,14 +477,19 @@ impl MixtureObjective {
                 visual.add(loss);
             }
         }
-        let names = ["text_loss", "visual_loss"].into_iter();
-        let names = names.chain(self.depths.visual.iter().copied());
-        let means = [text, visual].into_iter().chain(depths);
-        let means = names.zip(means.map(Mean::value));
-        Ok(means
-            .filter_map(|(name, mean)| Some((name, mean?)))
-            .collect())
+        Ok(Means {
+            text: text.value(),
+            visual: visual.value(),
+            depths: depths.into_iter().filter_map(Mean::value).collect(),
+        })
     }
+}
+
+/// Of text targets, of visual targets, and of these at each depth; none where there are none.
+struct Means {
+    text: Option<f64>,
+    visual: Option<f64>,
+    depths: Vec<f64>,
 }
 
 /// Names of the curves of each depth. Curves are told apart by names that last as long as the program,

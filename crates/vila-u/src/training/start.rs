@@ -189,7 +189,7 @@ fn vila_u_input_of(recipe: &Recipe, files: &Files) -> Result<(VilaUConfig, Token
 
 /// The sizes of what is trained.
 pub enum Sizes {
-    Tower(RqVaeSiglipConfig, SiglipConfig),
+    Tower(Box<(RqVaeSiglipConfig, SiglipConfig)>),
     VilaU(Box<VilaUConfig>),
 }
 
@@ -203,8 +203,7 @@ pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
     let known = match &source {
         Some(source) => source.known()?,
         None if tower => {
-            let (config, siglip) = new_tower(recipe)?;
-            return Ok(Sizes::Tower(config, siglip));
+            return Ok(Sizes::Tower(Box::new(new_tower(recipe)?)));
         }
         None => return Err(no_init()),
     };
@@ -220,7 +219,7 @@ pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
         Known::Released(config) => (config.vision_tower.rqvaesiglip, config.siglip),
     };
     match tower {
-        true => Ok(Sizes::Tower(config, siglip)),
+        true => Ok(Sizes::Tower(Box::new((config, siglip)))),
         false => new_language(recipe, config, siglip).map(|config| Sizes::VilaU(Box::new(config))),
     }
 }
