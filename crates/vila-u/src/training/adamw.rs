@@ -55,6 +55,13 @@ impl Gradients {
         }
     }
 
+    pub fn scaled(mut self, scale: f32) -> Self {
+        for gradient in self.0.values_mut() {
+            gradient.iter_mut().for_each(|value| *value *= scale);
+        }
+        self
+    }
+
     /// Scales all gradients so that their common 2-norm is at most `limit`, those of the parameters that stand
     /// `apart` by a norm of their own; returns both norms before.
     pub fn clip<M: Module>(

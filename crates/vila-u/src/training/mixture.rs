@@ -16,6 +16,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::adamw::Gradients;
 use super::forms::Form;
 use super::multimodal::{self, Mean, Visual};
 use super::prefetch::{Make, samples};
@@ -309,19 +310,25 @@ impl Objective<VilaU> for MixtureObjective {
 
     fn losses(&self, model: &mut VilaU, batch: Vec<Example>, step: u64) -> Result<Losses> {
         let (layout, visual) = self.read(model, &batch, &self.device);
-        let (losses, recomputed) = match self.recompute {
+        let visual = visual.as_ref();
+        let (losses, layers, pieces) = match self.recompute {
             true => {
                 let chance = self.lora.is_some_and(|dropout| dropout > 0.0);
                 let seed = chance.then(|| drawn(&self.device, step));
-                let (losses, layers) =
-                    multimodal::recomputed(model, &layout, visual.as_ref(), seed)?;
-                (losses, Some(layers))
+                let (losses, layers, pieces) =
+                    multimodal::recomputed(model, &layout, visual, seed)?;
+                (losses, Some(layers), pieces)
             }
-            false => (multimodal::losses(model, &layout, visual.as_ref())?, None),
+            false => (multimodal::losses(model, &layout, visual)?, None, None),
         };
-        let total = losses
+        let mut total = losses
             .total()
             .ok_or_else(|| Error::failed("a batch predicts nothing"))?;
+        let mut found = Gradients::default();
+        if let Some(pieces) = pieces {
+            total = total.autodiff() + pieces.slope;
+            found = pieces.gradients;
+        }
         let text = losses.text_loss().map(|loss| ("text_loss", loss));
         let visual = losses.visual_loss().map(|loss| ("visual_loss", loss));
         let mut parts: Vec<_> = text.into_iter().chain(visual).collect();
@@ -335,7 +342,8 @@ impl Objective<VilaU> for MixtureObjective {
         Ok(Losses {
             total,
             parts,
-            recomputed,
+            found,
+            layers,
         })
     }
 

@@ -11,6 +11,7 @@ mod llama;
 pub mod losses;
 mod mixture;
 pub mod multimodal;
+mod pieces;
 pub mod plan;
 mod prefetch;
 mod reading;

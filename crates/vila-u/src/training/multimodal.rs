@@ -11,11 +11,12 @@
 
 use burn::{
     module::Module,
-    tensor::{Int, Tensor, TensorData},
+    tensor::{Device, Int, Tensor, TensorData},
 };
 use serde::Serialize;
 use vila_u_kernels::{cross_entropy, exactly};
 
+use super::pieces::Pieces;
 use super::recompute::Recomputed;
 use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
 
@@ -99,20 +100,29 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
     Ok(compare(model, predictions(model, layout, visual)?))
 }
 
-/// Reads a batch as [`losses`] does, and leaves the layers of the language model to be computed again.
+/// Reads a batch as [`losses`] does, with little kept for the way back: the language model's layers are left
+/// to be computed again, and visual targets have gone it piece by piece.
 pub(super) fn recomputed(
     model: &VilaU,
     layout: &Layout,
     visual: Option<&Visual>,
     seed: Option<u64>,
-) -> Result<(Losses, Recomputed)> {
+) -> Result<(Losses, Recomputed, Option<Pieces>)> {
     let embeds = embeddings(model, layout, visual)?;
     let device = model.llm.device();
     let (positions, mask) = (layout.positions(&device), layout.mask(&device));
     let layers = Recomputed::forward(&model.llm, embeds, positions, mask, seed);
-    let hidden = model.llm.normalised(layers.top());
-    let losses = compare(model, expected(model, layout, visual, hidden));
-    Ok((losses, layers))
+    let hidden = model.llm.normalised(layers.top()).flatten::<2>(0, 1);
+    let targets = Targets::of(layout, visual, &device);
+    let text = targets.text.map(|(from, ids)| {
+        let logits = text_logits(model, hidden.clone().select(0, from));
+        cross_entropy(logits, ids)
+    });
+    let pieces = targets
+        .visual
+        .map(|(from, codes)| Pieces::new(model, hidden.select(0, from), codes));
+    let visual = pieces.as_ref().map(|pieces| pieces.losses.clone());
+    Ok((Losses { text, visual }, layers, pieces))
 }
 
 fn compare(model: &VilaU, Predictions { text, visual }: Predictions) -> Losses {
@@ -149,6 +159,39 @@ fn embeddings(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
     Ok(layout.embeddings(&model.llm, projected))
 }
 
+/// Where something is predicted from, as rows of hidden states, and what is there.
+struct Targets {
+    /// `[targets]` and `[targets]`.
+    text: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
+    /// `[targets]` and `[targets, D]`.
+    visual: Option<(Tensor<1, Int>, Tensor<2, Int>)>,
+}
+
+impl Targets {
+    fn of(layout: &Layout, visual: Option<&Visual>, device: &Device) -> Self {
+        let indices = |values: Vec<usize>| -> Tensor<1, Int> {
+            let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
+            Tensor::from_data(TensorData::from(values.as_slice()), device)
+        };
+        let targets = &layout.text_targets;
+        let text = (!targets.is_empty()).then(|| {
+            let from = indices(targets.iter().map(|target| target.from).collect());
+            let ids: Vec<i64> = targets.iter().map(|target| target.id).collect();
+            (
+                from,
+                Tensor::from_data(TensorData::from(ids.as_slice()), device),
+            )
+        });
+        let targets = &layout.visual_targets;
+        let visual = visual.filter(|_| !targets.is_empty()).map(|visual| {
+            let from = indices(targets.iter().map(|target| target.from).collect());
+            let tokens = indices(targets.iter().map(|target| target.token).collect());
+            (from, visual.codes.clone().select(0, tokens))
+        });
+        Self { text, visual }
+    }
+}
+
 /// What the heads make of the hidden states `[rows, length, hidden]`.
 fn expected(
     model: &VilaU,
@@ -156,36 +199,39 @@ fn expected(
     visual: Option<&Visual>,
     hidden: Tensor<3>,
 ) -> Predictions {
-    let llm = &model.llm;
-    let device = llm.device();
     let hidden = hidden.flatten::<2>(0, 1);
-    let indices = |values: Vec<usize>| -> Tensor<1, Int> {
-        let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
-        Tensor::from_data(TensorData::from(values.as_slice()), &device)
-    };
-
-    let targets = &layout.text_targets;
-    let text = (!targets.is_empty()).then(|| {
-        let from = indices(targets.iter().map(|target| target.from).collect());
-        let ids: Vec<i64> = targets.iter().map(|target| target.id).collect();
-        let ids = Tensor::from_data(TensorData::from(ids.as_slice()), &device);
+    let targets = Targets::of(layout, visual, &model.llm.device());
+    let text = targets.text.map(|(from, ids)| {
         let hidden = hidden.clone().select(0, from);
-        (llm.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0), ids)
+        (text_logits(model, hidden), ids)
     });
-
-    let targets = &layout.visual_targets;
-    let visual = visual.filter(|_| !targets.is_empty()).map(|visual| {
-        let from = indices(targets.iter().map(|target| target.from).collect());
-        let tokens = indices(targets.iter().map(|target| target.token).collect());
-        let codes = visual.codes.clone().select(0, tokens);
-        let tower = &model.vision_tower;
-        let quantizer = &tower.rqvaesiglip.quantizer;
-        let sums = quantizer.cumulative_embeddings(codes.clone()).inner();
-        let hidden = hidden.select(0, from);
-        let logits = tower.rqtransformer.teacher_forced(hidden, sums);
-        (logits.flatten(0, 1), codes.flatten(0, 1))
+    let visual = targets.visual.map(|(from, codes)| {
+        let logits = code_logits(model, hidden.select(0, from), codes.clone());
+        (logits, codes.flatten(0, 1))
     });
     Predictions { text, visual }
+}
+
+/// `[targets, hidden]` -> `[targets, vocabulary]`.
+fn text_logits(model: &VilaU, hidden: Tensor<2>) -> Tensor<2> {
+    let logits = model.llm.logits(hidden.unsqueeze_dim(0));
+    logits.squeeze_dim::<2>(0)
+}
+
+/// `[targets, hidden]` and the codes there `[targets, D]` -> `[targets * D, codes]`.
+fn code_logits(model: &VilaU, hidden: Tensor<2>, codes: Tensor<2, Int>) -> Tensor<2> {
+    let tower = &model.vision_tower;
+    let quantizer = &tower.rqvaesiglip.quantizer;
+    let sums = quantizer.cumulative_embeddings(codes).inner();
+    let logits = tower.rqtransformer.teacher_forced(hidden, sums);
+    logits.flatten(0, 1)
+}
+
+/// `[targets, hidden]` and the codes there `[targets, D]` -> `[targets, D]`.
+pub(super) fn code_losses(model: &VilaU, hidden: Tensor<2>, codes: Tensor<2, Int>) -> Tensor<2> {
+    let shape = codes.dims();
+    let logits = code_logits(model, hidden, codes.clone());
+    cross_entropy(logits, codes.flatten(0, 1)).reshape(shape)
 }
 
 impl Losses {

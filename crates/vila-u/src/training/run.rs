@@ -66,8 +66,10 @@ pub type Sample<M, O> = <<O as Objective<M>>::Make as Make>::Sample;
 pub struct Losses {
     pub total: Tensor<1>,
     pub parts: Vec<(&'static str, Tensor<1>)>,
-    /// Layers below those that `total` was recorded through, where they are computed again.
-    pub recomputed: Option<Recomputed>,
+    /// Gradients of `total` that are known already.
+    pub found: Gradients,
+    /// Layers below what `total` was recorded through, where they are computed again.
+    pub layers: Option<Recomputed>,
 }
 
 /// Watches and stops a run.
@@ -425,8 +427,8 @@ fn compute<M: Module, O: Objective<M>>(
         .map(|(name, value)| (name, f64::from(value.inner().into_scalar::<f32>())))
         .collect();
     let mut tape = (losses.total / count as f64).backward();
-    let mut gradients = Gradients::default();
-    if let Some(layers) = losses.recomputed {
+    let mut gradients = losses.found.scaled(1.0 / count as f32);
+    if let Some(layers) = losses.layers {
         let (found, below) = layers.backward(&mut tape);
         gradients.add(found);
         if let Some(below) = below {

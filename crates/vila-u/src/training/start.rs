@@ -233,7 +233,7 @@ fn vila_u_input_of(recipe: &Recipe, files: &Files) -> Result<(VilaUConfig, Token
 
 /// The sizes of what is trained.
 pub enum Sizes {
-    Tower(RqVaeSiglipConfig, SiglipConfig),
+    Tower(Box<(RqVaeSiglipConfig, SiglipConfig)>),
     VilaU(Box<VilaUConfig>),
 }
 
@@ -253,8 +253,10 @@ pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
         };
         let new = encoders.as_ref().is_none_or(checkpoint::config::is_siglip);
         if new {
-            let (config, siglip) = new_tower(recipe, encoders.as_ref())?;
-            return Ok(Sizes::Tower(config, siglip));
+            return Ok(Sizes::Tower(Box::new(new_tower(
+                recipe,
+                encoders.as_ref(),
+            )?)));
         }
     }
     let known = source.ok_or_else(no_init)?.known()?;
@@ -270,7 +272,7 @@ pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
         Known::Released(config) => (config.vision_tower.rqvaesiglip, config.siglip),
     };
     match tower {
-        true => Ok(Sizes::Tower(config, siglip)),
+        true => Ok(Sizes::Tower(Box::new((config, siglip)))),
         false => new_language(recipe, config, siglip).map(|config| Sizes::VilaU(Box::new(config))),
     }
 }

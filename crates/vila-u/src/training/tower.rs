@@ -15,6 +15,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::adamw::Gradients;
 use super::losses::adversarial::{Pull, adaptive_weight, decoder_loss, discriminator_loss, silent};
 use super::losses::{Lpips, contrastive};
 use super::mixture::held_out;
@@ -225,7 +226,8 @@ fn align(kind: Contrastive, tower: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<
     Losses {
         total: contrastive.clone(),
         parts: vec![("contrastive", contrastive)],
-        recomputed: None,
+        found: Gradients::default(),
+        layers: None,
     }
 }
 
@@ -296,7 +298,8 @@ impl TowerStage {
         Losses {
             total,
             parts,
-            recomputed: None,
+            found: Gradients::default(),
+            layers: None,
         }
     }
 

@@ -133,8 +133,29 @@ fn recomputed_layers_train_the_same_model() {
     };
     let (kept, of_kept) = run("kept", "recompute=false");
     let (again, of_again) = run("again", "recompute=true");
-    assert_eq!(of_kept, of_again);
-    assert_same_model(&kept, &again, &["llm", "mm_projector", "vision_tower"]);
+    assert_eq!(of_kept.len(), of_again.len());
+    for (kept, again) in of_kept.iter().zip(&of_again) {
+        for (name, kept) in kept.as_object().expect("an object") {
+            let (kept, again) = (kept.as_f64().expect("a number"), again[name].as_f64());
+            let again = again.expect("a number");
+            assert!(
+                (kept - again).abs() <= 1e-5 * kept.abs(),
+                "{name}: {kept}, {again}"
+            );
+        }
+    }
+    for part in ["llm", "mm_projector", "vision_tower"] {
+        for ((key, kept), (_, again)) in tensors(&kept, part, "")
+            .iter()
+            .zip(tensors(&again, part, ""))
+        {
+            let apart = numbers(kept).into_iter().zip(numbers(&again));
+            let apart = apart
+                .map(|(kept, again)| (kept - again).abs())
+                .fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{key}: {apart}");
+        }
+    }
 }
 
 #[test]
@@ -204,10 +225,7 @@ fn adapters_are_trained_resumed_and_merged() {
         floats(&format!("{layer}.lora_B.weight")),
     );
     let weight = |model: &Path| -> Vec<f32> {
-        let [(_, bytes)] = &tensors(model, "llm", "model.layers.0.mlp.down_proj")[..] else {
-            panic!("one weight");
-        };
-        numbers(bytes)
+        numbers(&tensors(model, "llm", "model.layers.0.mlp.down_proj")[0].1)
     };
     let (base, merged) = (weight(&before), weight(&expected));
     for (place, (base, merged)) in base.iter().zip(&merged).enumerate() {

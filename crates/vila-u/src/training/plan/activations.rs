@@ -14,6 +14,7 @@ use crate::model::VilaUConfig;
 use crate::tower::RqVaeSiglipConfig;
 use crate::tower::siglip::SiglipConfig;
 use crate::training::losses::lpips::{BLOCKS, CHANNELS};
+use crate::training::pieces;
 use crate::training::recipe::{Adversarial, Objective, Part, Recipe};
 
 /// Bytes of a number.
@@ -57,7 +58,12 @@ pub fn language(
     // On the way back through a layer: the slopes of its widest numbers.
     let slopes = 3.0 * llm.intermediate_size as f64 + 2.0 * hidden;
     let text = batch.text_targets * (hidden + 2.0 * llm.vocab_size as f64);
-    let heads = text + depth(config, batch, gpu);
+    let codes = depth(config, gpu);
+    let piece = pieces::positions(config.vision_tower.rqtransformer.depth()) as f64;
+    let heads = match recipe.recompute {
+        true => text + codes * batch.visual_targets.min(piece),
+        false => text + codes * batch.visual_targets,
+    };
     // The heads are gone through before the layers are.
     let layers = match recipe.recompute {
         true => positions * layers * hidden + heads.max(positions * (layer + slopes)),
@@ -89,8 +95,8 @@ fn layer(llm: &LlamaConfig, length: f64, gpu: bool) -> f64 {
     }
 }
 
-/// Numbers that the depth transformer keeps.
-fn depth(config: &VilaUConfig, batch: &Rows, gpu: bool) -> f64 {
+/// Numbers that the depth transformer keeps of a visual target.
+fn depth(config: &VilaUConfig, gpu: bool) -> f64 {
     let depth = &config.vision_tower.rqtransformer;
     let (width, codes) = (depth.embed_dim as f64, depth.depth() as f64);
     let block = 16.0 * width;
@@ -102,8 +108,7 @@ fn depth(config: &VilaUConfig, batch: &Rows, gpu: bool) -> f64 {
     let inputs = depth.input_embed_dim_1 as f64 + 2.0 * width;
     let head = 2.0 * width + 2.0 * depth.vocab_size as f64;
     let slopes = 8.0 * width;
-    let position = depth.input_embed_dim_2 as f64 + codes * (inputs + blocks + slopes + head);
-    batch.visual_targets * position
+    depth.input_embed_dim_2 as f64 + codes * (inputs + blocks + slopes + head)
 }
 
 /// Bytes of a batch of the tower's.

@@ -201,9 +201,12 @@ pub fn check(recipe: &Recipe, device: &Device, memory: Option<u64>) -> Result<()
     }
 }
 
-/// What takes less memory, one after the other.
-fn remedies_of(recipe: &Recipe) -> Vec<(String, fn(&mut Recipe))> {
-    let mut remedies: Vec<(String, fn(&mut Recipe))> = Vec::new();
+/// What takes less memory: what it is called, and what it does.
+type Remedy = (String, fn(&mut Recipe));
+
+/// Those not yet taken, one after the other.
+fn remedies_of(recipe: &Recipe) -> Vec<Remedy> {
+    let mut remedies: Vec<Remedy> = Vec::new();
     let is_tower = |stage: &recipe::Stage| {
         matches!(stage.objective, Objective::Align(_) | Objective::Tower(_))
     };
@@ -344,7 +347,8 @@ fn plan(
             let layers = config.llm.num_hidden_layers;
             (counted, layers, read.tokens, read.padding, kept)
         }
-        (Sizes::Tower(config, siglip), objective) => {
+        (Sizes::Tower(sizes), objective) => {
+            let (config, siglip) = &**sizes;
             let model = TrainedTower {
                 tower: config.init(siglip, &cpu),
                 discriminator: recipe.discriminator().map(|sizes| sizes.init(&cpu)),

@@ -44,7 +44,8 @@ pub struct Recipe {
     #[serde(default)]
     pub mixed_precision: bool,
     /// Keep only the inputs of the language model's layers, and compute the layers again on the way
-    /// back: much less memory for a third more work.
+    /// back; the depth transformer goes both ways for some positions at a time. Much less memory for up to a
+    /// third more work.
     #[serde(default)]
     pub recompute: bool,
     /// Batches whose gradients are averaged into one optimizer step.
