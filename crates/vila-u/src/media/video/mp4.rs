@@ -31,6 +31,10 @@ use crate::{
 const LARGEST_INDEX: u64 = 64 << 20;
 /// Longer videos are refused: ten hours at 30 frames a second.
 const MOST_FRAMES: usize = 1 << 20;
+/// Frames, pieces of sound and what else the fragments of a file hold.
+const MOST_SAMPLES: usize = 8 << 20;
+/// Boxes on the highest level of a file, two for a fragment.
+const MOST_BOXES: usize = 1 << 20;
 /// A frame with more bytes is none.
 const LARGEST_FRAME: u64 = 64 << 20;
 
@@ -171,6 +175,11 @@ impl Video for Box<Mp4> {
             false => Found::Only(shown.saturating_sub(self.hidden)),
         })
     }
+
+    fn unknown(&self) -> Option<&'static str> {
+        let some = !self.places.is_empty();
+        some.then_some("this kind of H.264 (interlaced, if it is not damaged)")
+    }
 }
 
 impl Mp4 {
@@ -200,7 +209,10 @@ impl Index {
     /// Finds the boxes on the highest level of the file.
     fn read(file: &mut File, length: u64) -> Parsed<Self> {
         let (mut moov, mut fragments, mut at) = (None, Vec::new(), 0);
-        while at < length {
+        for _ in 0..MOST_BOXES {
+            if at >= length {
+                break;
+            }
             let header = read(
                 file,
                 Place {
@@ -295,14 +307,13 @@ impl Track {
                 + i128::from(sample.composition_time_offset().unwrap_or(0));
             hidden += usize::from(shown < start.into());
         }
+        let default = index.default_size(self.trak.tkhd_box.track_id);
+        let mut samples = 0;
         for fragment in &index.fragments {
             let bytes = read(file, *fragment)?;
-            let defaults = index.defaults(self.trak.tkhd_box.track_id);
-            self.fragment(&bytes, fragment.offset, defaults, &mut places)?;
-            let end = places
-                .last()
-                .map_or(0, |place| place.offset.saturating_add(place.size));
-            if places.len() > MOST_FRAMES || end > length {
+            self.fragment(&bytes, fragment.offset, default, &mut samples, &mut places)?;
+            let last = places.last();
+            if last.is_some_and(|last| last.offset.saturating_add(last.size) > length) {
                 break;
             }
         }
@@ -318,12 +329,13 @@ impl Track {
         first.map_or(i64::MIN, |edit| edit.media_time)
     }
 
-    /// Adds the frames of a `moof` that begins at `offset`.
+    /// Adds the frames of a `moof` that begins at `offset`, and counts the `samples` of all tracks.
     fn fragment(
         &self,
         moof: &[u8],
         offset: u64,
         default: u32,
+        samples: &mut usize,
         places: &mut Vec<Place>,
     ) -> Parsed<()> {
         let damaged = |error: shiguredo_mp4::Error| format!("damaged: {error}");
@@ -356,7 +368,8 @@ impl Track {
                         };
                         let count = run.get(4..8).and_then(|count| count.first_chunk());
                         let count = count.map_or(0, |count| u32::from_be_bytes(*count));
-                        if count as usize > MOST_FRAMES {
+                        *samples = samples.saturating_add(count as usize);
+                        if *samples > MOST_SAMPLES {
                             return Err(format!("more than {MOST_FRAMES} frames: cut the video"));
                         }
                         let (run, _) = TrunBox::decode(whole).map_err(damaged)?;
@@ -382,7 +395,7 @@ impl Track {
 
 impl Index {
     /// Bytes of a frame in a fragment that does not say.
-    fn defaults(&self, track: u32) -> u32 {
+    fn default_size(&self, track: u32) -> u32 {
         let mvex = boxes(&self.moov).filter(|(kind, ..)| kind == b"mvex");
         let trex = mvex.flat_map(|(_, content, _)| boxes(content));
         let trex = trex.filter_map(|(_, _, whole)| Some(TrexBox::decode(whole).ok()?.0));
