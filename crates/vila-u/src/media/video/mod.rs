@@ -4,6 +4,7 @@
 //! Frames are chosen by their number in the order they are shown in, whatever the time between them.
 
 mod animation;
+mod container;
 mod ffmpeg;
 mod folder;
 mod h264;
