@@ -56,7 +56,7 @@ pub enum Command {
         A video has as many frames as the model was made for (8). Its name says what is written: .mp4 (H.264), \
         .gif, .webp (without loss), or no ending for a folder of frames 0000.png, 0001.png, ...")]
     Generate(Generate),
-    /// Answer a question about images, a video, or nothing but text
+    /// Answer a question about images, videos, or nothing but text, in words and pictures
     #[command(after_help = "Examples:\n  \
         vila-u ask \"What is in this picture?\" --image cat.png\n  \
         vila-u ask \"Is <image> larger than <image>?\" --image a.png --image b.png\n  \

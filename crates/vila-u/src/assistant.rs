@@ -160,6 +160,7 @@ pub fn reply(
         prompt_tokens,
     })
 }
+
 /// Draws `n` images of one description, each with random choices of its own.
 pub fn draw(
     model: &VilaU,

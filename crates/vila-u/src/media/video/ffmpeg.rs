@@ -330,7 +330,11 @@ mod tests {
     /// With `ffmpeg` the frames, without it what to do.
     #[test]
     fn other_codecs_are_decoded_where_ffmpeg_is() {
-        for (name, codec) in [("vp9.webm", "VP9"), ("hevc.mp4", "HEVC")] {
+        for (name, codec) in [
+            ("vp9.webm", "VP9"),
+            ("hevc.mp4", "HEVC"),
+            ("interlaced.mp4", "interlaced"),
+        ] {
             let seen = frames(&sample(name), 6, Rule::Inference);
             if installed().is_none() {
                 let error = seen.unwrap_err().to_string();

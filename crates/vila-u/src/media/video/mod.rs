@@ -4,6 +4,7 @@
 //! Frames are chosen by their number in the order they are shown in, whatever the time between them.
 
 mod animation;
+mod container;
 mod ffmpeg;
 mod folder;
 mod h264;
@@ -62,6 +63,11 @@ trait Video {
 
     /// The frames of these numbers, which ascend.
     fn read(&mut self, wanted: &[usize]) -> Result<Found>;
+
+    /// What it is where no frame can be decoded here, if `ffmpeg` may know better.
+    fn unknown(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// What reading frames gives.
@@ -80,20 +86,34 @@ enum Found {
 /// `ffmpeg` that is not there.
 pub fn frames(path: &Path, count: usize, rule: Rule) -> Result<Vec<Picture>> {
     let mut video = open(path)?;
-    let mut total = video.total()?;
-    while total > 0 {
-        let chosen = rule.choose(total, count);
-        let mut wanted: Vec<usize> = chosen.iter().flatten().copied().collect();
-        wanted.dedup();
-        match video.read(&wanted)? {
-            Found::All(pictures) => return Ok(arrange(&chosen, &wanted, &pictures)),
-            Found::Only(fewer) => total = fewer.min(total - 1),
+    if let Some(frames) = chosen(&mut *video, count, rule)? {
+        return Ok(frames);
+    }
+    if let Some(kind) = video.unknown() {
+        let mut video = ffmpeg::Ffmpeg::open(path, kind)?;
+        if let Some(frames) = chosen(&mut video, count, rule)? {
+            return Ok(frames);
         }
     }
     Err(Error::invalid(
         path,
         "no frame of this video can be read: it is empty, damaged or cut short",
     ))
+}
+
+/// The frames that the rule chooses, if any can be decoded.
+fn chosen(video: &mut dyn Video, count: usize, rule: Rule) -> Result<Option<Vec<Picture>>> {
+    let mut total = video.total()?;
+    while total > 0 {
+        let chosen = rule.choose(total, count);
+        let mut wanted: Vec<usize> = chosen.iter().flatten().copied().collect();
+        wanted.dedup();
+        match video.read(&wanted)? {
+            Found::All(pictures) => return Ok(Some(arrange(&chosen, &wanted, &pictures))),
+            Found::Only(fewer) => total = fewer.min(total - 1),
+        }
+    }
+    Ok(None)
 }
 
 /// The pictures of the numbers `wanted`, as often as they are chosen.
