@@ -19,16 +19,18 @@
 //!
 //! A checkpoint is written beside its place and then renamed: it is there as a whole or not at all.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
 
 use super::adamw::{AdamW, Moments};
 use super::format::Format;
 use super::reading::Place;
+use crate::checkpoint::Files;
 use crate::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -134,21 +136,10 @@ pub fn load_mean<F: Format>(
 fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
     let failed =
         |error: safetensors::SafeTensorError| Error::failed(format!("{}: {error}", path.display()));
-    let bytes = |values: &[f32]| -> Vec<u8> {
-        values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect()
-    };
-    let mut tensors = Vec::new();
-    for (parameter, moments) in &optimizer.moments {
-        tensors.push((format!("first.{parameter}"), bytes(&moments.first)));
-        tensors.push((format!("second.{parameter}"), bytes(&moments.second)));
-    }
     let mut views = Vec::new();
-    for (name, bytes) in &tensors {
-        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(failed)?;
-        views.push((name, view));
+    for (parameter, moments) in &optimizer.moments {
+        views.push((format!("first.{parameter}"), Floats::new(&moments.first)));
+        views.push((format!("second.{parameter}"), Floats::new(&moments.second)));
     }
     let mut time = HashMap::from([("time".to_string(), optimizer.time.to_string())]);
     for (parameter, moments) in &optimizer.moments {
@@ -160,7 +151,8 @@ fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<AdamW> {
-    let file = fs::read(path).map_err(Error::io(path))?;
+    // Mapped: moments are twice as large as what is trained.
+    let file = Files::folder(path.parent().unwrap_or(path)).bytes(OPTIMIZER)?;
     let invalid = |error: safetensors::SafeTensorError| Error::invalid(path, error.to_string());
     let (_, header) = SafeTensors::read_metadata(&file).map_err(invalid)?;
     let tensors = SafeTensors::deserialize(&file).map_err(invalid)?;
@@ -189,4 +181,36 @@ fn read(path: &Path) -> Result<AdamW> {
         }
     }
     Ok(optimizer)
+}
+
+/// Numbers that become bytes when their turn to be written comes, one tensor in memory at a time.
+struct Floats<'a> {
+    values: &'a [f32],
+    shape: [usize; 1],
+}
+
+impl<'a> Floats<'a> {
+    fn new(values: &'a [f32]) -> Self {
+        let shape = [values.len()];
+        Self { values, shape }
+    }
+}
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = self.values.iter().flat_map(|value| value.to_le_bytes());
+        Cow::Owned(bytes.collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
 }

@@ -1,5 +1,7 @@
 //! What the language model's stages train, and how.
 
+use vila_u::training::plan::Plan;
+
 use super::*;
 
 /// The stages of [`LANGUAGE`] with another key in the objective, to train a whole model further.
@@ -274,13 +276,14 @@ fn impossible_adapters_are_refused() {
 }
 
 /// The recipes of the product are complete, no two of them share a run folder, and those of new language
-/// models fit the tokenizer that their runs make.
+/// models fit the tokenizer that their runs make; those of the released models have the released batch, and
+/// what they take is known without any file of theirs.
 #[test]
 fn the_recipes_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
     let files = Files::folder(tokenizers()).join("llm");
     let tokenizer = vila_u::checkpoint::config::tokenizer(&files).expect("a tokenizer");
-    let mut outs = Vec::new();
+    let (mut outs, mut released) = (Vec::new(), 0);
     for entry in fs::read_dir(folder).expect("recipes") {
         let path = entry.expect("an entry").path();
         let recipe = Recipe::load(&path, &[]).expect("a recipe");
@@ -289,9 +292,27 @@ fn the_recipes_can_be_read() {
             let llm: vila_u::language::LlamaConfig = llm.read("llm").expect("sizes");
             assert_eq!(llm.vocab_size, tokenizer.vocabulary());
         }
+        let name = path.display().to_string();
+        if name.contains("-7b-") && !name.contains("-tower") {
+            let plan = Plan::measured(&recipe, &Device::flex(), Some(1 << 40)).expect("a plan");
+            let stage = &plan.stages[0];
+            assert_eq!((plan.stages.len(), stage.samples), (1, 512), "{name}");
+            assert_eq!(stage.measured, 0, "{name}");
+            // LLaMA-2-7B, projector and depth transformer; the tower is frozen.
+            assert!(
+                (7_200_000_000..7_300_000_000).contains(&stage.trained),
+                "{name}"
+            );
+            assert!(
+                (700_000_000..1_000_000_000).contains(&stage.frozen),
+                "{name}"
+            );
+            assert!(plan.check().is_ok(), "{name}");
+            released += 1;
+        }
         outs.push(recipe.out);
     }
-    assert!(outs.len() >= 3);
+    assert!(outs.len() >= 3 && released == 4);
     outs.sort();
     outs.windows(2)
         .for_each(|pair| assert_ne!(pair[0], pair[1]));
