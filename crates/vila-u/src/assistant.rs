@@ -103,30 +103,23 @@ pub fn drawing_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i6
     Ok(tokenizer.encode_prompt(&prompt))
 }
 
-/// Makes one video of [`VIDEO_FRAMES`] frames for each description.
-pub fn draw_videos(
+/// Makes one video of [`VIDEO_FRAMES`] frames for each prompt of [`video_prompt`].
+pub fn draw_video_prompts(
     model: &VilaU,
     tokenizer: &Tokenizer,
-    descriptions: &[String],
+    prompts: &[Vec<i64>],
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Drawing> {
-    let prompt = |description: &str| -> Result<Vec<i64>> {
-        let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
-        Ok(tokenizer.encode_prompt(&prompt))
-    };
-    let prompts = (descriptions.iter())
-        .map(|description| prompt(description))
-        .collect::<Result<Vec<_>>>()?;
     let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
-    visual::draw(
-        model,
-        &prompts,
-        &unconditional,
-        VIDEO_FRAMES,
-        options,
-        on_progress,
-    )
+    let frames = VIDEO_FRAMES;
+    visual::draw(model, prompts, &unconditional, frames, options, on_progress)
+}
+
+/// The token ids after which the model makes a video of that description.
+pub fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+    let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
+    Ok(tokenizer.encode_prompt(&prompt))
 }
 
 /// What the language model reads for images `[images, 3, size, size]`: `[images * tokens, hidden]`.

@@ -23,7 +23,7 @@ use super::recipe::{self, Data, Mixture, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
-use crate::assistant::{draw_prompts, draw_videos, drawing_prompt};
+use crate::assistant::{draw_prompts, draw_video_prompts, drawing_prompt, video_prompt};
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{self, Pictures, Record, Text, prepare};
@@ -398,9 +398,12 @@ impl MixtureObjective {
             .iter()
             .flat_map(|video| video.render(VIDEO_FRAMES, size));
         let meant = frames.flat_map(|frame| normalize(&frame)).collect();
-        let captions: Vec<String> = videos.iter().map(Video::caption).collect();
         let tokenizer = &self.samples.tokenizer;
-        let drawing = draw_videos(model, tokenizer, &captions, options, &mut |_| {
+        let prompts = videos
+            .iter()
+            .map(|video| video_prompt(tokenizer, &video.caption()));
+        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let drawing = draw_video_prompts(model, tokenizer, &prompts, options, &mut |_| {
             ControlFlow::Continue(())
         })?;
         Ok(Some((meant, drawing.pixels.flatten(0, 1))))
