@@ -186,39 +186,46 @@ pub fn draw_prompts(
     visual::draw(model, prompts, &unconditional, 1, options, on_progress)
 }
 
-/// Draws one video of `frames` frames for each description, with random choices of their own.
+/// Draws `n` videos of one description, `frames` frames each, with random choices of their own.
 ///
 /// A usage error where the model's vocabulary has no `<vi_start>`.
 pub fn draw_videos(
     model: &VilaU,
     tokenizer: &Tokenizer,
-    descriptions: &[String],
+    description: &str,
+    n: usize,
     frames: usize,
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Drawing> {
+    let prompts = vec![video_prompt(tokenizer, description)?; n];
+    draw_video_prompts(model, tokenizer, &prompts, frames, options, on_progress)
+}
+
+/// Draws one video of `frames` frames for each prompt of [`video_prompt`].
+pub fn draw_video_prompts(
+    model: &VilaU,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<i64>],
+    frames: usize,
+    options: &VisualOptions,
+    on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<Drawing> {
+    let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
+    visual::draw(model, prompts, &unconditional, frames, options, on_progress)
+}
+
+/// The token ids after which the model draws a video of that description.
+///
+/// A usage error where the model's vocabulary has no `<vi_start>`.
+pub fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     if tokenizer.added(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
             "this model draws no videos: its vocabulary has no {VIDEO_START}"
         )));
     }
-    let prompt = |description: &String| -> Result<Vec<i64>> {
-        let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
-        Ok(tokenizer.encode_prompt(&prompt))
-    };
-    let prompts = descriptions
-        .iter()
-        .map(prompt)
-        .collect::<Result<Vec<_>>>()?;
-    let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
-    visual::draw(
-        model,
-        &prompts,
-        &unconditional,
-        frames,
-        options,
-        on_progress,
-    )
+    let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
+    Ok(tokenizer.encode_prompt(&prompt))
 }
 
 /// The token ids after which the model draws that description.

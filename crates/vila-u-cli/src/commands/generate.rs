@@ -62,7 +62,8 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
             true => assistant::draw_videos(
                 model,
                 tokenizer,
-                &vec![prompt.clone(); count],
+                prompt,
+                count,
                 frames,
                 &options,
                 on_progress,

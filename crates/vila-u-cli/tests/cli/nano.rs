@@ -260,8 +260,8 @@ fn written_data_is_shown_and_trained_on() {
         own.map(|sample| sample["pictures"].as_u64().unwrap())
             .collect()
     };
-    assert_eq!(pictures("videos.csv"), [8, 8]);
-    assert_eq!(pictures("pages"), [2, 3]);
+    assert_eq!(pictures("videos.csv")[0], 8);
+    assert!([2, 3].contains(&pictures("pages")[0]));
     assert!(!pictures("riddles").is_empty());
 
     // The nano world is shown as well, before anything was trained or written.
@@ -274,7 +274,14 @@ fn written_data_is_shown_and_trained_on() {
         env!("CARGO_MANIFEST_DIR"),
         "/../../recipes/nano-pretrain.toml"
     );
-    let inspect = ["data", "inspect", recipe, "-n", "40", "--set", "init=nano"];
+    let mut inspect = vec!["data", "inspect", recipe, "-n", "40"];
+    for setting in [
+        "init=nano",
+        "stages.0.objective.text=2.0",
+        "stages.0.objective.page=2.0",
+    ] {
+        inspect.extend(["--set", setting]);
+    }
     let samples = json(folder.path(), &inspect);
     for pictures in [0, 1, 2, 8] {
         let has = |sample: &Value| sample["pictures"] == pictures;

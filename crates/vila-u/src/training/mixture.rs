@@ -24,7 +24,7 @@ use super::recipe::{self, Data, Mixture, Part, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
-use crate::assistant::{draw_prompts, draw_videos, drawing_prompt};
+use crate::assistant::{draw_prompts, draw_video_prompts, drawing_prompt, video_prompt};
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{self, Pictures, Record, Text, prepare};
@@ -471,12 +471,15 @@ impl MixtureObjective {
             .iter()
             .flat_map(|video| video.render(VIDEO_FRAMES, size));
         let meant = frames.flat_map(|frame| normalize(&frame)).collect();
-        let captions: Vec<String> = videos.iter().map(Video::caption).collect();
         let tokenizer = &self.samples.tokenizer;
-        let drawing = draw_videos(
+        let prompts = videos
+            .iter()
+            .map(|video| video_prompt(tokenizer, &video.caption()));
+        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let drawing = draw_video_prompts(
             model,
             tokenizer,
-            &captions,
+            &prompts,
             VIDEO_FRAMES,
             options,
             &mut |_| ControlFlow::Continue(()),

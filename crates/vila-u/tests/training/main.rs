@@ -75,7 +75,7 @@ const TOWER: &str = r#"
 
 const LANGUAGE: &str = r#"
     [model.llm]
-    vocab_size = 1010
+    vocab_size = 1006
     hidden_size = 32
     intermediate_size = 64
     num_hidden_layers = 1

@@ -158,7 +158,7 @@ impl Comparison {
         };
         all.ask(
             Kind::Aspect,
-            &["What differs between <image> and <image>?"],
+            &["In what do <image> and <image> differ?"],
             aspect,
         );
         all.0

@@ -44,7 +44,11 @@ impl Bench<'_> {
         let checkpoint = self.checkpoint;
         let mut made: Vec<Vec<RgbImage>> = Vec::new();
         for (batch, now) in videos.chunks(BATCH).enumerate() {
-            let captions: Vec<String> = now.iter().map(Video::caption).collect();
+            let mut prompts = Vec::new();
+            for video in now {
+                let caption = video.caption();
+                prompts.push(assistant::video_prompt(&checkpoint.tokenizer, &caption)?);
+            }
             let options = VisualOptions {
                 guidance: 3.0,
                 sampling: checkpoint.generation.visual(),
@@ -52,10 +56,10 @@ impl Bench<'_> {
                 first: 0,
             };
             let on_progress = &mut self.on_progress;
-            let drawing = assistant::draw_videos(
+            let drawing = assistant::draw_video_prompts(
                 &checkpoint.model,
                 &checkpoint.tokenizer,
-                &captions,
+                &prompts,
                 VIDEO_FRAMES,
                 &options,
                 &mut |progress| {
