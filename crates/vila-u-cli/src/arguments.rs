@@ -82,7 +82,10 @@ pub enum Command {
     /// Train from a recipe
     #[command(after_help = "Examples:\n  vila-u train recipes/nano-tower.toml\n  \
             vila-u train recipes/nano-sft.toml --set steps=100 --set batch_size=4\n  \
-            vila-u train recipes/nano-tower.toml --resume")]
+            vila-u train recipes/nano-tower.toml --resume\n  \
+            vila-u train --compare runs/one runs/two -o curves.png\n\n\
+            Ctrl-C and SIGTERM save and stop; a second one stops at once. --resume goes on exactly where the run \
+            stopped, however it stopped.")]
     Train(Train),
     /// Look at a dataset, or write one
     #[command(subcommand)]
@@ -250,13 +253,20 @@ pub struct Score {
 #[derive(Args)]
 pub struct Train {
     /// A TOML file; see recipes/
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "compare")]
+    pub recipe: Option<PathBuf>,
     /// Change a recipe key, as in `--set steps=100`; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Go on from the last checkpoint in the recipe's `out` folder
     #[arg(long)]
     pub resume: bool,
+    /// Train nothing; draw the curves of the runs in these folders together, and print where they stand
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume"])]
+    pub compare: Vec<PathBuf>,
+    /// The picture that --compare draws
+    #[arg(short, long, default_value = "curves.png", requires = "compare")]
+    pub output: PathBuf,
 }
 
 #[derive(Subcommand)]

@@ -20,6 +20,7 @@ pub mod language;
 mod layers;
 pub mod media;
 pub mod model;
+mod plot;
 pub mod projector;
 pub mod sequence;
 pub mod text;

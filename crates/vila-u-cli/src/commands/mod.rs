@@ -16,6 +16,7 @@ pub mod reconstruct;
 pub mod score;
 pub mod tokenize;
 pub mod train;
+pub mod train_compare;
 
 use std::path::{Path, PathBuf};
 

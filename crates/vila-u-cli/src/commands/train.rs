@@ -1,9 +1,14 @@
 //! `vila-u train`: run a recipe.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use serde_json::json;
 use vila_u::{
-    Result,
-    training::{self, Watch, recipe::Recipe},
+    Error, Result,
+    training::{self, Start, Watch, recipe::Recipe},
 };
 
 use crate::{
@@ -12,11 +17,18 @@ use crate::{
 };
 
 pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let Some(path) = &args.recipe else {
+        return super::train_compare::run(args, console);
+    };
+    console.stop_on_termination();
+    let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     let shared = console.clone();
+    let last = Arc::new(AtomicU64::new(0));
+    let reached = last.clone();
     let watch = Watch {
         progress: Box::new(move |progress| {
+            reached.store(progress.step, Ordering::Relaxed);
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
             let note = format!(
                 "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
@@ -38,7 +50,28 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         }),
         stop: console.stop_flag(),
     };
-    let model = training::run(&recipe, &device, args.resume, watch)?;
-    let model = model.display().to_string();
-    console.result(&model, json!({"model": model}))
+    let start = Start {
+        resume: args.resume,
+        revision: option_env!("VILA_U_REVISION").map(String::from),
+    };
+    match training::run(&recipe, &device, start, watch) {
+        Ok(model) => {
+            let model = model.display().to_string();
+            console.result(&model, json!({"model": model}))
+        }
+        // To stop when asked to is no failure.
+        Err(Error::Interrupted) => {
+            console.finish();
+            let step = last.load(Ordering::Relaxed);
+            console.say(format!(
+                "stopped and saved at step {step} of {}: go on with --resume",
+                recipe.steps
+            ));
+            match console.json {
+                true => console.result("", json!({"stopped": step})),
+                false => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }

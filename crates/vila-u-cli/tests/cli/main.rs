@@ -7,6 +7,7 @@ mod bench;
 mod nano;
 mod quantized;
 mod recorded;
+mod runs;
 
 use std::{
     path::{Path, PathBuf},

@@ -45,7 +45,7 @@ const SHOWN: usize = 8;
 const GUIDANCE: f64 = 3.0;
 
 /// The three forms of sample.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Caption,
     Generation,
@@ -150,6 +150,12 @@ impl Samples {
         Ok(self.hide(sample, pixels, &mut rng))
     }
 
+    /// The form of sample `n` of the nano world.
+    fn form(&self, n: u64) -> Form {
+        let training = self.training.as_ref();
+        training.map_or(Form::Generation, |training| training.mixture.form(n))
+    }
+
     fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
         let training = self.training.as_ref();
         training.is_some_and(|training| rng.random_bool(training.mixture.drop_caption))
@@ -183,11 +189,11 @@ impl Make for Samples {
     type Sample = Example;
 
     fn scene(&self, n: u64) -> Result<Example> {
-        let form = match &self.training {
-            Some(training) => training.mixture.form(n),
-            None => Form::Generation,
-        };
-        self.make(Split::Train, self.seed, n, form)
+        self.make(Split::Train, self.seed, n, self.form(n))
+    }
+
+    fn scene_key(&self, n: u64) -> String {
+        format!("{:?} {n}", self.form(n)).to_lowercase()
     }
 
     fn record(&self, n: u64, mut record: Record) -> Result<Example> {

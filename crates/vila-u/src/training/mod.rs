@@ -1,15 +1,19 @@
 //! Training: one loop for every stage, run from a recipe.
 
 mod adamw;
+pub mod curves;
 mod events;
+mod failure;
 mod format;
 pub mod inspect;
 mod lanes;
+mod metrics;
 mod mixture;
 pub mod multimodal;
 mod prefetch;
 mod reading;
 pub mod recipe;
+mod record;
 pub mod run;
 mod schedule;
 mod seen;
@@ -27,29 +31,29 @@ use crate::Result;
 use mixture::{MixtureObjective, Samples};
 use recipe::{Objective, Recipe};
 use run::Run;
-pub use run::{Pace, Progress, Watch};
+pub use run::{Pace, Progress, Start, Watch};
 use tower::{Captions, TowerObjective};
 
 /// Carries out a recipe and says where the finished model lies. With `resume`, goes on from the
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
-/// Anything wrong with the recipe or the files it names; a loss that is no number (the last
-/// checkpoint is kept); [`Error::Interrupted`] when stopped through the watch, after saving.
-pub fn run(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+/// Anything wrong with the recipe or the files it names; a loss that is no number or explodes (the
+/// state before it is kept, and `failed.json` names its samples); [`Error::Interrupted`] when stopped through the watch, after saving.
+pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
     match recipe.stages.first().map(|stage| &stage.objective) {
-        Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, resume, watch),
-        _ => vila_u(recipe, &device, resume, watch),
+        Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, start, watch),
+        _ => vila_u(recipe, &device, start, watch),
     }
 }
 
-fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+fn tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let (format, model, tokenizer) = start::tower(recipe, device)?;
     let size = format.siglip.vision_config.image_size;
     let captions = Captions::new(recipe, Arc::new(tokenizer), size);
     let new = || start::drawn(model, device, recipe.seed);
-    let mut run = Run::open(recipe, format, device, resume, watch, new)?;
+    let mut run = Run::open(recipe, format, device, start, watch, new)?;
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (objective, captions) = (&stage.objective, captions.clone());
         let objective = TowerObjective::new(recipe, objective, captions, &run.model, device)?;
@@ -58,12 +62,12 @@ fn tower(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result
     run.finish()
 }
 
-fn vila_u(recipe: &Recipe, device: &Device, resume: bool, watch: Watch) -> Result<PathBuf> {
+fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let (format, model, tokenizer) = start::vila_u(recipe, device)?;
     let tokenizer = Arc::new(tokenizer);
     let config = Arc::new(format.config.clone());
     let new = || start::drawn(model, device, recipe.seed);
-    let mut run = Run::open(recipe, format, device, resume, watch, new)?;
+    let mut run = Run::open(recipe, format, device, start, watch, new)?;
     let depth = &mut run.model.vision_tower.rqtransformer;
     *depth = depth.clone().with_dropout(recipe.dropout);
     for (index, stage) in recipe.stages.iter().enumerate() {

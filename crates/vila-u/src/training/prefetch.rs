@@ -4,9 +4,11 @@
 //! samples are the same however fast the workers are. A scene of the nano world is a function of its
 //! number alone; a record comes from where its worker stands in the source.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use super::failure::Origin;
 use super::reading::{Place, Reading, trained};
 use super::recipe::Data;
 use crate::data::seed::mix;
@@ -17,6 +19,8 @@ use crate::{Error, Result};
 
 /// How many batches may wait; enough to bridge a slow one, few enough to stay small.
 const AHEAD: usize = 2;
+/// What the nano world is called where there could be a path.
+const NANO: &str = "nano";
 
 /// Makes samples of scenes and records; each worker has one.
 pub trait Make: Clone + Send + 'static {
@@ -26,6 +30,11 @@ pub trait Make: Clone + Send + 'static {
     /// Sample `n` of the nano world.
     fn scene(&self, n: u64) -> Result<Self::Sample>;
 
+    /// What sample `n` of the nano world is called.
+    fn scene_key(&self, n: u64) -> String {
+        n.to_string()
+    }
+
     /// Sample `n`, of a record. `n` seeds anything random in it.
     ///
     /// Errors say why the record cannot be used.
@@ -34,8 +43,8 @@ pub trait Make: Clone + Send + 'static {
 
 /// What a worker sends.
 struct Made<S> {
-    /// None when it has skipped more than it may.
-    sample: Option<S>,
+    /// With its key and shard; none when it has skipped more than it may.
+    sample: Option<(String, Option<PathBuf>, S)>,
     /// What it skipped on the way to the sample.
     skipped: Vec<Skipped>,
     /// Where it then stands in the sample's source.
@@ -44,6 +53,8 @@ struct Made<S> {
 
 pub struct Prefetch<S> {
     workers: Vec<Receiver<Result<Made<S>>>>,
+    /// The paths of the sources.
+    names: Vec<String>,
     weights: Vec<f64>,
     /// Number of the next sample.
     n: u64,
@@ -93,19 +104,24 @@ impl<S: Send + 'static> Prefetch<S> {
             });
             receiver
         };
+        let names = match sources.is_empty() {
+            true => vec![NANO.to_string()],
+            false => sources.iter().map(|source| source.path.clone()).collect(),
+        };
         Self {
             workers: (0..data.workers).map(start).collect(),
+            names,
             weights,
             n: first,
         }
     }
 
     /// The next samples in order; notes where that leads to and what was skipped.
-    pub fn next(&mut self, count: usize, reading: &mut Reading) -> Result<Vec<S>> {
+    pub fn next(&mut self, count: usize, reading: &mut Reading) -> Result<Vec<Taken<S>>> {
         (0..count).map(|_| self.sample(reading)).collect()
     }
 
-    fn sample(&mut self, reading: &mut Reading) -> Result<S> {
+    fn sample(&mut self, reading: &mut Reading) -> Result<Taken<S>> {
         let (source, worker) = turn(&self.weights, self.n, self.workers.len());
         self.n += 1;
         let stopped = || Error::failed("the data reader stopped unexpectedly");
@@ -114,7 +130,10 @@ impl<S: Send + 'static> Prefetch<S> {
         if let Some(positions) = reading.place.positions.get_mut(worker) {
             positions[source] = made.position;
         }
-        made.sample.ok_or_else(stopped)
+        let (key, shard, sample) = made.sample.ok_or_else(stopped)?;
+        let source = self.names[source].clone();
+        let origin = Origin { source, shard, key };
+        Ok(Taken { origin, sample })
     }
 }
 
@@ -151,7 +170,7 @@ impl<M: Make> Worker<M> {
     fn scenes(self, first: u64) {
         for (n, _) in self.turns(first) {
             let made = self.make.scene(n).map(|sample| Made {
-                sample: Some(sample),
+                sample: Some((self.make.scene_key(n), None, sample)),
                 skipped: Vec::new(),
                 position: Position::default(),
             });
@@ -168,7 +187,7 @@ impl<M: Make> Worker<M> {
             let mut skipped = Vec::new();
             let made = first_usable(&self.make, n, stream, &mut skipped, self.most);
             let made = made.map(|sample| Made {
-                sample: sample.map(|(_, sample)| sample),
+                sample,
                 skipped,
                 position: stream.position(),
             });
@@ -180,18 +199,18 @@ impl<M: Make> Worker<M> {
     }
 }
 
-/// The next sample that can be made, and its record's key; none when more than `most` records were skipped.
+/// The next sample that can be made, after its record's key and shard; none when more than `most` records were skipped.
 fn first_usable<M: Make>(
     make: &M,
     n: u64,
     stream: &mut Stream,
     skipped: &mut Vec<Skipped>,
     most: usize,
-) -> Result<Option<(String, M::Sample)>> {
+) -> Result<Option<(String, Option<PathBuf>, M::Sample)>> {
     while let Some(found) = stream.next(skipped, most)? {
         let key = found.record.id.clone();
         match make.record(n, found.record) {
-            Ok(sample) => return Ok(Some((key, sample))),
+            Ok(sample) => return Ok(Some((key, Some(found.shard), sample))),
             Err(error) => skipped.push(Skipped {
                 shard: found.shard,
                 key,
@@ -207,9 +226,7 @@ fn first_usable<M: Make>(
 
 /// A sample and where it is from.
 pub struct Taken<S> {
-    /// The path of its source; `nano` for the nano world.
-    pub source: String,
-    pub key: String,
+    pub origin: Origin,
     pub sample: S,
 }
 
@@ -233,8 +250,11 @@ pub fn samples<M: Make>(
     for n in 0..count as u64 {
         if sources.is_empty() {
             samples.push(Taken {
-                source: "nano".into(),
-                key: n.to_string(),
+                origin: Origin {
+                    source: NANO.into(),
+                    shard: None,
+                    key: make.scene_key(n),
+                },
                 sample: make.scene(n)?,
             });
             continue;
@@ -242,7 +262,7 @@ pub fn samples<M: Make>(
         let (source, _) = turn(&weights, n, 1);
         let stream = &mut streams[source];
         let path = &sources[source].path;
-        let Some((key, sample)) = first_usable(make, n, stream, &mut skipped, most)? else {
+        let Some((key, shard, sample)) = first_usable(make, n, stream, &mut skipped, most)? else {
             let last = skipped.last();
             let reason = last.map_or("", |skipped| skipped.reason.as_str());
             return Err(Error::failed(format!(
@@ -252,11 +272,9 @@ pub fn samples<M: Make>(
         if stream.epoch() > 0 {
             break;
         }
-        samples.push(Taken {
-            source: path.clone(),
-            key,
-            sample,
-        });
+        let source = path.clone();
+        let origin = Origin { source, shard, key };
+        samples.push(Taken { origin, sample });
     }
     Ok(samples)
 }

@@ -1,8 +1,7 @@
 //! The one training loop, for every objective.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
-use serde_json::{Map, Value, json};
 use vila_u_kernels::mixed;
 
 use super::adamw::{AdamW, Gradients};
-use super::events::Events;
+use super::failure::{Failure, Origin, Recent};
 use super::format::Format;
 use super::lanes::Lanes;
+use super::metrics::Metrics;
 use super::prefetch::{Make, Prefetch};
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
-use super::{schedule, state};
+use super::state::Best;
+use super::{curves, metrics, record, schedule, state};
 use crate::data::seed::mix;
 use crate::{Error, Result, atomic};
 
@@ -47,6 +47,17 @@ pub trait Objective<M: Module>: Sync {
     /// Measures on held-out data.
     fn evaluate(&self, model: &M) -> Result<Vec<(&'static str, f64)>>;
 
+    /// How good the model is by what was recorded of an evaluation (`eval/NAME`): more is better. The sum
+    /// of its losses with the sign turned, where there are any.
+    fn score(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let loss = |name: &str| name.starts_with("eval/") && name.ends_with("loss");
+        let losses: Vec<f64> = (metrics.iter())
+            .filter(|(name, _)| loss(name))
+            .map(|(_, value)| *value)
+            .collect();
+        (!losses.is_empty()).then(|| -losses.iter().sum::<f64>())
+    }
+
     /// Draws a sample sheet into the file `path`.
     fn sample(&self, model: &M, path: &Path) -> Result<()>;
 }
@@ -58,6 +69,15 @@ pub type Sample<M, O> = <<O as Objective<M>>::Make as Make>::Sample;
 pub struct Losses {
     pub total: Tensor<1>,
     pub parts: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// How a run is started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Go on from the newest checkpoint in the run folder.
+    pub resume: bool,
+    /// The git revision that the program was built from, to be noted in the run folder.
+    pub revision: Option<String>,
 }
 
 /// Watches and stops a run.
@@ -136,11 +156,32 @@ pub struct Run<'a, F: Format> {
     /// Smoothed.
     pace: Option<Pace>,
     reading: Reading,
+    best: Option<Best>,
+    /// Losses of the stage.
+    recent: Recent,
+    /// Whether any step was taken since the run was opened.
+    moved: bool,
+    /// Keeps other programs out of the run folder.
+    _lock: File,
+}
+
+/// Why a step is not taken.
+enum Halt {
+    /// It could not be computed.
+    Error(Error),
+    /// What was computed is not to be gone on with.
+    Unsound(Failure),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
 }
 
 impl<'a, F: Format> Run<'a, F> {
     /// Opens the run folder. With `resume` the model comes from the newest checkpoint in it,
-    /// otherwise from `new`.
+    /// otherwise from `new`; so it does when the run was cut off before its first checkpoint.
     ///
     /// # Errors
     /// When the folder already holds a run and this is not to resume it, or the other way round.
@@ -148,40 +189,51 @@ impl<'a, F: Format> Run<'a, F> {
         recipe: &'a Recipe,
         format: F,
         device: &Device,
-        resume: bool,
+        start: Start,
         watch: Watch,
         new: impl FnOnce() -> F::Model,
     ) -> Result<Self> {
+        let Start { resume, revision } = start;
         let out = &recipe.out;
         let holds_run = out.join("metrics.jsonl").exists();
-        let (step, model, optimizer, place) = match (resume, state::steps(out).pop()) {
-            (true, Some(step)) => {
-                let place = state::place(out, step)?;
+        if resume && !holds_run {
+            return Err(Error::usage(format!(
+                "{} holds no checkpoint to resume from: run without --resume",
+                out.display()
+            )));
+        }
+        if holds_run && !resume {
+            return Err(Error::usage(format!(
+                "{} already holds a run: continue it with --resume, or choose another folder \
+                 with --set out=FOLDER",
+                out.display()
+            )));
+        }
+        let lock = record::lock(out)?;
+        for folder in [out.clone(), out.join("checkpoints")] {
+            atomic::clean(&folder)?;
+        }
+        let (step, model, optimizer, place) = match state::steps(out).pop() {
+            Some(step) => {
+                let place = state::place(out, step, &recipe.data)?;
                 place.check(&recipe.data)?;
                 let (model, optimizer) = state::load(out, step, &format, device)?;
                 (step, model, optimizer, place)
             }
-            (true, None) => {
-                return Err(Error::usage(format!(
-                    "{} holds no checkpoint to resume from: run without --resume",
-                    out.display()
-                )));
-            }
-            (false, _) if holds_run => {
-                return Err(Error::usage(format!(
-                    "{} already holds a run: continue it with --resume, or choose another folder \
-                     with --set out=FOLDER",
-                    out.display()
-                )));
-            }
-            (false, _) => {
+            None => {
                 let place = Place::start(&recipe.data)?;
                 (0, new(), AdamW::default(), place)
             }
         };
+        record::sources(recipe, resume)?;
         let samples = out.join("samples");
         fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
         atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+        record::started(recipe, step, revision.as_deref(), device, 1)?;
+        let metrics = Metrics::open(out, step)?;
+        // The stage that the next step is in.
+        let ends = recipe.stage_ends();
+        let first = ends.into_iter().rfind(|end| *end <= step).unwrap_or(0);
         Ok(Self {
             recipe,
             model,
@@ -189,11 +241,18 @@ impl<'a, F: Format> Run<'a, F> {
             device: device.clone(),
             step,
             optimizer,
-            metrics: Metrics::open(out, step)?,
+            recent: (metrics::read(out)?.into_iter())
+                .filter(|(at, _)| *at > first)
+                .filter_map(|(_, values)| values.get("loss").copied())
+                .collect(),
+            metrics,
             watch,
             lanes: Lanes::new(recipe.accumulation, device)?,
             pace: None,
             reading: Reading::open(out, &recipe.data, place)?,
+            best: state::best(out),
+            moved: false,
+            _lock: lock,
         })
     }
 
@@ -208,6 +267,7 @@ impl<'a, F: Format> Run<'a, F> {
         }
         if self.step == first {
             self.optimizer = AdamW::default();
+            self.recent.clear();
         }
         self.model = self.model.clone().map(&mut Freeze {
             path: Vec::new(),
@@ -224,7 +284,12 @@ impl<'a, F: Format> Run<'a, F> {
         );
         while self.step < end {
             let stage = &recipe.stages[index];
-            let (mut metrics, now) = self.step(&objective, &mut samples, stage, first, end)?;
+            let before = (self.model.clone(), self.reading.place.clone());
+            let (mut metrics, now) = match self.step(&objective, &mut samples, stage, first, end) {
+                Ok(taken) => taken,
+                Err(halt) => return Err(self.halt(halt, before)),
+            };
+            drop(before);
             metrics.extend([
                 ("seconds".into(), now.seconds),
                 ("samples_per_second".into(), now.samples_per_second()),
@@ -232,6 +297,7 @@ impl<'a, F: Format> Run<'a, F> {
                 ("waiting".into(), now.waiting()),
             ]);
             self.step += 1;
+            self.moved = true;
             let pace = self.pace.map_or(now, |before| Pace::smooth(before, now));
             self.pace = Some(pace);
             let every = |interval: u64| self.step.is_multiple_of(interval) || self.step == end;
@@ -250,18 +316,13 @@ impl<'a, F: Format> Run<'a, F> {
                 let name = format!("step-{:08}.png", self.step);
                 objective.sample(&self.model, &recipe.out.join("samples").join(name))?;
             }
+            let best = self.is_best(index, objective.score(&metrics));
             let stop = self.watch.stop.load(Ordering::Relaxed);
-            if save || stop {
-                let (model, optimizer) = (&self.model, &self.optimizer);
-                let place = &self.reading.place;
-                state::save(
-                    &recipe.out,
-                    self.step,
-                    &self.format,
-                    model,
-                    optimizer,
-                    place,
-                )?;
+            if save || stop || best.is_some() {
+                self.save(best)?;
+            }
+            if evaluate || save || stop {
+                curves::draw(&recipe.out)?;
             }
             (self.watch.progress)(&Progress {
                 step: self.step,
@@ -284,10 +345,63 @@ impl<'a, F: Format> Run<'a, F> {
     pub fn finish(self) -> Result<PathBuf> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
-        if !place.exists() {
-            self.format.save(&self.model, &place)?;
+        if self.moved || !place.exists() {
+            atomic::folder(&place, |new| self.format.save(&self.model, new))?;
         }
         Ok(place)
+    }
+
+    /// The step as the best, if its evaluation has a better score than those of the stage before.
+    fn is_best(&self, stage: usize, score: Option<f64>) -> Option<Best> {
+        let step = self.step;
+        let score = score?;
+        let before = self.best.as_ref().filter(|best| best.stage == stage);
+        let better = before.is_none_or(|best| score > best.score);
+        better.then_some(Best { step, stage, score })
+    }
+
+    /// Writes a checkpoint, and which is the best; then removes old ones.
+    fn save(&mut self, best: Option<Best>) -> Result<()> {
+        let (out, place) = (&self.recipe.out, &self.reading.place);
+        let (model, optimizer) = (&self.model, &self.optimizer);
+        self.metrics.sync()?;
+        state::save(out, self.step, &self.format, model, optimizer, place)?;
+        if let Some(best) = best {
+            state::set_best(out, &best)?;
+            self.best = Some(best);
+        }
+        state::rotate(out, self.recipe.keep, self.best.as_ref())
+    }
+
+    /// Keeps the state `before` the step that is not taken, and says why it is not.
+    fn halt(&mut self, halt: Halt, before: (F::Model, Place)) -> Error {
+        let out = &self.recipe.out;
+        (self.model, self.reading.place) = before;
+        let saved = state::steps(out).last() == Some(&self.step);
+        // What cannot be computed before anything was trained leaves nothing to keep.
+        let keep = !saved && (self.step > 0 || matches!(halt, Halt::Unsound(_)));
+        let kept = match keep {
+            true => self.save(None),
+            false => Ok(()),
+        };
+        let failure = match halt {
+            Halt::Error(error) => return error,
+            Halt::Unsound(failure) => failure,
+        };
+        let written = failure.write(&self.recipe.out);
+        let kept = match kept.and(written) {
+            Ok(()) => format!(
+                "the checkpoint of step {} is kept, just before it",
+                self.step
+            ),
+            Err(error) => error.to_string(),
+        };
+        Error::failed(format!(
+            "{} at step {}: lower the learning rate or raise the warm-up; {kept}; the samples are in failed.json: {}",
+            failure.reason,
+            failure.step,
+            failure.named()
+        ))
     }
 
     /// One optimizer step: losses and gradients of its batches, then the update.
@@ -298,7 +412,7 @@ impl<'a, F: Format> Run<'a, F> {
         stage: &Stage,
         first: u64,
         end: u64,
-    ) -> Result<(BTreeMap<String, f64>, Pace)> {
+    ) -> std::result::Result<(BTreeMap<String, f64>, Pace), Halt> {
         let start = Instant::now();
         let size = self.recipe.batch_size;
         let (mut waiting, mut tokens) = (Duration::ZERO, 0);
@@ -306,7 +420,9 @@ impl<'a, F: Format> Run<'a, F> {
         self.device.seed(mix(self.recipe.seed, self.step));
         let count = self.recipe.accumulation;
         let mut gradients = Gradients::default();
-        let mut values: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        // Where the samples of each batch are from.
+        let mut origins: Vec<Vec<Origin>> = Vec::new();
         let step = self.step;
         let compute = |model: &mut F::Model, batch| -> Result<Computed> {
             let run = || compute(objective, model, batch, step, count);
@@ -323,34 +439,45 @@ impl<'a, F: Format> Run<'a, F> {
             };
             left -= together;
             let asked = Instant::now();
-            let batches: Vec<_> = (0..together)
-                .map(|_| samples.next(size, &mut self.reading))
-                .collect::<Result<_>>()?;
+            let first = origins.len();
+            let mut batches = Vec::new();
+            for _ in 0..together {
+                let taken = samples.next(size, &mut self.reading)?.into_iter();
+                let (from, batch) = taken.map(|taken| (taken.origin, taken.sample)).unzip();
+                origins.push(from);
+                let batch: Vec<_> = batch;
+                batches.push(batch);
+            }
             waiting += asked.elapsed();
             tokens += (batches.iter().flatten())
                 .map(|sample| objective.tokens(sample))
                 .sum::<usize>();
-            for (losses, found) in self.lanes.run(&mut self.model, batches, compute)? {
-                for (name, value) in losses {
-                    self.finite(name, value)?;
-                    values.entry(name).or_default().push(value);
+            let computed = self.lanes.run(&mut self.model, batches, compute)?;
+            for ((losses, found), origins) in computed.into_iter().zip(&origins[first..]) {
+                for (name, value) in &losses {
+                    self.sound(name, *value, f64::INFINITY, &losses, origins)?;
+                    values.entry(name.clone()).or_default().push(*value);
                 }
                 gradients.add(found);
             }
         }
         let norm = gradients.clip(&self.model, stage.optimizer.clip);
-        self.finite("gradient norm", norm)?;
+        // Not every batch has every loss.
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let values = values.into_iter();
+        let mut metrics: BTreeMap<_, _> =
+            values.map(|(name, values)| (name, mean(values))).collect();
+        let origins = origins.concat();
+        self.sound("gradient norm", norm, f64::INFINITY, &metrics, &origins)?;
+        let loss = metrics.get("loss").copied().unwrap_or_default();
+        let limit = self.recent.limit(self.recipe.explodes);
+        self.sound("loss", loss, limit, &metrics, &origins)?;
+        self.recent.push(loss);
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
         let model = self.model.clone();
         self.model = self
             .optimizer
             .step(model, gradients, rate, &stage.optimizer);
-        // Not every batch has every loss.
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        let mut metrics: BTreeMap<String, f64> = values
-            .into_iter()
-            .map(|(name, values)| (name.to_string(), mean(values)))
-            .collect();
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("learning_rate".into(), rate);
         let pace = Pace {
@@ -362,23 +489,35 @@ impl<'a, F: Format> Run<'a, F> {
         Ok((metrics, pace))
     }
 
-    fn finite(&self, what: &str, value: f64) -> Result<()> {
-        if value.is_finite() {
+    /// That a value is a number, and at most `limit`.
+    fn sound(
+        &self,
+        what: &str,
+        value: f64,
+        limit: f64,
+        losses: &BTreeMap<String, f64>,
+        samples: &[Origin],
+    ) -> std::result::Result<(), Halt> {
+        if value.is_finite() && value <= limit {
             return Ok(());
         }
-        let kept = match state::steps(&self.recipe.out).last() {
-            Some(step) => format!("the checkpoint of step {step} is kept"),
-            None => "no checkpoint was written yet".to_string(),
+        let reason = match value.is_finite() {
+            false => format!("the {what} became {value}"),
+            true => format!("the {what} exploded to {value:.4} (above {limit:.4}, see `explodes`)"),
         };
-        Err(Error::failed(format!(
-            "the {what} became {value} at step {}: lower the learning rate or raise the warm-up; {kept}",
-            self.step + 1
-        )))
+        Err(Halt::Unsound(Failure {
+            step: self.step + 1,
+            reason,
+            losses: (losses.iter())
+                .map(|(name, value)| (name.clone(), value.to_string()))
+                .collect(),
+            samples: samples.to_vec(),
+        }))
     }
 }
 
 /// The losses of a batch by name, and a `count`th of its gradients.
-type Computed = (Vec<(&'static str, f64)>, Gradients);
+type Computed = (BTreeMap<String, f64>, Gradients);
 
 fn compute<M: Module, O: Objective<M>>(
     objective: &O,
@@ -392,7 +531,12 @@ fn compute<M: Module, O: Objective<M>>(
     let values = total
         .into_iter()
         .chain(losses.parts)
-        .map(|(name, value)| (name, f64::from(value.inner().into_scalar::<f32>())))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                f64::from(value.inner().into_scalar::<f32>()),
+            )
+        })
         .collect();
     let tape = (losses.total / count as f64).backward();
     Ok((values, Gradients::of(model, tape)))
@@ -416,56 +560,5 @@ impl ModuleMapper for Freeze<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let trains = (self.trains)(&self.path.join("."));
         param.set_require_grad(trains)
-    }
-}
-
-/// `metrics.jsonl` and the TensorBoard file.
-struct Metrics {
-    path: PathBuf,
-    file: File,
-    events: Events,
-}
-
-impl Metrics {
-    /// Continues after `step`: what a run that was cut off wrote beyond its checkpoint goes.
-    fn open(out: &Path, step: u64) -> Result<Self> {
-        let path = out.join("metrics.jsonl");
-        let kept: String = match fs::read_to_string(&path) {
-            Err(_) => String::new(),
-            Ok(text) => text
-                .lines()
-                .filter(|line| {
-                    let object: Option<Value> = serde_json::from_str(line).ok();
-                    object
-                        .and_then(|o| o.get("step")?.as_u64())
-                        .is_some_and(|at| at <= step)
-                })
-                .flat_map(|line| [line, "\n"])
-                .collect(),
-        };
-        atomic::write(&path, kept.as_bytes())?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let events = Events::create(out)?;
-        Ok(Self { path, file, events })
-    }
-
-    fn write(&mut self, step: u64, metrics: &BTreeMap<String, f64>) -> Result<()> {
-        let mut object = Map::from_iter([("step".to_string(), json!(step))]);
-        object.extend(
-            metrics
-                .iter()
-                .map(|(name, value)| (name.clone(), json!(value))),
-        );
-        let line = format!("{}\n", Value::Object(object));
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(Error::io(&self.path))?;
-        self.events.scalars(
-            step,
-            metrics.iter().map(|(name, value)| (name.as_str(), *value)),
-        )
     }
 }

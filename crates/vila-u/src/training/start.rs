@@ -1,7 +1,5 @@
 //! The model a run starts from: sizes from the recipe, new weights or those of `init`.
 
-use std::path::Path;
-
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
@@ -14,7 +12,7 @@ use crate::data::nano;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
 use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// Sizes of a tower, its weights (drawn when first used if they are new), and the tokenizer of its
 /// text encoder.
@@ -223,8 +221,8 @@ fn tokenizers(recipe: &Recipe) -> Result<Files> {
         return Ok(Files::folder(folder));
     }
     let folder = recipe.out.join("tokenizers");
-    if !Path::new(&folder).exists() {
-        nano::write_tokenizers(&folder)?;
+    if !folder.exists() {
+        atomic::folder(&folder, nano::write_tokenizers)?;
     }
     Ok(Files::folder(folder))
 }

@@ -7,6 +7,7 @@
 //! and to be drawn again: `w_contra L_contra + w_recon (w_pixel L_pixel + w_commit L_commit)`. The codebooks
 //! follow the features as running means.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -300,6 +301,12 @@ impl Objective<RqVaeSiglip> for TowerObjective {
             metrics.extend([("psnr", psnr / count), ("codes_used", share)]);
         }
         Ok(metrics)
+    }
+
+    /// How well it draws, and before that is learned, how well it matches.
+    fn score(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let psnr = metrics.get("eval/psnr");
+        psnr.or_else(|| metrics.get("eval/matching")).copied()
     }
 
     /// Held-out pictures, each with its reconstruction below.

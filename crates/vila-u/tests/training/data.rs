@@ -409,9 +409,43 @@ fn a_resumed_run_reads_on_where_it_stopped() {
         assert_eq!(skipped(&whole), skipped(&out));
     }
     // Other data does not go on.
-    let settings = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
-    let error = train(&recipe, &whole, &settings, true, None).expect_err("an error");
+    let other = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
+    let error = train(&recipe, &whole, &other, true, None).expect_err("an error");
     assert!(error.to_string().contains("2 workers"), "{error}");
+    let listed = fs::read_to_string(whole.join("sources.json")).expect("a list");
+    assert!(
+        listed.contains("bad.jsonl") && listed.contains("bytes"),
+        "{listed}"
+    );
+    let text = fs::read_to_string(&lines).expect("records");
+    fs::write(&lines, text + "{\n").expect("write");
+    let error = train(&recipe, &whole, &settings, true, None).expect_err("an error");
+    let error = error.to_string();
+    assert!(
+        error.contains("bad.jsonl had") && error.contains("when the run began"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_stops_a_run_is_named_by_shard_and_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
+    let rate = "stages.0.optimizer.learning_rate=1e30";
+    let settings = [init(), rate.into(), "dropout=0.0".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let out = folder.path().join("run");
+    let error = train(&recipe, &out, &settings, false, None).expect_err("an error");
+    let json = fs::read(out.join("failed.json")).expect("a file");
+    let failed: Value = serde_json::from_slice(&json).expect("JSON");
+    let sample = &failed["samples"][0];
+    let (key, shard) = (sample["key"].as_str(), sample["shard"].as_str());
+    let (key, shard) = (key.expect("a key"), shard.expect("a shard"));
+    assert!(shard.ends_with(".tar") && key.len() == 9, "{sample}");
+    assert!(
+        error.to_string().contains(&format!("{key} of {shard}")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Whole runs of tiny models.
 
 mod data;
+mod runs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use vila_u::data::nano;
 use vila_u::training::recipe::Recipe;
-use vila_u::training::{Progress, Watch, run};
+use vila_u::training::{Progress, Start, Watch, run};
 use vila_u::{Error, Result};
 
 const COMMON: &str = r#"
@@ -142,7 +143,11 @@ fn train(
     // The CPU has one random generator for all threads: one run at a time.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
-    run(&recipe, &Device::flex(), resume, watch)
+    let start = Start {
+        resume,
+        ..Start::default()
+    };
+    run(&recipe, &Device::flex(), start, watch)
 }
 
 /// The metrics of every step, without the time it took.
