@@ -11,6 +11,7 @@ use vila_u::{
     training::{self, Start, Watch, recipe::Recipe},
 };
 
+use super::train_ranks::Group;
 use crate::{
     arguments::{Global, Train},
     console::Console,
@@ -22,6 +23,7 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     };
     console.stop_on_termination();
     let recipe = Recipe::load(path, &args.set)?;
+    let group = Group::form(global, args, &recipe, console)?;
     let device = vila_u::device::select(&global.device)?;
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
@@ -53,9 +55,16 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let start = Start {
         resume: args.resume,
         revision: option_env!("VILA_U_REVISION").map(String::from),
+        ranks: group.ranks.clone(),
     };
-    match training::run(&recipe, &device, start, watch) {
+    let finished = training::run(&recipe, &device, start, watch);
+    let ended = group.end();
+    match finished {
         Ok(model) => {
+            ended?;
+            if args.rank.is_some_and(|rank| rank > 0) {
+                return Ok(());
+            }
             let model = model.display().to_string();
             console.result(&model, json!({"model": model}))
         }

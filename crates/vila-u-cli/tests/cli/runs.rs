@@ -342,3 +342,71 @@ fn runs_are_drawn_and_compared() {
     let neither = vila_u(folder.path(), &["train"]);
     assert_eq!(neither.status.code(), Some(2));
 }
+
+#[test]
+fn a_rank_that_is_killed_stops_all_and_the_run_goes_on() {
+    let folder = whole(12);
+    let together = |out: &'static str, resume: bool| {
+        let mut all = arguments(out, "steps=12", resume);
+        all.extend(["--ranks", "2"]);
+        all
+    };
+    fs::rename(
+        folder.path().join("whole/tokenizers"),
+        folder.path().join("tokenizers"),
+    )
+    .unwrap();
+    fs::remove_dir_all(folder.path().join("whole")).unwrap();
+    fs::create_dir(folder.path().join("whole")).unwrap();
+    fs::rename(
+        folder.path().join("tokenizers"),
+        folder.path().join("whole/tokenizers"),
+    )
+    .unwrap();
+    json(folder.path(), &together("out=whole", false));
+
+    let out = folder.path().join("killed");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let mut ranks = ["0", "1"].map(|rank| {
+        let mut one = together("out=killed", false);
+        one.extend(["--rank", rank, "--leader", &port]);
+        spawn(folder.path(), &one)
+    });
+    wait_for(&mut ranks[0], &out, 5);
+    ranks[1].kill().unwrap();
+    let [leader, mut other] = ranks;
+    other.wait().unwrap();
+    let Output { status, stderr, .. } = leader.wait_with_output().unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{message}");
+    let step = metrics(&out).len();
+    for words in ["rank 1 is gone", &format!("step {step} is kept")] {
+        assert!(message.contains(words), "{message}");
+    }
+    json(folder.path(), &together("out=killed", true));
+    assert_same(folder.path(), "killed");
+
+    let alone = vila_u(
+        folder.path(),
+        &[
+            "train",
+            "recipe.toml",
+            "--ranks",
+            "2",
+            "--rank",
+            "2",
+            "--leader",
+            &port,
+        ],
+    );
+    assert_eq!(
+        alone.status.code(),
+        Some(2),
+        "{}",
+        String::from_utf8_lossy(&alone.stderr)
+    );
+}

@@ -11,6 +11,7 @@ mod metrics;
 mod mixture;
 pub mod multimodal;
 mod prefetch;
+pub mod ranks;
 mod reading;
 pub mod recipe;
 mod record;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use crate::Result;
+use crate::{Error, Result};
 use mixture::{MixtureObjective, Samples};
 use recipe::{Objective, Recipe};
 use run::Run;
@@ -42,28 +43,41 @@ use tower::{Captions, TowerObjective};
 /// state before it is kept, and `failed.json` names its samples); [`Error::Interrupted`] when stopped through the watch, after saving.
 pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
-    match recipe.stages.first().map(|stage| &stage.objective) {
+    let ranks = start.ranks.clone();
+    let finished = match recipe.stages.first().map(|stage| &stage.objective) {
         Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, start, watch),
         _ => vila_u(recipe, &device, start, watch),
+    };
+    if let Err(error) = &finished
+        && !matches!(error, Error::Interrupted)
+    {
+        ranks.fail(&error.to_string());
     }
+    finished
 }
 
 fn tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
-    let (format, model, tokenizer) = start::tower(recipe, device)?;
+    let ranks = start.ranks.clone();
+    let together = recipe.batch_size * ranks.count();
+    // Tokenizers that are missing are made in the run folder, once.
+    let (format, model, tokenizer) =
+        ranks.leader_first(|| start::tower(recipe, device, together))?;
     let size = format.siglip.vision_config.image_size;
     let captions = Captions::new(recipe, Arc::new(tokenizer), size);
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, start, watch, new)?;
     for (index, stage) in recipe.stages.iter().enumerate() {
-        let (objective, captions) = (&stage.objective, captions.clone());
-        let objective = TowerObjective::new(recipe, objective, captions, &run.model, device)?;
+        let (objective, captions, ranks) = (&stage.objective, captions.clone(), ranks.clone());
+        let objective =
+            TowerObjective::new(recipe, objective, captions, &run.model, device, ranks)?;
         run.stage(index, objective)?;
     }
     run.finish()
 }
 
 fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
-    let (format, model, tokenizer) = start::vila_u(recipe, device)?;
+    let ranks = start.ranks.clone();
+    let (format, model, tokenizer) = ranks.leader_first(|| start::vila_u(recipe, device))?;
     let tokenizer = Arc::new(tokenizer);
     let config = Arc::new(format.config.clone());
     let new = || start::drawn(model, device, recipe.seed);

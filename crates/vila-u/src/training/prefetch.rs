@@ -3,6 +3,10 @@
 //! Which worker makes a sample follows from the sample's number, and each makes its own in order: the
 //! samples are the same however fast the workers are. A scene of the nano world is a function of its
 //! number alone; a record comes from where its worker stands in the source.
+//!
+//! Of several ranks each has the samples of its own batches: of the numbers of a step's batch, all ranks'
+//! together, the first `batch` are rank 0's, and so on. Each has workers of its own, which divide the sources
+//! with those of all ranks.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -51,29 +55,47 @@ struct Made<S> {
     position: Position,
 }
 
+/// Which samples are a rank's.
+#[derive(Clone, Copy)]
+pub struct Share {
+    pub rank: Part,
+    /// Samples of a rank that follow each other.
+    pub batch: usize,
+}
+
+impl Share {
+    /// The number among all samples of this rank's own `n`.
+    fn number(self, n: u64) -> u64 {
+        let (batch, Part { index, of }) = (self.batch as u64, self.rank);
+        (n / batch * of as u64 + index as u64) * batch + n % batch
+    }
+}
+
 pub struct Prefetch<S> {
     workers: Vec<Receiver<Result<Made<S>>>>,
     /// The paths of the sources.
     names: Vec<String>,
     weights: Vec<f64>,
-    /// Number of the next sample.
+    /// Number of the next sample, of this rank's own.
     n: u64,
 }
 
 impl<S: Send + 'static> Prefetch<S> {
-    /// Starts with sample `first`, from a place in the data. The threads end when this is dropped.
+    /// Starts with the rank's own sample `first`, from a place in the data. The threads end when this is
+    /// dropped.
     pub fn start<M: Make<Sample = S>>(
         make: &M,
         data: &Data,
         seed: u64,
-        batch: usize,
+        share: Share,
         place: &Place,
         first: u64,
     ) -> Self {
         let sources: Vec<Source> = trained(data).cloned().collect();
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
+        let readers = data.workers * share.rank.of;
         let start = |worker| {
-            let (sender, receiver) = sync_channel((AHEAD * batch).div_ceil(data.workers));
+            let (sender, receiver) = sync_channel((AHEAD * share.batch).div_ceil(data.workers));
             let worker = Worker {
                 make: make.clone(),
                 weights: weights.clone(),
@@ -81,18 +103,26 @@ impl<S: Send + 'static> Prefetch<S> {
                     index: worker,
                     of: data.workers,
                 },
+                share,
                 most: usize::try_from(data.max_bad).unwrap_or(usize::MAX),
                 sender,
             };
-            let positions = place.positions.get(worker.part.index).cloned();
-            let (sources, buffer) = (sources.clone(), data.shuffle.div_ceil(data.workers));
+            let positions = place
+                .of_rank(share.rank.index)
+                .get(worker.part.index)
+                .cloned();
+            let (sources, buffer) = (sources.clone(), data.shuffle.div_ceil(readers));
+            let part = Part {
+                index: share.rank.index * data.workers + worker.part.index,
+                of: readers,
+            };
             thread::spawn(move || match sources.is_empty() {
                 true => worker.scenes(first),
                 false => {
                     let positions = positions.unwrap_or_default();
                     let streams = sources.iter().zip(positions).zip(0..);
                     let streams = streams.map(|((source, position), number)| {
-                        Stream::new(source, mix(seed, number), worker.part, buffer, position)
+                        Stream::new(source, mix(seed, number), part, buffer, position)
                     });
                     match streams.collect() {
                         Ok(streams) => worker.records(streams, first),
@@ -127,9 +157,7 @@ impl<S: Send + 'static> Prefetch<S> {
         let stopped = || Error::failed("the data reader stopped unexpectedly");
         let made = self.workers[worker].recv().map_err(|_| stopped())??;
         reading.skip(&made.skipped)?;
-        if let Some(positions) = reading.place.positions.get_mut(worker) {
-            positions[source] = made.position;
-        }
+        reading.moved(worker, source, made.position);
         let (key, shard, sample) = made.sample.ok_or_else(stopped)?;
         let source = self.names[source].clone();
         let origin = Origin { source, shard, key };
@@ -152,18 +180,20 @@ fn turn(weights: &[f64], n: u64, workers: usize) -> (usize, usize) {
 struct Worker<M: Make> {
     make: M,
     weights: Vec<f64>,
+    /// Among the workers of the rank.
     part: Part,
+    share: Share,
     /// Records that may be skipped.
     most: usize,
     sender: SyncSender<Result<Made<M::Sample>>>,
 }
 
 impl<M: Make> Worker<M> {
-    /// The source of each sample that is this worker's, from `first` on.
+    /// The number and the source of each sample that is this worker's, from the rank's own `first` on.
     fn turns(&self, first: u64) -> impl Iterator<Item = (u64, usize)> {
         (first..).filter_map(|n| {
             let (source, worker) = turn(&self.weights, n, self.part.of);
-            (worker == self.part.index).then_some((n, source))
+            (worker == self.part.index).then(|| (self.share.number(n), source))
         })
     }
 
@@ -277,4 +307,22 @@ pub fn samples<M: Make>(
         samples.push(Taken { origin, sample });
     }
     Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_divide_the_batches_of_one() {
+        let share = |index, of| Share {
+            rank: Part { index, of },
+            batch: 3,
+        };
+        let numbers =
+            |index, of| -> Vec<u64> { (0..6).map(|n| share(index, of).number(n)).collect() };
+        assert_eq!(numbers(0, 1), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(numbers(0, 2), [0, 1, 2, 6, 7, 8]);
+        assert_eq!(numbers(1, 2), [3, 4, 5, 9, 10, 11]);
+    }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use vila_u_kernels::mixed;
 
@@ -16,12 +17,14 @@ use super::failure::{Failure, Origin, Recent};
 use super::format::Format;
 use super::lanes::Lanes;
 use super::metrics::Metrics;
-use super::prefetch::{Make, Prefetch};
+use super::prefetch::{Make, Prefetch, Share};
+use super::ranks::Ranks;
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
 use super::state::Best;
 use super::{curves, metrics, record, schedule, state};
 use crate::data::seed::mix;
+use crate::data::stream::Part;
 use crate::{Error, Result, atomic};
 
 /// What is trained in a stage: the loop knows nothing about models and data but this.
@@ -78,6 +81,8 @@ pub struct Start {
     pub resume: bool,
     /// The git revision that the program was built from, to be noted in the run folder.
     pub revision: Option<String>,
+    /// Those that train together.
+    pub ranks: Arc<Ranks>,
 }
 
 /// Watches and stops a run.
@@ -150,7 +155,9 @@ pub struct Run<'a, F: Format> {
     /// Steps done.
     step: u64,
     optimizer: AdamW,
-    metrics: Metrics,
+    ranks: Arc<Ranks>,
+    /// The leader's.
+    metrics: Option<Metrics>,
     watch: Watch,
     lanes: Lanes,
     /// Smoothed.
@@ -161,8 +168,8 @@ pub struct Run<'a, F: Format> {
     recent: Recent,
     /// Whether any step was taken since the run was opened.
     moved: bool,
-    /// Keeps other programs out of the run folder.
-    _lock: File,
+    /// Keeps other programs out of the run folder; the leader's.
+    _lock: Option<File>,
 }
 
 /// Why a step is not taken.
@@ -193,47 +200,56 @@ impl<'a, F: Format> Run<'a, F> {
         watch: Watch,
         new: impl FnOnce() -> F::Model,
     ) -> Result<Self> {
-        let Start { resume, revision } = start;
+        let Start {
+            resume,
+            revision,
+            ranks,
+        } = start;
         let out = &recipe.out;
-        let holds_run = out.join("metrics.jsonl").exists();
-        if resume && !holds_run {
-            return Err(Error::usage(format!(
-                "{} holds no checkpoint to resume from: run without --resume",
-                out.display()
-            )));
-        }
-        if holds_run && !resume {
-            return Err(Error::usage(format!(
-                "{} already holds a run: continue it with --resume, or choose another folder \
-                 with --set out=FOLDER",
-                out.display()
-            )));
-        }
-        let lock = record::lock(out)?;
-        for folder in [out.clone(), out.join("checkpoints")] {
-            atomic::clean(&folder)?;
-        }
-        let (step, model, optimizer, place) = match state::steps(out).pop() {
+        let count = ranks.count();
+        let lock = match ranks.leads() {
+            true => Some(enter(out, resume)?),
+            false => None,
+        };
+        // The others read what the leader has found in order.
+        let load = || match state::steps(out).pop() {
             Some(step) => {
                 let place = state::place(out, step, &recipe.data)?;
-                place.check(&recipe.data)?;
+                place.check(&recipe.data, count)?;
                 let (model, optimizer) = state::load(out, step, &format, device)?;
-                (step, model, optimizer, place)
+                Ok((step, model, optimizer, place))
             }
             None => {
-                let place = Place::start(&recipe.data)?;
-                (0, new(), AdamW::default(), place)
+                let place = Place::start(&recipe.data, count)?;
+                Ok((0, new(), AdamW::default(), place))
             }
         };
-        record::sources(recipe, resume)?;
-        let samples = out.join("samples");
-        fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
-        atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
-        record::started(recipe, step, revision.as_deref(), device, 1)?;
-        let metrics = Metrics::open(out, step)?;
+        let (step, model, optimizer, place) = ranks.leader_first(load)?;
+        ranks.agree("the steps", || step)?;
+        ranks.agree("the weights", || checksum(&model))?;
+        let metrics = match ranks.leads() {
+            false => None,
+            true => {
+                record::sources(recipe, resume)?;
+                let samples = out.join("samples");
+                fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
+                atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+                record::started(recipe, step, revision.as_deref(), device, count)?;
+                Some(Metrics::open(out, step)?)
+            }
+        };
         // The stage that the next step is in.
         let ends = recipe.stage_ends();
         let first = ends.into_iter().rfind(|end| *end <= step).unwrap_or(0);
+        let losses: Vec<f64> = match &metrics {
+            None => Vec::new(),
+            Some(_) => (metrics::read(out)?.into_iter())
+                .filter(|(at, _)| *at > first)
+                .filter_map(|(_, values)| values.get("loss").copied())
+                .collect(),
+        };
+        // All ranks judge by the same losses.
+        let losses = ranks.gather(losses)?.concat();
         Ok(Self {
             recipe,
             model,
@@ -241,17 +257,15 @@ impl<'a, F: Format> Run<'a, F> {
             device: device.clone(),
             step,
             optimizer,
-            recent: (metrics::read(out)?.into_iter())
-                .filter(|(at, _)| *at > first)
-                .filter_map(|(_, values)| values.get("loss").copied())
-                .collect(),
+            recent: losses.into_iter().collect(),
             metrics,
             watch,
             lanes: Lanes::new(recipe.accumulation, device)?,
             pace: None,
-            reading: Reading::open(out, &recipe.data, place)?,
+            reading: Reading::open(out, &recipe.data, place, ranks.clone())?,
             best: state::best(out),
             moved: false,
+            ranks,
             _lock: lock,
         })
     }
@@ -278,7 +292,13 @@ impl<'a, F: Format> Run<'a, F> {
             objective.make(),
             &recipe.data,
             recipe.seed,
-            recipe.batch_size,
+            Share {
+                rank: Part {
+                    index: self.ranks.index(),
+                    of: self.ranks.count(),
+                },
+                batch: recipe.batch_size,
+            },
             &self.reading.place,
             self.step * accumulation * recipe.batch_size as u64,
         );
@@ -306,22 +326,30 @@ impl<'a, F: Format> Run<'a, F> {
                 every(recipe.sample_every),
                 every(recipe.checkpoint_every),
             );
-            if evaluate {
+            let leads = self.ranks.leads();
+            if evaluate && leads {
                 for (name, value) in objective.evaluate(&self.model)? {
                     metrics.insert(format!("eval/{name}"), value);
                 }
             }
-            self.metrics.write(self.step, &metrics)?;
-            if sample {
+            if let Some(file) = &mut self.metrics {
+                file.write(self.step, &metrics)?;
+            }
+            if sample && leads {
                 let name = format!("step-{:08}.png", self.step);
                 objective.sample(&self.model, &recipe.out.join("samples").join(name))?;
             }
             let best = self.is_best(index, objective.score(&metrics));
-            let stop = self.watch.stop.load(Ordering::Relaxed);
-            if save || stop || best.is_some() {
+            // All ranks stop after the same step.
+            let stop = self.ranks.any(self.watch.stop.load(Ordering::Relaxed))?;
+            if save || stop {
+                let weights = format!("after step {}, the weights", self.step);
+                self.ranks.agree(&weights, || checksum(&self.model))?;
+            }
+            if leads && (save || stop || best.is_some()) {
                 self.save(best)?;
             }
-            if evaluate || save || stop {
+            if leads && (evaluate || save || stop) {
                 curves::draw(&recipe.out)?;
             }
             (self.watch.progress)(&Progress {
@@ -345,7 +373,7 @@ impl<'a, F: Format> Run<'a, F> {
     pub fn finish(self) -> Result<PathBuf> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
-        if self.moved || !place.exists() {
+        if self.ranks.leads() && (self.moved || !place.exists()) {
             atomic::folder(&place, |new| self.format.save(&self.model, new))?;
         }
         Ok(place)
@@ -364,7 +392,9 @@ impl<'a, F: Format> Run<'a, F> {
     fn save(&mut self, best: Option<Best>) -> Result<()> {
         let (out, place) = (&self.recipe.out, &self.reading.place);
         let (model, optimizer) = (&self.model, &self.optimizer);
-        self.metrics.sync()?;
+        if let Some(metrics) = &self.metrics {
+            metrics.sync()?;
+        }
         state::save(out, self.step, &self.format, model, optimizer, place)?;
         if let Some(best) = best {
             state::set_best(out, &best)?;
@@ -379,15 +409,22 @@ impl<'a, F: Format> Run<'a, F> {
         (self.model, self.reading.place) = before;
         let saved = state::steps(out).last() == Some(&self.step);
         // What cannot be computed before anything was trained leaves nothing to keep.
-        let keep = !saved && (self.step > 0 || matches!(halt, Halt::Unsound(_)));
-        let kept = match keep {
+        let keep = self.step > 0 || matches!(halt, Halt::Unsound(_));
+        let kept = match keep && !saved && self.ranks.leads() {
             true => self.save(None),
             false => Ok(()),
         };
         let failure = match halt {
+            Halt::Error(Error::Failed(reason)) if keep && kept.is_ok() => {
+                let step = self.step;
+                return Error::failed(format!("{reason}; the checkpoint of step {step} is kept"));
+            }
             Halt::Error(error) => return error,
             Halt::Unsound(failure) => failure,
         };
+        if !self.ranks.leads() {
+            return Error::failed(failure.reason);
+        }
         let written = failure.write(&self.recipe.out);
         let kept = match kept.and(written) {
             Ok(()) => format!(
@@ -417,12 +454,15 @@ impl<'a, F: Format> Run<'a, F> {
         let size = self.recipe.batch_size;
         let (mut waiting, mut tokens) = (Duration::ZERO, 0);
         // Dropout draws from the device: seeded by the step, it is the same after a resume.
-        self.device.seed(mix(self.recipe.seed, self.step));
+        let rank = self.ranks.index() as u64;
+        let draw = self.step * self.ranks.count() as u64 + rank;
+        self.device.seed(mix(self.recipe.seed, draw));
         let count = self.recipe.accumulation;
         let mut gradients = Gradients::default();
         let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        // Where the samples of each batch are from.
+        // Where the samples of each batch are from, and the first batch that is not sound.
         let mut origins: Vec<Vec<Origin>> = Vec::new();
+        let mut unsound = None;
         let step = self.step;
         let compute = |model: &mut F::Model, batch| -> Result<Computed> {
             let run = || compute(objective, model, batch, step, count);
@@ -455,23 +495,45 @@ impl<'a, F: Format> Run<'a, F> {
             let computed = self.lanes.run(&mut self.model, batches, compute)?;
             for ((losses, found), origins) in computed.into_iter().zip(&origins[first..]) {
                 for (name, value) in &losses {
-                    self.sound(name, *value, f64::INFINITY, &losses, origins)?;
+                    let failure = || self.unsound(name, *value, f64::INFINITY, &losses, origins);
+                    unsound = unsound.or_else(failure);
                     values.entry(name.clone()).or_default().push(*value);
                 }
                 gradients.add(found);
             }
         }
+        gradients.mean(&self.model, &self.ranks)?;
         let norm = gradients.clip(&self.model, stage.optimizer.clip);
+        // What a batch is not sound in is found by its rank, what all of them come to by every rank.
+        if let Some(failure) = self.ranks.gather(unsound)?.into_iter().flatten().next() {
+            return Err(Halt::Unsound(failure));
+        }
+        let exchanged = self.ranks.gather((values, tokens, waiting.as_secs_f64()))?;
+        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let (mut tokens, mut waiting) = (0, 0.0);
+        for (values, read, waited) in exchanged {
+            for (name, values) in values {
+                all.entry(name).or_default().extend(values);
+            }
+            tokens += read;
+            waiting += waited / self.ranks.count() as f64;
+        }
+        self.reading.exchange()?;
         // Not every batch has every loss.
         let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        let values = values.into_iter();
-        let mut metrics: BTreeMap<_, _> =
-            values.map(|(name, values)| (name, mean(values))).collect();
-        let origins = origins.concat();
-        self.sound("gradient norm", norm, f64::INFINITY, &metrics, &origins)?;
+        let all = all.into_iter();
+        let mut metrics: BTreeMap<_, _> = all.map(|(name, values)| (name, mean(values))).collect();
         let loss = metrics.get("loss").copied().unwrap_or_default();
         let limit = self.recent.limit(self.recipe.explodes);
-        self.sound("loss", loss, limit, &metrics, &origins)?;
+        for (what, value, limit) in [
+            ("gradient norm", norm, f64::INFINITY),
+            ("loss", loss, limit),
+        ] {
+            if let Some(mut failure) = self.unsound(what, value, limit, &metrics, &[]) {
+                failure.samples = self.ranks.gather(origins.concat())?.concat();
+                return Err(Halt::Unsound(failure));
+            }
+        }
         self.recent.push(loss);
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
         let model = self.model.clone();
@@ -482,38 +544,76 @@ impl<'a, F: Format> Run<'a, F> {
         metrics.insert("learning_rate".into(), rate);
         let pace = Pace {
             seconds: start.elapsed().as_secs_f64(),
-            samples: (size * count) as f64,
+            samples: (size * count * self.ranks.count()) as f64,
             tokens: tokens as f64,
-            waiting: waiting.as_secs_f64(),
+            waiting,
         };
         Ok((metrics, pace))
     }
 
-    /// That a value is a number, and at most `limit`.
-    fn sound(
+    /// What is wrong with a value that is no number, or above `limit`.
+    fn unsound(
         &self,
         what: &str,
         value: f64,
         limit: f64,
         losses: &BTreeMap<String, f64>,
         samples: &[Origin],
-    ) -> std::result::Result<(), Halt> {
+    ) -> Option<Failure> {
         if value.is_finite() && value <= limit {
-            return Ok(());
+            return None;
         }
         let reason = match value.is_finite() {
             false => format!("the {what} became {value}"),
             true => format!("the {what} exploded to {value:.4} (above {limit:.4}, see `explodes`)"),
         };
-        Err(Halt::Unsound(Failure {
+        Some(Failure {
             step: self.step + 1,
             reason,
             losses: (losses.iter())
                 .map(|(name, value)| (name.clone(), value.to_string()))
                 .collect(),
             samples: samples.to_vec(),
-        }))
+        })
     }
+}
+
+/// Makes sure that a run may write in this folder, and keeps others out of it.
+fn enter(out: &Path, resume: bool) -> Result<File> {
+    let holds_run = out.join("metrics.jsonl").exists();
+    if resume && !holds_run {
+        return Err(Error::usage(format!(
+            "{} holds no checkpoint to resume from: run without --resume",
+            out.display()
+        )));
+    }
+    if holds_run && !resume {
+        return Err(Error::usage(format!(
+            "{} already holds a run: continue it with --resume, or choose another folder \
+             with --set out=FOLDER",
+            out.display()
+        )));
+    }
+    let lock = record::lock(out)?;
+    for folder in [out, &out.join("checkpoints")] {
+        atomic::clean(folder)?;
+    }
+    Ok(lock)
+}
+
+/// A number that differs where any weight does.
+fn checksum<M: Module>(model: &M) -> u64 {
+    struct Sum(DefaultHasher);
+    impl ModuleVisitor for Sum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            for value in param.val().into_data_as::<f32>().iter::<f32>() {
+                self.0.write_u32(value.to_bits());
+            }
+        }
+    }
+    let mut sum = Sum(DefaultHasher::new());
+    model.visit(&mut sum);
+    sum.0.finish()
 }
 
 /// The losses of a batch by name, and a `count`th of its gradients.

@@ -16,9 +16,12 @@ use crate::{Error, Result, atomic};
 
 /// Sizes of a tower, its weights (drawn when first used if they are new), and the tokenizer of its
 /// text encoder.
+///
+/// `together`: pairs of picture and text that are told apart at once.
 pub fn tower(
     recipe: &Recipe,
     device: &Device,
+    together: usize,
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     if let Some(init) = &recipe.init {
         let files = Source::parse(init)?.files(|_, _| {})?;
@@ -44,7 +47,7 @@ pub fn tower(
     let mut model = config.init(&siglip, device);
     // One pair in a row of the batch matches: a model that says so from the start has only the
     // matching left to learn. SigLIP's own start, -10, is that of a batch of 32 thousand.
-    let others = recipe.batch_size.saturating_sub(1).max(1) as f64;
+    let others = together.saturating_sub(1).max(1) as f64;
     model.siglip_model.logit_bias = Initializer::Constant {
         value: -others.ln(),
     }

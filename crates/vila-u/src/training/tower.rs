@@ -18,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::mixture::held_out;
 use super::prefetch::Make;
+use super::ranks::Ranks;
 use super::recipe::{self, PixelLoss, Recipe};
 use super::run::{Losses, Objective};
 use super::sheet::save_sheet;
@@ -27,7 +28,7 @@ use crate::data::{Pictures, Record};
 use crate::media::preprocess::{Mode, normalize, pixels};
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{RqVaeSiglip, sigmoid_loss};
+use crate::tower::{Restart, RqVaeSiglip, sigmoid_loss};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
@@ -142,6 +143,7 @@ pub struct TowerObjective {
     positions: usize,
     device: Device,
     held_out: Vec<Captioned>,
+    ranks: Arc<Ranks>,
 }
 
 impl TowerObjective {
@@ -151,6 +153,7 @@ impl TowerObjective {
         captions: Captions,
         model: &RqVaeSiglip,
         device: &Device,
+        ranks: Arc<Ranks>,
     ) -> Result<Self> {
         let stage = match objective {
             recipe::Objective::Align(_) => Stage::Align,
@@ -173,17 +176,43 @@ impl TowerObjective {
             positions: rows * columns,
             device: device.clone(),
             held_out,
+            ranks,
         })
     }
 
     fn align(&self, model: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Losses {
-        let images = model.image_embeds(pixels, false);
-        let texts = model.text_embeds(ids);
+        // Pictures and texts are told apart from those of all ranks.
+        let images = self.ranks.learned_rows(model.image_embeds(pixels, false));
+        let texts = self.ranks.learned_rows(model.text_embeds(ids));
         let contrastive = sigmoid_loss(model.siglip_model.logits_per_image(images, texts));
         Losses {
             total: contrastive.clone(),
             parts: vec![("contrastive", contrastive)],
         }
+    }
+}
+
+/// What the codebooks learn from besides a batch: chance, and the batches of the other ranks.
+struct Codebooks<'a> {
+    chance: ChaCha8Rng,
+    ranks: &'a Ranks,
+}
+
+impl Restart for Codebooks<'_> {
+    fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
+        self.chance.choose(length, count)
+    }
+
+    fn noise(&mut self, count: usize) -> Vec<f32> {
+        self.chance.noise(count)
+    }
+
+    fn followed(
+        &mut self,
+        vectors: Tensor<2>,
+        codes: Tensor<1, Int>,
+    ) -> (Tensor<2>, Tensor<1, Int>) {
+        (self.ranks.rows(vectors), self.ranks.codes(codes))
     }
 }
 
@@ -193,11 +222,13 @@ fn tower(
     pixels: Tensor<4>,
     texts: Tensor<2>,
     weights: &recipe::Tower,
-    restart: &mut ChaCha8Rng,
+    codebooks: &mut Codebooks,
 ) -> Losses {
     let features = model.features(pixels.clone());
-    let quantized = model.quantizer.forward_train(features, restart);
+    let quantized = model.quantizer.forward_train(features, codebooks);
     let images = model.feature_embeds(quantized.z_q.clone());
+    let images = codebooks.ranks.learned_rows(images);
+    let texts = codebooks.ranks.rows(texts);
     let contrastive = sigmoid_loss(model.siglip_model.logits_per_image(images, texts));
     let difference = model.decode(quantized.z_q) - pixels;
     let pixel = match weights.pixel {
@@ -230,8 +261,8 @@ impl Objective<RqVaeSiglip> for TowerObjective {
     }
 
     fn independent(&self) -> bool {
-        // Quantizing moves the codebooks.
-        matches!(self.stage, Stage::Align)
+        // Quantizing moves the codebooks, and ranks exchange the rows of one batch after the other.
+        matches!(self.stage, Stage::Align) && self.ranks.count() == 1
     }
 
     fn trains(&self, path: &str) -> bool {
@@ -250,8 +281,16 @@ impl Objective<RqVaeSiglip> for TowerObjective {
             Stage::Align => self.align(model, pixels, ids),
             Stage::Tower { losses, texts } => {
                 let texts = Tensor::from_inner(normalise(texts.pooled(ids.inner())));
-                let mut restart = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
-                tower(model, pixels, texts, losses, &mut restart)
+                // The same on all ranks, whose codebooks are one.
+                let chance = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
+                let ranks = &self.ranks;
+                tower(
+                    model,
+                    pixels,
+                    texts,
+                    losses,
+                    &mut Codebooks { chance, ranks },
+                )
             }
         })
     }

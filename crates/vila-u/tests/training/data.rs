@@ -258,7 +258,7 @@ fn sources(lines: &[&str]) -> String {
     text.replace("DATA", &data().display().to_string())
 }
 
-const COYO: &str = "format = \"webdataset\"\npath = \"DATA/coyo/{00000..00002}.tar\"";
+pub const COYO: &str = "format = \"webdataset\"\npath = \"DATA/coyo/{00000..00002}.tar\"";
 const LLAVA: &str =
     "format = \"llava\"\npath = \"DATA/sharegpt4v/*.json\"\nfolder = \"DATA/sharegpt4v/images\"";
 const MMC4: &str = "format = \"mmc4\"\npath = \"DATA/mmc4/docs_shard_{0..2}_v2.jsonl\"\nfolder = \"DATA/mmc4/images\"";
@@ -267,12 +267,12 @@ const OPENVID: &str =
 const VFLAN: &str = "format = \"vflan\"\npath = \"DATA/vflan/*.jsonl\"";
 const PARQUET: &str = "format = \"parquet\"\npath = \"DATA/onevision/*.parquet\"";
 
-fn with(source: &str, more: &str) -> String {
+pub fn with(source: &str, more: &str) -> String {
     format!("{source}\n{more}")
 }
 
 /// A recipe of a language model, pretrained or tuned on files.
-fn language(kind: &str, data: &[&str]) -> String {
+pub fn language(kind: &str, data: &[&str]) -> String {
     let (sizes, _) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
     let stage = format!(
         "[[stages]]\nobjective = {{ kind = \"{kind}\", drop_caption = 0.5, hide_visual = 0.5 }}\noptimizer = OPTIMIZER\n"
@@ -281,7 +281,7 @@ fn language(kind: &str, data: &[&str]) -> String {
 }
 
 /// The setting that starts a language run on a tower of two steps, made once.
-fn init() -> String {
+pub fn init() -> String {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
