@@ -23,8 +23,8 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     };
     console.stop_on_termination();
     let recipe = Recipe::load(path, &args.set)?;
-    let group = Group::form(global, args, &recipe, console)?;
     let device = vila_u::device::select(&global.device)?;
+    let group = Group::form(global, args, &recipe, console)?;
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
     let reached = last.clone();

@@ -41,7 +41,7 @@ fn table(compared: &Comparison) -> String {
     let columns = rows[1].len();
     let width = |column: usize| {
         let cells = rows[1..].iter().map(|row| row[column].chars().count());
-        let over = match column > 0 && column % 2 == 0 {
+        let over = match column > 0 && column.is_multiple_of(2) {
             true => rows[0][column - 1].chars().count().saturating_sub(12),
             false => 0,
         };

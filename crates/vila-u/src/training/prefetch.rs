@@ -45,10 +45,13 @@ pub trait Make: Clone + Send + 'static {
     fn record(&self, n: u64, record: Record) -> Result<Self::Sample>;
 }
 
+/// A sample after its key and its shard, if it is from one.
+type Keyed<S> = (String, Option<PathBuf>, S);
+
 /// What a worker sends.
 struct Made<S> {
-    /// With its key and shard; none when it has skipped more than it may.
-    sample: Option<(String, Option<PathBuf>, S)>,
+    /// None when it has skipped more than it may.
+    sample: Option<Keyed<S>>,
     /// What it skipped on the way to the sample.
     skipped: Vec<Skipped>,
     /// Where it then stands in the sample's source.
@@ -229,14 +232,14 @@ impl<M: Make> Worker<M> {
     }
 }
 
-/// The next sample that can be made, after its record's key and shard; none when more than `most` records were skipped.
+/// The next sample that can be made; none when more than `most` records were skipped.
 fn first_usable<M: Make>(
     make: &M,
     n: u64,
     stream: &mut Stream,
     skipped: &mut Vec<Skipped>,
     most: usize,
-) -> Result<Option<(String, Option<PathBuf>, M::Sample)>> {
+) -> Result<Option<Keyed<M::Sample>>> {
     while let Some(found) = stream.next(skipped, most)? {
         let key = found.record.id.clone();
         match make.record(n, found.record) {

@@ -147,8 +147,31 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     atomic::write(path, &json)
 }
 
+/// Makes sure that a run may write in this folder, and keeps others out of it.
+pub fn enter(out: &Path, resume: bool) -> Result<File> {
+    let holds_run = out.join("metrics.jsonl").exists();
+    if resume && !holds_run {
+        return Err(Error::usage(format!(
+            "{} holds no checkpoint to resume from: run without --resume",
+            out.display()
+        )));
+    }
+    if holds_run && !resume {
+        return Err(Error::usage(format!(
+            "{} already holds a run: continue it with --resume, or choose another folder \
+             with --set out=FOLDER",
+            out.display()
+        )));
+    }
+    let lock = lock(out)?;
+    for folder in [out, &out.join("checkpoints")] {
+        atomic::clean(folder)?;
+    }
+    Ok(lock)
+}
+
 /// Keeps other programs out of a run folder until it is dropped, or the program ends in any way.
-pub fn lock(out: &Path) -> Result<File> {
+fn lock(out: &Path) -> Result<File> {
     fs::create_dir_all(out).map_err(Error::io(out))?;
     let path = out.join("run.lock");
     let file = File::create(&path).map_err(Error::io(&path))?;

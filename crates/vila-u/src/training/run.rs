@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use vila_u_kernels::mixed;
 
@@ -18,7 +17,7 @@ use super::format::Format;
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::prefetch::{Make, Prefetch, Share};
-use super::ranks::Ranks;
+use super::ranks::{Ranks, checksum};
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
 use super::state::Best;
@@ -208,7 +207,7 @@ impl<'a, F: Format> Run<'a, F> {
         let out = &recipe.out;
         let count = ranks.count();
         let lock = match ranks.leads() {
-            true => Some(enter(out, resume)?),
+            true => Some(record::enter(out, resume)?),
             false => None,
         };
         // The others read what the leader has found in order.
@@ -374,7 +373,10 @@ impl<'a, F: Format> Run<'a, F> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
         if self.ranks.leads() && (self.moved || !place.exists()) {
-            atomic::folder(&place, |new| self.format.save(&self.model, new))?;
+            if place.exists() {
+                fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+            }
+            self.format.save(&self.model, &place)?;
         }
         Ok(place)
     }
@@ -576,44 +578,6 @@ impl<'a, F: Format> Run<'a, F> {
             samples: samples.to_vec(),
         })
     }
-}
-
-/// Makes sure that a run may write in this folder, and keeps others out of it.
-fn enter(out: &Path, resume: bool) -> Result<File> {
-    let holds_run = out.join("metrics.jsonl").exists();
-    if resume && !holds_run {
-        return Err(Error::usage(format!(
-            "{} holds no checkpoint to resume from: run without --resume",
-            out.display()
-        )));
-    }
-    if holds_run && !resume {
-        return Err(Error::usage(format!(
-            "{} already holds a run: continue it with --resume, or choose another folder \
-             with --set out=FOLDER",
-            out.display()
-        )));
-    }
-    let lock = record::lock(out)?;
-    for folder in [out, &out.join("checkpoints")] {
-        atomic::clean(folder)?;
-    }
-    Ok(lock)
-}
-
-/// A number that differs where any weight does.
-fn checksum<M: Module>(model: &M) -> u64 {
-    struct Sum(DefaultHasher);
-    impl ModuleVisitor for Sum {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            for value in param.val().into_data_as::<f32>().iter::<f32>() {
-                self.0.write_u32(value.to_bits());
-            }
-        }
-    }
-    let mut sum = Sum(DefaultHasher::new());
-    model.visit(&mut sum);
-    sum.0.finish()
 }
 
 /// The losses of a batch by name, and a `count`th of its gradients.

@@ -1,5 +1,6 @@
 //! Several ranks together are one with their batches, and stop and go on as one.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::data::{COYO, init, language, with};
 use super::{
     LANGUAGE, TOWER, alone, assert_same_model, metrics, on_a_new_tower, recipe, train, watch,
 };
+use vila_u::safetensors::SafeTensors;
 use vila_u::training::ranks::{Ranks, fingerprint};
 use vila_u::training::{Start, run};
 use vila_u::{Error, Result};
@@ -77,6 +79,34 @@ fn assert_near(one: &[Value], two: &[Value], tolerance: f64) {
     }
 }
 
+/// The largest difference between codebooks and their running means.
+fn codebooks_apart(one: &Path, two: &Path) -> f32 {
+    let [one, two] = [one, two]
+        .map(|model| fs::read(model.join("vision_tower/model.safetensors")).expect("weights"));
+    let [one, two] = [&one, &two].map(|file| SafeTensors::deserialize(file).expect("tensors"));
+    let mut apart = 0.0_f32;
+    let mut compared = 0;
+    for name in one
+        .names()
+        .into_iter()
+        .filter(|name| name.contains("codebooks"))
+    {
+        let values = |file: &SafeTensors| -> Vec<f32> {
+            let bytes = file.tensor(name).expect("a tensor").data().as_chunks().0;
+            bytes
+                .iter()
+                .map(|value| f32::from_le_bytes(*value))
+                .collect()
+        };
+        for (one, two) in values(&one).into_iter().zip(values(&two)) {
+            apart = apart.max((one - two).abs());
+            compared += 1;
+        }
+    }
+    assert!(compared > 1000);
+    apart
+}
+
 #[test]
 fn two_ranks_of_the_tower_are_one_with_both_batches() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -88,13 +118,13 @@ fn two_ranks_of_the_tower_are_one_with_both_batches() {
     ] {
         let one = at(&format!("{name}-one"));
         let settings = [&stages[..], &["batch_size=8"]].concat();
-        train(TOWER, &one, &settings, false, None).expect("a run");
+        let expected = train(TOWER, &one, &settings, false, None).expect("a run");
         let both = at(&format!("{name}-two"));
         let settings = [&stages[..], &["batch_size=4"]].concat();
         let finished = two(TOWER, &both, [&settings, &settings], false, [None, None]);
-        for finished in finished {
-            finished.expect("a run");
-        }
+        let [model, _] = finished.map(|finished| finished.expect("a run"));
+        let apart = codebooks_apart(&expected, &model);
+        assert!(apart < 1e-3, "{name}: codebooks are {apart} apart");
         let (one, both) = (metrics(&one), metrics(&both));
         assert_near(&one[..1], &both[..1], 1e-5);
         assert_near(&one, &both, 1e-3);

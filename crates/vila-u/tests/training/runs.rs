@@ -119,3 +119,19 @@ fn a_longer_run_replaces_the_finished_model() {
     train(TOWER, &out, &["steps=4"], true, None).expect("a run");
     assert!(weights() != before);
 }
+
+#[test]
+fn a_run_that_was_cut_off_before_its_first_checkpoint_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    train(TOWER, &whole, &["steps=3"], false, None).expect("a run");
+    fs::create_dir_all(out.join("checkpoints/.saving-a/new")).expect("a folder");
+    fs::write(
+        out.join("metrics.jsonl"),
+        "{\"step\": 1, \"loss\": 2.0}\n{\"st",
+    )
+    .expect("write");
+    train(TOWER, &out, &["steps=3"], true, None).expect("a run");
+    assert_eq!(metrics(&whole), metrics(&out));
+    assert!(!out.join("checkpoints/.saving-a").exists());
+}

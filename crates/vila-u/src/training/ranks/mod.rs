@@ -5,41 +5,30 @@
 //! many ranks gives them again. Every rank takes the mean of the ranks' gradients, so ranks are to a step
 //! what accumulation is: `gradient = mean over ranks of the mean over their batches`.
 //!
-//! A message is `kind u8 | length u64 | bytes`, little-endian; its kind and its length are checked. What
-//! goes wrong on one rank is told to all, and each of them stops with it. The connections are neither
+//! What goes wrong on one rank is told to all, and each of them stops with it. The connections are neither
 //! secret nor authenticated: they belong in a network of one's own.
 
+mod peer;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, BufWriter, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use socket2::{SockRef, TcpKeepalive};
+use serde::{Serialize, de::DeserializeOwned};
+
+use peer::{Hello, Peer, Told};
 
 use super::recipe::Recipe;
 use crate::{Error, Result};
 
-/// Begins a connection; another number when the messages change.
-const MAGIC: &[u8; 16] = b"vila-u ranks 001";
-/// How long ranks wait for each other at the start, and for a stranger to say what it is.
+/// How long ranks wait for each other at the start.
 const JOIN: Duration = Duration::from_secs(300);
-const STRANGER: Duration = Duration::from_secs(5);
-/// How long a rank may be silent: the leader evaluates and saves while the others wait. That a machine is
-/// gone shows sooner, from the system's own probes.
-const SILENT: Duration = Duration::from_secs(3600);
-const PROBE: Duration = Duration::from_secs(15);
-/// How long the last words may take.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// Bytes of a message whose length is not known before.
-const MOST: u64 = 256 << 20;
-/// Numbers converted at once.
-const CHUNK: usize = 1 << 15;
-
 /// This process among all that train together.
 #[derive(Debug, Default)]
 pub struct Ranks {
@@ -57,37 +46,26 @@ struct Links {
     down: Option<String>,
 }
 
-#[derive(Debug)]
-struct Peer {
-    rank: usize,
-    stream: TcpStream,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// JSON.
-    Value = 1,
-    /// 32-bit.
-    Floats = 2,
-    /// Why the sender stops.
-    Failure = 3,
-}
-
-/// What a rank says of itself.
-#[derive(Serialize, Deserialize)]
-struct Hello {
-    version: String,
-    rank: usize,
-    ranks: usize,
-    /// See [`fingerprint`].
-    run: u64,
-}
-
 /// What tells a run from others: its recipe, and whether it is gone on with.
 pub fn fingerprint(recipe: &Recipe, resume: bool) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     (recipe.to_toml()?, resume).hash(&mut hasher);
     Ok(hasher.finish())
+}
+
+/// A number that differs where any weight does.
+pub fn checksum<M: Module>(model: &M) -> u64 {
+    struct Sum(DefaultHasher);
+    impl ModuleVisitor for Sum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            for value in param.val().into_data_as::<f32>().iter::<f32>() {
+                self.0.write_u32(value.to_bits());
+            }
+        }
+    }
+    let mut sum = Sum(DefaultHasher::new());
+    model.visit(&mut sum);
+    sum.0.finish()
 }
 
 impl Ranks {
@@ -125,7 +103,7 @@ impl Ranks {
                 Err(error) => return Err(failed(error)),
             };
             // Who does not speak as a rank is none.
-            let Some((hello, mut peer)) = introduced(stream) else {
+            let Some((hello, mut peer)) = Peer::introduced(stream) else {
                 continue;
             };
             let free = (1..ranks).contains(&hello.rank) && peers[hello.rank - 1].is_none();
@@ -150,7 +128,7 @@ impl Ranks {
                 (!free).then(|| format!("there are two of rank {}", hello.rank))
             };
             if let Some(reason) = refused {
-                farewell(&mut peer, &reason);
+                peer.farewell(&reason);
                 return Err(Error::usage(reason));
             }
             let slot = hello.rank - 1;
@@ -185,17 +163,14 @@ impl Ranks {
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
         };
-        let mut peer = Peer { rank: 0, stream };
         let hello = Hello {
             version: env!("CARGO_PKG_VERSION").to_string(),
             rank,
             ranks,
             run,
         };
-        prepare(&peer.stream).map_err(failed)?;
-        peer.stream.write_all(MAGIC).map_err(failed)?;
-        peer.send_value(&hello).map_err(Error::failed)?;
-        Ok(Self::connected(rank, ranks, vec![peer]))
+        let leader = Peer::leader(stream, &hello).map_err(Error::failed)?;
+        Ok(Self::connected(rank, ranks, vec![leader]))
     }
 
     fn connected(index: usize, ranks: usize, peers: Vec<Peer>) -> Self {
@@ -396,7 +371,7 @@ impl Ranks {
         links
             .peers
             .iter_mut()
-            .for_each(|peer| farewell(peer, &reason));
+            .for_each(|peer| peer.farewell(&reason));
         links.peers.clear();
     }
 
@@ -404,9 +379,6 @@ impl Ranks {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Or why not, for the person.
-type Told<T> = std::result::Result<T, String>;
 
 impl Links {
     /// Nothing more is tried on connections that have failed once.
@@ -422,182 +394,11 @@ impl Links {
     }
 }
 
-impl Peer {
-    fn send(
-        &mut self,
-        kind: Kind,
-        length: usize,
-        bytes: impl Iterator<Item = Vec<u8>>,
-    ) -> Told<()> {
-        let write = || -> io::Result<()> {
-            let mut out = BufWriter::with_capacity(1 << 18, &self.stream);
-            out.write_all(&[kind as u8])?;
-            out.write_all(&(length as u64).to_le_bytes())?;
-            for part in bytes {
-                out.write_all(&part)?;
-            }
-            out.flush()
-        };
-        let written = write();
-        written.map_err(|error| match self.header() {
-            // It has said why it is gone.
-            Ok((Kind::Failure, length)) => self.reason(length),
-            _ => self.gone(&error),
-        })
-    }
-
-    fn send_value(&mut self, value: &impl Serialize) -> Told<()> {
-        let json = serde_json::to_vec(value).map_err(|error| error.to_string())?;
-        self.send(Kind::Value, json.len(), [json].into_iter())
-    }
-
-    fn send_floats(&mut self, values: &[f32]) -> Told<()> {
-        let bytes = |values: &[f32]| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        };
-        self.send(
-            Kind::Floats,
-            4 * values.len(),
-            values.chunks(CHUNK).map(bytes),
-        )
-    }
-
-    /// The length of the next message, which has to be of this kind.
-    fn expect(&mut self, expected: Kind) -> Told<u64> {
-        match self.header() {
-            Ok((kind, length)) if kind == expected => Ok(length),
-            Ok((Kind::Failure, length)) => Err(self.reason(length)),
-            Ok(_) => Err(format!("rank {} is at another place of the run", self.rank)),
-            Err(error) => Err(self.gone(&error)),
-        }
-    }
-
-    fn receive_value<T: DeserializeOwned>(&mut self) -> Told<T> {
-        let length = self.expect(Kind::Value)?;
-        let bytes = self.bytes(length).map_err(|error| self.gone(&error))?;
-        serde_json::from_slice(&bytes).map_err(|error| format!("rank {}: {error}", self.rank))
-    }
-
-    /// Exactly as many floats as there are in `mine`, each put together with that of its place.
-    fn receive_floats(&mut self, mine: &mut [f32], mut put: impl FnMut(&mut f32, f32)) -> Told<()> {
-        let length = self.expect(Kind::Floats)?;
-        if length != 4 * mine.len() as u64 {
-            let (rank, here) = (self.rank, mine.len());
-            return Err(format!(
-                "rank {rank} has {} numbers where here are {here}",
-                length / 4
-            ));
-        }
-        let mut bytes = vec![0; 4 * CHUNK.min(mine.len())];
-        for mine in mine.chunks_mut(CHUNK) {
-            let bytes = &mut bytes[..4 * mine.len()];
-            self.stream
-                .read_exact(bytes)
-                .map_err(|error| self.gone(&error))?;
-            for (mine, value) in mine.iter_mut().zip(bytes.as_chunks().0) {
-                put(mine, f32::from_le_bytes(*value));
-            }
-        }
-        Ok(())
-    }
-
-    fn header(&mut self) -> io::Result<(Kind, u64)> {
-        let mut header = [0; 9];
-        self.stream.read_exact(&mut header)?;
-        let [kind, length @ ..] = header;
-        let kinds = [Kind::Value, Kind::Floats, Kind::Failure];
-        let kind = kinds.into_iter().find(|known| *known as u8 == kind);
-        let kind = kind.ok_or_else(|| io::Error::other("it sent no message"))?;
-        Ok((kind, u64::from_le_bytes(length)))
-    }
-
-    fn bytes(&mut self, length: u64) -> io::Result<Vec<u8>> {
-        if length > MOST {
-            return Err(io::Error::other("its message is too long"));
-        }
-        // Memory is taken as it comes.
-        let mut bytes = Vec::new();
-        (&self.stream).take(length).read_to_end(&mut bytes)?;
-        match bytes.len() as u64 == length {
-            true => Ok(bytes),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    /// Why it stops, which it has just begun to say. The leader says whose reason it is.
-    fn reason(&mut self, length: u64) -> String {
-        let reason = self.bytes(length.min(1 << 16)).unwrap_or_default();
-        let reason = String::from_utf8_lossy(&reason);
-        match self.rank {
-            0 => reason.into_owned(),
-            rank => format!("rank {rank}: {reason}"),
-        }
-    }
-
-    fn gone(&self, error: &io::Error) -> String {
-        let rank = self.rank;
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("rank {rank} has not been heard of for too long")
-            }
-            io::ErrorKind::UnexpectedEof => format!("rank {rank} is gone: it has ended"),
-            _ => format!("rank {rank} is gone: {error}"),
-        }
-    }
-}
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
-    SockRef::from(stream).set_tcp_keepalive(&probes)?;
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(SILENT))?;
-    stream.set_read_timeout(Some(SILENT))
-}
-
-/// Who it is that has connected, if it is a rank.
-fn introduced(mut stream: TcpStream) -> Option<(Hello, Peer)> {
-    prepare(&stream).ok()?;
-    stream.set_read_timeout(Some(STRANGER)).ok()?;
-    let mut magic = [0; MAGIC.len()];
-    stream.read_exact(&mut magic).ok()?;
-    if magic != *MAGIC {
-        return None;
-    }
-    let mut peer = Peer { rank: 0, stream };
-    let hello: Hello = match peer.header().ok()? {
-        (Kind::Value, length) if length < 1 << 12 => {
-            serde_json::from_slice(&peer.bytes(length).ok()?).ok()?
-        }
-        _ => return None,
-    };
-    peer.stream.set_read_timeout(Some(SILENT)).ok()?;
-    peer.rank = hello.rank;
-    Some((hello, peer))
-}
-
-/// Says why this rank stops, and lets it arrive: what is closed with something unread takes with it what
-/// was sent last.
-fn farewell(peer: &mut Peer, reason: &str) {
-    let _ = peer.stream.set_write_timeout(Some(FAREWELL));
-    let _ = peer.stream.set_read_timeout(Some(FAREWELL));
-    let _ = peer.send(
-        Kind::Failure,
-        reason.len(),
-        [reason.as_bytes().to_vec()].into_iter(),
-    );
-    let _ = peer.stream.shutdown(Shutdown::Write);
-    let start = Instant::now();
-    let mut rest = [0; 1 << 16];
-    while start.elapsed() < FAREWELL && matches!(peer.stream.read(&mut rest), Ok(1..)) {}
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::Write;
+
     use burn::tensor::Device;
 
     use super::*;
@@ -724,6 +525,7 @@ mod tests {
             let other = Ranks::join(&address, 1, 2, 8).unwrap();
             let told = other.meet().unwrap_err().to_string();
             assert!(told.contains("another recipe"), "{told}");
+            drop(other);
             leader.join().unwrap().unwrap_err().to_string()
         });
         assert!(reason.contains("rank 1 has another recipe"), "{reason}");
