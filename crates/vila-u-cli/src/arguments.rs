@@ -31,8 +31,9 @@ pub struct Global {
     /// `nano` (the small model inside this program), a checkpoint folder, or `hf:ORG/NAME[@REV]`
     #[arg(long, global = true, default_value = "nano")]
     pub model: String,
-    /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm)
-    #[arg(long, global = true, default_value = "auto", value_parser = device::NAMES)]
+    /// Where to compute: auto, cpu, or a GPU this program was built for (vulkan, metal, cuda, rocm; of several
+    /// cuda:1 is the second)
+    #[arg(long, global = true, default_value = "auto", value_parser = known_device)]
     pub device: String,
     /// Number format of the weights in memory: f32; bf16; q8_0 or q4_0 (CPU: large linear layers in blocks of
     /// 8 or 4 bits); f16 where the device computes in it
@@ -90,7 +91,12 @@ pub enum Command {
     #[command(after_help = "Examples:\n  vila-u train recipes/nano-tower.toml\n  \
             vila-u train recipes/nano-sft.toml --set steps=100 --set batch_size=4\n  \
             vila-u train recipes/nano-tower.toml --resume\n  \
-            vila-u train recipes/vila-u-7b-256-sft.toml --plan --memory 80GB")]
+            vila-u train recipes/vila-u-7b-256-sft.toml --plan --memory 80GB\n  \
+            vila-u train --compare runs/one runs/two -o curves.png\n  \
+            vila-u train recipe.toml --device cuda --ranks 8\n  \
+            vila-u train recipe.toml --device cuda:3 --ranks 16 --rank 11 --leader node0:29500\n\n\
+            Ctrl-C and SIGTERM save and stop; a second one stops at once. --resume goes on exactly where the run \
+            stopped, however it stopped.")]
     Train(Train),
     /// Look at a dataset, or write one
     #[command(subcommand)]
@@ -284,7 +290,8 @@ pub struct Score {
 #[derive(Args)]
 pub struct Train {
     /// A TOML file; see recipes/
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "compare")]
+    pub recipe: Option<PathBuf>,
     /// Change a recipe key, as in `--set steps=100`; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -298,6 +305,22 @@ pub struct Train {
     /// Memory to plan for, as in 80GB, where it is that of another machine or of a GPU, which cannot be asked
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// Train on so many processes that share the work: each takes `batch_size` samples of a step. Without --rank
+    /// they are started on this machine, each with a GPU of its own where it has GPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub ranks: u16,
+    /// Which of the --ranks this process is, from 0, where they are started one by one
+    #[arg(long, value_name = "R", requires = "leader")]
+    pub rank: Option<u16>,
+    /// Where rank 0 waits for the others, in a network that is your own
+    #[arg(long, value_name = "HOST:PORT", requires = "rank")]
+    pub leader: Option<String>,
+    /// Train nothing; draw the curves of the runs in these folders together, and print where they stand
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "ranks", "rank"])]
+    pub compare: Vec<PathBuf>,
+    /// The picture that --compare draws
+    #[arg(short, long, default_value = "curves.png", requires = "compare")]
+    pub output: PathBuf,
 }
 
 /// A size such as `80GB` or `512 MiB`, in bytes.
@@ -442,4 +465,9 @@ pub struct Convert {
 fn formats(formats: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
     PossibleValuesParser::new(formats.iter().map(|format| format.name()))
         .try_map(|name| Format::parse(&name))
+}
+
+fn known_device(name: &str) -> Result<String, String> {
+    let known = device::parse(name).map_err(|error| error.to_string());
+    known.map(|_| name.to_string())
 }

@@ -12,6 +12,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 use vila_u::{Error, Result};
 
 use crate::arguments::Global;
@@ -38,23 +42,14 @@ struct Bar {
 
 impl Console {
     pub fn new(global: &Global) -> Self {
-        let stopped = Arc::new(AtomicBool::new(false));
-        let flag = stopped.clone();
-        // The second Ctrl-C ends the program at once.
-        let handler = move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        };
-        if let Err(error) = ctrlc::set_handler(handler) {
-            eprintln!("warning: Ctrl-C will not save work in progress: {error}");
-        }
-        Self {
+        let console = Self {
             json: global.json,
             quiet: global.quiet,
-            stopped,
+            stopped: Arc::new(AtomicBool::new(false)),
             bar: Arc::new(Mutex::new(None)),
-        }
+        };
+        console.stop_on(SIGINT);
+        console
     }
 
     /// A line for the person, on standard error.
@@ -89,6 +84,21 @@ impl Console {
 
     pub fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Lets a signal ask for a stop; the second one ends the program at once.
+    fn stop_on(&self, signal: i32) {
+        // In this order: what ends the program must not see what the same signal sets.
+        let ends = flag::register_conditional_shutdown(signal, 128 + signal, self.stopped.clone());
+        let set = ends.and_then(|_| flag::register(signal, self.stopped.clone()));
+        if let Err(error) = set {
+            eprintln!("warning: signal {signal} will not save work in progress: {error}");
+        }
+    }
+
+    /// Lets the signal with which systems end a program do the same as Ctrl-C.
+    pub fn stop_on_termination(&self) {
+        self.stop_on(SIGTERM);
     }
 
     /// Set once the person has pressed Ctrl-C.

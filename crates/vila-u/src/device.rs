@@ -4,32 +4,63 @@ use burn::tensor::{Device, DeviceType};
 
 use crate::{Error, Result};
 
-/// What `--device` takes; `auto` is the first of the others that is built in and present.
+/// What `--device` takes; `auto` is the first of the others that is built in and present. Of several
+/// GPUs, `cuda:1` is the second.
 pub const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
 
 /// The device of that name, or an error that says how to get it.
 pub fn select(name: &str) -> Result<Device> {
+    let (name, index) = parse(name)?;
     match name {
         "auto" => Ok(NAMES
             .iter()
             .filter_map(|name| built(name))
-            .find_map(first)
+            .find_map(|kind| nth(kind, 0))
             .unwrap_or_else(Device::flex)),
-        name if !NAMES.contains(&name) => Err(Error::usage(format!(
-            "unknown device {name}: choose one of {}",
-            NAMES.join(", ")
-        ))),
         name => match built(name) {
             None => Err(Error::usage(format!(
                 "device {name} is not in this build: rebuild with `--features {name}`"
             ))),
-            Some(kind) => first(kind).ok_or_else(|| {
-                Error::failed(format!(
-                    "no {name} device on this machine: use --device cpu"
-                ))
+            Some(kind) => nth(kind, index).ok_or_else(|| {
+                Error::failed(match index {
+                    0 => format!("no {name} device on this machine: use --device cpu"),
+                    _ => {
+                        format!("no {name} device {index} on this machine: they are counted from 0")
+                    }
+                })
             }),
         },
     }
+}
+
+/// The kind of device and its number, or an error that says how devices are named.
+pub fn parse(name: &str) -> Result<(&str, usize)> {
+    let (kind, index) = match name.split_once(':') {
+        None => (name, Some(0)),
+        Some((kind, index)) => (kind, index.parse().ok().filter(|_| kind != "auto")),
+    };
+    match index {
+        Some(index) if NAMES.contains(&kind) => Ok((kind, index)),
+        _ => Err(Error::usage(format!(
+            "unknown device {name}: choose one of {}; of several GPUs cuda:1 is the second",
+            NAMES.join(", ")
+        ))),
+    }
+}
+
+/// The name of the device for each of several ranks on this machine: of a kind of GPU one each.
+pub fn of_rank(name: &str, rank: usize) -> Result<String> {
+    let (kind, index) = match parse(name)? {
+        ("auto", _) => {
+            let present = |name: &&&str| built(name).and_then(|kind| nth(kind, 0)).is_some();
+            (*NAMES.iter().find(present).unwrap_or(&"cpu"), 0)
+        }
+        named => named,
+    };
+    Ok(match kind {
+        "cpu" => kind.to_string(),
+        _ => format!("{kind}:{}", index + rank),
+    })
 }
 
 /// The kind of device of that name, if this build has it.
@@ -48,9 +79,9 @@ fn built(name: &str) -> Option<DeviceType> {
     }
 }
 
-/// The first device of a kind on this machine.
-fn first(kind: DeviceType) -> Option<Device> {
-    Device::enumerate(kind).into_vec().into_iter().next()
+/// A device of a kind on this machine.
+fn nth(kind: DeviceType, index: usize) -> Option<Device> {
+    Device::enumerate(kind).into_vec().into_iter().nth(index)
 }
 
 #[cfg(test)]
@@ -63,6 +94,11 @@ mod tests {
         let cpu = select("cpu").unwrap();
         assert_eq!(cpu, Device::flex());
         assert!(select("auto").is_ok());
-        assert!(select("abacus").is_err());
+        assert_eq!(select("cpu:0").unwrap(), cpu);
+        assert_eq!(of_rank("cpu", 3).unwrap(), "cpu");
+        assert_eq!(of_rank("cuda", 3).unwrap(), "cuda:3");
+        for name in ["abacus", "cpu:1", "cpu:x", "auto:0"] {
+            assert!(select(name).is_err(), "{name}");
+        }
     }
 }

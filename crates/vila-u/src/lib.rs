@@ -21,6 +21,7 @@ mod layers;
 pub mod media;
 mod memory;
 pub mod model;
+mod plot;
 pub mod projector;
 mod quiet;
 pub mod sequence;

@@ -17,6 +17,8 @@ pub mod reconstruct;
 pub mod score;
 pub mod tokenize;
 pub mod train;
+pub mod train_compare;
+mod train_ranks;
 
 use std::path::{Path, PathBuf};
 

@@ -1,23 +1,32 @@
 //! `vila-u train`: run a recipe.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use serde_json::json;
 use vila_u::{
-    Result,
+    Error, Result,
     training::{
-        self, Watch,
+        self, Start, Watch,
         plan::{self, Memory, Plan, StagePlan},
         recipe::Recipe,
     },
 };
 
-use super::to_json;
+use super::{to_json, train_ranks::Group};
 use crate::{
     arguments::{Global, Train},
     console::Console,
 };
 
 pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let Some(path) = &args.recipe else {
+        return super::train_compare::run(args, console);
+    };
+    console.stop_on_termination();
+    let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     if args.plan {
         let plan = Plan::measured(&recipe, &device, args.memory)?;
@@ -27,9 +36,13 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     if args.memory.is_some() {
         plan::check(&recipe, &device, args.memory)?;
     }
+    let group = Group::form(global, args, &recipe, console)?;
     let shared = console.clone();
+    let last = Arc::new(AtomicU64::new(0));
+    let reached = last.clone();
     let watch = Watch {
         progress: Box::new(move |progress| {
+            reached.store(progress.step, Ordering::Relaxed);
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
             let mut note = format!(
                 "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
@@ -54,9 +67,37 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         }),
         stop: console.stop_flag(),
     };
-    let model = training::run(&recipe, &device, args.resume, watch)?;
-    let model = model.display().to_string();
-    console.result(&model, json!({"model": model}))
+    let start = Start {
+        resume: args.resume,
+        revision: option_env!("VILA_U_REVISION").map(String::from),
+        ranks: group.ranks.clone(),
+    };
+    let finished = training::run(&recipe, &device, start, watch);
+    let ended = group.end();
+    match finished {
+        Ok(model) => {
+            ended?;
+            if args.rank.is_some_and(|rank| rank > 0) {
+                return Ok(());
+            }
+            let model = model.display().to_string();
+            console.result(&model, json!({"model": model}))
+        }
+        // To stop when asked to is no failure.
+        Err(Error::Interrupted) => {
+            console.finish();
+            let step = last.load(Ordering::Relaxed);
+            console.say(format!(
+                "stopped and saved at step {step} of {}: go on with --resume",
+                recipe.steps
+            ));
+            match console.json {
+                true => console.result("", json!({"stopped": step})),
+                false => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn describe(plan: &Plan) -> String {

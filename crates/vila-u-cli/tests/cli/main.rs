@@ -8,6 +8,7 @@ mod nano;
 mod plan;
 mod quantized;
 mod recorded;
+mod runs;
 mod video;
 
 use std::{

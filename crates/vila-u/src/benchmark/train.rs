@@ -8,7 +8,7 @@ use std::{
 use super::{Bench, Suite};
 use crate::{
     Error, Result,
-    training::{self, Watch, recipe::Recipe},
+    training::{self, Start, Watch, recipe::Recipe},
 };
 
 /// Steps before those that count, and those at least.
@@ -80,7 +80,7 @@ fn steps(bench: &Bench, recipe: &Recipe) -> Result<Vec<f64>> {
             })
         },
     };
-    match training::run(recipe, &bench.subject.device, false, watch) {
+    match training::run(recipe, &bench.subject.device, Start::default(), watch) {
         Ok(_) | Err(Error::Interrupted) => bench.watch.check()?,
         Err(error) => return Err(error),
     }

@@ -22,7 +22,7 @@ use super::{
     weights::{Opened, Outgoing, outgoing},
 };
 use crate::{
-    Error, Result,
+    Error, Result, atomic,
     model::{VilaU, VilaUConfig},
     tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
 };
@@ -189,7 +189,7 @@ pub fn save_alone<M: Module>(module: &M, dir: &Path) -> Result<()> {
     write(dir, &outgoing(module, Part::Alone), Format::F32, SHARD)
 }
 
-/// Lets `write` fill a folder beside `dir`, and puts it in place when all of it is on disk.
+/// Lets `write` fill a new folder.
 fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
         Ok(true) => {}
@@ -200,23 +200,7 @@ fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
             return Err(Error::usage(reason));
         }
     }
-    let parent = match dir.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    // Removed with everything in it when this function ends.
-    let temporary = tempfile::Builder::new()
-        .prefix(".saving-")
-        .tempdir_in(parent)
-        .map_err(Error::io(parent))?;
-    let out = temporary.path().join("checkpoint");
-    fs::create_dir(&out).map_err(Error::io(&out))?;
-    write(&out)?;
-    if dir.exists() {
-        fs::remove_dir(dir).map_err(Error::io(dir))?;
-    }
-    fs::rename(&out, dir).map_err(Error::io(dir))
+    atomic::folder(dir, write)
 }
 
 /// The folder of a part, with its configuration in it.

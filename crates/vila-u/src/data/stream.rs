@@ -45,7 +45,7 @@ pub struct Position {
 }
 
 /// A record that was skipped: where it is and what is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub shard: PathBuf,
     pub key: String,

@@ -59,12 +59,21 @@ pub struct Quantized {
     pub commitment_loss: Tensor<1>,
 }
 
-/// The chance in restarting unused codes.
+/// The chance in restarting unused codes, and what else a codebook learns from.
 pub trait Restart {
     /// `count` different numbers below `length`, in random order.
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize>;
     /// `count` numbers in 0..1.
     fn noise(&mut self, count: usize) -> Vec<f32>;
+    /// The vectors `[n, channels]` and their codes `[n]` that a codebook follows: those of this batch, and
+    /// where several processes train together, the others' as well.
+    fn followed(
+        &mut self,
+        vectors: Tensor<2>,
+        codes: Tensor<1, Int>,
+    ) -> (Tensor<2>, Tensor<1, Int>) {
+        (vectors, codes)
+    }
 }
 
 impl<R: Rng> Restart for R {
@@ -135,9 +144,10 @@ impl ResidualQuantizer {
             let codebook = &mut self.codebooks[slot];
             let codes = codebook.nearest(steps.residual.clone());
             let embeddings = codebook.embed(codes.clone());
-            codebook.follow(steps.residual.clone(), codes.clone(), self.decay);
+            let (vectors, theirs) = restart.followed(steps.residual.clone(), codes.clone());
+            codebook.follow(vectors.clone(), theirs, self.decay);
             if self.restart_unused_codes {
-                codebook.restart_unused(steps.residual.clone(), restart);
+                codebook.restart_unused(vectors, restart);
             }
             codebook.refresh();
             steps.push(codes, embeddings);

@@ -14,7 +14,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients as Tape, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::ranks::Ranks;
 use super::recipe;
+use crate::Result;
 
 /// Keeps the first steps finite where a gradient is zero.
 const EPSILON: f32 = 1e-8;
@@ -53,6 +55,32 @@ impl Gradients {
                 }
             }
         }
+    }
+
+    /// Makes every gradient the mean of those of all ranks; a rank that has none for a parameter counts as zero.
+    pub fn mean<M: Module>(&mut self, model: &M, ranks: &Ranks) -> Result<()> {
+        if ranks.count() == 1 {
+            return Ok(());
+        }
+        let mut trained = Trained(Vec::new());
+        model.visit(&mut trained);
+        let own: Vec<bool> = (trained.0.iter())
+            .map(|(id, _)| self.0.contains_key(id))
+            .collect();
+        let all = ranks.gather(own)?;
+        let anywhere = |at: usize| all.iter().any(|one| one.get(at) == Some(&true));
+        // In the model's order: numbers of parameters differ from process to process.
+        let mut lists = Vec::new();
+        for (at, (id, length)) in trained.0.into_iter().enumerate() {
+            if anywhere(at) {
+                let own = self.0.remove(&id);
+                lists.push((id, own.unwrap_or_else(|| vec![0.0; length])));
+            }
+        }
+        let mut numbers: Vec<_> = lists.iter_mut().map(|(_, list)| list).collect();
+        ranks.mean(&mut numbers)?;
+        self.0.extend(lists);
+        Ok(())
     }
 
     pub fn scaled(mut self, scale: f32) -> Self {
@@ -106,6 +134,17 @@ impl ModuleVisitor for Collect {
             return;
         };
         self.gradients.insert(param.id, floats(gradient));
+    }
+}
+
+/// The trained parameters and their sizes, in the module's order.
+struct Trained(Vec<(ParamId, usize)>);
+
+impl ModuleVisitor for Trained {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.is_require_grad() {
+            self.0.push((param.id, param.val().shape().num_elements()));
+        }
     }
 }
 

@@ -83,8 +83,8 @@ impl Captions {
         };
         let ids = &taken.sample.ids;
         Inspected {
-            source: taken.source,
-            key: taken.key,
+            source: taken.origin.source,
+            key: taken.origin.key,
             pieces: ids.iter().map(piece).collect(),
             positions: ids.len(),
             cut: 0,
@@ -133,8 +133,8 @@ impl Samples {
             }
         }
         Inspected {
-            source: taken.source,
-            key: taken.key,
+            source: taken.origin.source,
+            key: taken.origin.key,
             pieces,
             positions: layout.length,
             cut: example.sample.length(self.image_tokens()) - layout.length,

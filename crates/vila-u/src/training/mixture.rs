@@ -106,6 +106,12 @@ impl Samples {
         self.config.vision_tower.rqtransformer.positions()
     }
 
+    /// The form of sample `n` of the nano world.
+    fn form(&self, n: u64) -> Form {
+        let training = self.training.as_ref();
+        training.map_or(Form::Generation, |training| training.mixture.form(n))
+    }
+
     pub fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
         let training = self.training.as_ref();
         training.is_some_and(|training| rng.random_bool(training.mixture.drop_caption))
@@ -139,11 +145,11 @@ impl Make for Samples {
     type Sample = Example;
 
     fn scene(&self, n: u64) -> Result<Example> {
-        let form = match &self.training {
-            Some(training) => training.mixture.form(n),
-            None => Form::Generation,
-        };
-        self.make(Split::Train, self.seed, n, form)
+        self.make(Split::Train, self.seed, n, self.form(n))
+    }
+
+    fn scene_key(&self, n: u64) -> String {
+        format!("{:?} {n}", self.form(n)).to_lowercase()
     }
 
     fn record(&self, n: u64, mut record: Record) -> Result<Example> {

@@ -3,10 +3,16 @@
 //! Which worker makes a sample follows from the sample's number, and each makes its own in order: the
 //! samples are the same however fast the workers are. A scene of the nano world is a function of its
 //! number alone; a record comes from where its worker stands in the source.
+//!
+//! Of several ranks each has the samples of its own batches: of the numbers of a step's batch, all ranks'
+//! together, the first `batch` are rank 0's, and so on. Each has workers of its own, which divide the sources
+//! with those of all ranks.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use super::failure::Origin;
 use super::reading::{Place, Reading, trained};
 use super::recipe::Data;
 use crate::data::seed::mix;
@@ -17,6 +23,8 @@ use crate::{Error, Result};
 
 /// How many batches may wait; enough to bridge a slow one, few enough to stay small.
 const AHEAD: usize = 2;
+/// What the nano world is called where there could be a path.
+const NANO: &str = "nano";
 
 /// Makes samples of scenes and records; each worker has one.
 pub trait Make: Clone + Send + 'static {
@@ -26,43 +34,71 @@ pub trait Make: Clone + Send + 'static {
     /// Sample `n` of the nano world.
     fn scene(&self, n: u64) -> Result<Self::Sample>;
 
+    /// What sample `n` of the nano world is called.
+    fn scene_key(&self, n: u64) -> String {
+        n.to_string()
+    }
+
     /// Sample `n`, of a record. `n` seeds anything random in it.
     ///
     /// Errors say why the record cannot be used.
     fn record(&self, n: u64, record: Record) -> Result<Self::Sample>;
 }
 
+/// A sample after its key and its shard, if it is from one.
+type Keyed<S> = (String, Option<PathBuf>, S);
+
 /// What a worker sends.
 struct Made<S> {
     /// None when it has skipped more than it may.
-    sample: Option<S>,
+    sample: Option<Keyed<S>>,
     /// What it skipped on the way to the sample.
     skipped: Vec<Skipped>,
     /// Where it then stands in the sample's source.
     position: Position,
 }
 
+/// Which samples are a rank's.
+#[derive(Clone, Copy)]
+pub struct Share {
+    pub rank: Part,
+    /// Samples of a rank that follow each other.
+    pub batch: usize,
+}
+
+impl Share {
+    /// The number among all samples of this rank's own `n`.
+    fn number(self, n: u64) -> u64 {
+        let (batch, Part { index, of }) = (self.batch as u64, self.rank);
+        (n / batch * of as u64 + index as u64) * batch + n % batch
+    }
+}
+
 pub struct Prefetch<S> {
     workers: Vec<Receiver<Result<Made<S>>>>,
+    /// The paths of the sources.
+    names: Vec<String>,
     weights: Vec<f64>,
-    /// Number of the next sample.
+    /// Number of the next sample, of this rank's own.
     n: u64,
 }
 
 impl<S: Send + 'static> Prefetch<S> {
-    /// Starts with sample `first`, from a place in the data. The threads end when this is dropped.
+    /// Starts with the rank's own sample `first`, from a place in the data. The threads end when this is
+    /// dropped.
     pub fn start<M: Make<Sample = S>>(
         make: &M,
         data: &Data,
         seed: u64,
-        batch: usize,
+        share: Share,
         place: &Place,
         first: u64,
     ) -> Self {
         let sources: Vec<Source> = trained(data).cloned().collect();
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
+        let readers = data.workers * share.rank.of;
         let start = |worker| {
-            let (sender, receiver) = sync_channel((AHEAD * batch).div_ceil(data.workers));
+            let (sender, receiver) = sync_channel((AHEAD * share.batch).div_ceil(data.workers));
             let worker = Worker {
                 make: make.clone(),
                 weights: weights.clone(),
@@ -70,18 +106,26 @@ impl<S: Send + 'static> Prefetch<S> {
                     index: worker,
                     of: data.workers,
                 },
+                share,
                 most: usize::try_from(data.max_bad).unwrap_or(usize::MAX),
                 sender,
             };
-            let positions = place.positions.get(worker.part.index).cloned();
-            let (sources, buffer) = (sources.clone(), data.shuffle.div_ceil(data.workers));
+            let positions = place
+                .of_rank(share.rank.index)
+                .get(worker.part.index)
+                .cloned();
+            let (sources, buffer) = (sources.clone(), data.shuffle.div_ceil(readers));
+            let part = Part {
+                index: share.rank.index * data.workers + worker.part.index,
+                of: readers,
+            };
             thread::spawn(move || match sources.is_empty() {
                 true => worker.scenes(first),
                 false => {
                     let positions = positions.unwrap_or_default();
                     let streams = sources.iter().zip(positions).zip(0..);
                     let streams = streams.map(|((source, position), number)| {
-                        Stream::new(source, mix(seed, number), worker.part, buffer, position)
+                        Stream::new(source, mix(seed, number), part, buffer, position)
                     });
                     match streams.collect() {
                         Ok(streams) => worker.records(streams, first),
@@ -93,28 +137,34 @@ impl<S: Send + 'static> Prefetch<S> {
             });
             receiver
         };
+        let names = match sources.is_empty() {
+            true => vec![NANO.to_string()],
+            false => sources.iter().map(|source| source.path.clone()).collect(),
+        };
         Self {
             workers: (0..data.workers).map(start).collect(),
+            names,
             weights,
             n: first,
         }
     }
 
     /// The next samples in order; notes where that leads to and what was skipped.
-    pub fn next(&mut self, count: usize, reading: &mut Reading) -> Result<Vec<S>> {
+    pub fn next(&mut self, count: usize, reading: &mut Reading) -> Result<Vec<Taken<S>>> {
         (0..count).map(|_| self.sample(reading)).collect()
     }
 
-    fn sample(&mut self, reading: &mut Reading) -> Result<S> {
+    fn sample(&mut self, reading: &mut Reading) -> Result<Taken<S>> {
         let (source, worker) = turn(&self.weights, self.n, self.workers.len());
         self.n += 1;
         let stopped = || Error::failed("the data reader stopped unexpectedly");
         let made = self.workers[worker].recv().map_err(|_| stopped())??;
         reading.skip(&made.skipped)?;
-        if let Some(positions) = reading.place.positions.get_mut(worker) {
-            positions[source] = made.position;
-        }
-        made.sample.ok_or_else(stopped)
+        reading.moved(worker, source, made.position);
+        let (key, shard, sample) = made.sample.ok_or_else(stopped)?;
+        let source = self.names[source].clone();
+        let origin = Origin { source, shard, key };
+        Ok(Taken { origin, sample })
     }
 }
 
@@ -133,25 +183,27 @@ fn turn(weights: &[f64], n: u64, workers: usize) -> (usize, usize) {
 struct Worker<M: Make> {
     make: M,
     weights: Vec<f64>,
+    /// Among the workers of the rank.
     part: Part,
+    share: Share,
     /// Records that may be skipped.
     most: usize,
     sender: SyncSender<Result<Made<M::Sample>>>,
 }
 
 impl<M: Make> Worker<M> {
-    /// The source of each sample that is this worker's, from `first` on.
+    /// The number and the source of each sample that is this worker's, from the rank's own `first` on.
     fn turns(&self, first: u64) -> impl Iterator<Item = (u64, usize)> {
         (first..).filter_map(|n| {
             let (source, worker) = turn(&self.weights, n, self.part.of);
-            (worker == self.part.index).then_some((n, source))
+            (worker == self.part.index).then(|| (self.share.number(n), source))
         })
     }
 
     fn scenes(self, first: u64) {
         for (n, _) in self.turns(first) {
             let made = self.make.scene(n).map(|sample| Made {
-                sample: Some(sample),
+                sample: Some((self.make.scene_key(n), None, sample)),
                 skipped: Vec::new(),
                 position: Position::default(),
             });
@@ -168,7 +220,7 @@ impl<M: Make> Worker<M> {
             let mut skipped = Vec::new();
             let made = first_usable(&self.make, n, stream, &mut skipped, self.most);
             let made = made.map(|sample| Made {
-                sample: sample.map(|(_, sample)| sample),
+                sample,
                 skipped,
                 position: stream.position(),
             });
@@ -180,18 +232,18 @@ impl<M: Make> Worker<M> {
     }
 }
 
-/// The next sample that can be made, and its record's key; none when more than `most` records were skipped.
+/// The next sample that can be made; none when more than `most` records were skipped.
 fn first_usable<M: Make>(
     make: &M,
     n: u64,
     stream: &mut Stream,
     skipped: &mut Vec<Skipped>,
     most: usize,
-) -> Result<Option<(String, M::Sample)>> {
+) -> Result<Option<Keyed<M::Sample>>> {
     while let Some(found) = stream.next(skipped, most)? {
         let key = found.record.id.clone();
         match make.record(n, found.record) {
-            Ok(sample) => return Ok(Some((key, sample))),
+            Ok(sample) => return Ok(Some((key, Some(found.shard), sample))),
             Err(error) => skipped.push(Skipped {
                 shard: found.shard,
                 key,
@@ -207,9 +259,7 @@ fn first_usable<M: Make>(
 
 /// A sample and where it is from.
 pub struct Taken<S> {
-    /// The path of its source; `nano` for the nano world.
-    pub source: String,
-    pub key: String,
+    pub origin: Origin,
     pub sample: S,
 }
 
@@ -233,8 +283,11 @@ pub fn samples<M: Make>(
     for n in 0..count as u64 {
         if sources.is_empty() {
             samples.push(Taken {
-                source: "nano".into(),
-                key: n.to_string(),
+                origin: Origin {
+                    source: NANO.into(),
+                    shard: None,
+                    key: make.scene_key(n),
+                },
                 sample: make.scene(n)?,
             });
             continue;
@@ -242,7 +295,7 @@ pub fn samples<M: Make>(
         let (source, _) = turn(&weights, n, 1);
         let stream = &mut streams[source];
         let path = &sources[source].path;
-        let Some((key, sample)) = first_usable(make, n, stream, &mut skipped, most)? else {
+        let Some((key, shard, sample)) = first_usable(make, n, stream, &mut skipped, most)? else {
             let last = skipped.last();
             let reason = last.map_or("", |skipped| skipped.reason.as_str());
             return Err(Error::failed(format!(
@@ -252,11 +305,27 @@ pub fn samples<M: Make>(
         if stream.epoch() > 0 {
             break;
         }
-        samples.push(Taken {
-            source: path.clone(),
-            key,
-            sample,
-        });
+        let source = path.clone();
+        let origin = Origin { source, shard, key };
+        samples.push(Taken { origin, sample });
     }
     Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_divide_the_batches_of_one() {
+        let share = |index, of| Share {
+            rank: Part { index, of },
+            batch: 3,
+        };
+        let numbers =
+            |index, of| -> Vec<u64> { (0..6).map(|n| share(index, of).number(n)).collect() };
+        assert_eq!(numbers(0, 1), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(numbers(0, 2), [0, 1, 2, 6, 7, 8]);
+        assert_eq!(numbers(1, 2), [3, 4, 5, 9, 10, 11]);
+    }
 }

@@ -3,9 +3,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ranks::Ranks;
 use super::recipe::Data;
 use crate::data::Source;
 use crate::data::stream::{Position, Skipped};
@@ -14,7 +16,10 @@ use crate::{Error, Result, atomic};
 /// What a checkpoint keeps of it. Empty for the nano world, whose samples follow from their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Of each worker in each source.
+    /// That read, each with its own workers.
+    #[serde(default = "one")]
+    pub ranks: usize,
+    /// Of each worker in each source, rank after rank.
     pub positions: Vec<Vec<Position>>,
     /// How many each source has.
     pub shards: Vec<usize>,
@@ -22,27 +27,39 @@ pub struct Place {
     pub skipped: u64,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Place {
     /// Before the first sample.
     ///
     /// Errors when the pattern of a source names nothing.
-    pub fn start(data: &Data) -> Result<Self> {
+    pub fn start(data: &Data, ranks: usize) -> Result<Self> {
         let sources: Vec<&Source> = trained(data).collect();
         if sources.is_empty() {
             return Ok(Self::default());
         }
         let shards = sources.iter().map(|source| Ok(source.shards()?.len()));
         Ok(Self {
-            positions: vec![vec![Position::default(); sources.len()]; data.workers],
+            ranks,
+            positions: vec![vec![Position::default(); sources.len()]; data.workers * ranks],
             shards: shards.collect::<Result<_>>()?,
             skipped: 0,
         })
     }
 
     /// Errors when the run cannot go on from here with this data.
-    pub fn check(&self, data: &Data) -> Result<()> {
-        let start = Self::start(data)?;
+    pub fn check(&self, data: &Data, ranks: usize) -> Result<()> {
+        let start = Self::start(data, ranks)?;
         let workers = |place: &Self| place.positions.len();
+        if self.ranks != start.ranks && workers(&start) > 0 {
+            return Err(Error::usage(format!(
+                "the checkpoint was read by {} ranks, these are {ranks}: resume with --ranks {0}, or start a new run \
+                 from its model with --set init=FOLDER",
+                self.ranks
+            )));
+        }
         match workers(self) == workers(&start) && self.shards == start.shards {
             true => Ok(()),
             false => Err(Error::usage(format!(
@@ -55,6 +72,14 @@ impl Place {
             ))),
         }
     }
+
+    /// The positions of one rank's workers.
+    pub fn of_rank(&self, rank: usize) -> &[Vec<Position>] {
+        let workers = self.positions.len() / self.ranks.max(1);
+        self.positions
+            .get(rank * workers..(rank + 1) * workers)
+            .unwrap_or_default()
+    }
 }
 
 /// The sources that are trained on.
@@ -62,41 +87,82 @@ pub fn trained(data: &Data) -> impl Iterator<Item = &Source> {
     data.sources.iter().filter(|source| !source.held_out)
 }
 
-/// The place, and `skipped.jsonl` in the run folder.
+/// The place, and `skipped.jsonl` in the run folder, which the leader writes.
 pub struct Reading {
+    /// Of all ranks after the last step; of this one as of now.
     pub place: Place,
+    /// Skipped by this rank since.
+    skipped: Vec<Skipped>,
     path: PathBuf,
     /// Opened when the first record is skipped.
     file: Option<File>,
     most: u64,
+    ranks: Arc<Ranks>,
 }
 
 impl Reading {
     /// Continues from a place: what a run that was cut off skipped beyond it goes from the file.
-    pub fn open(out: &Path, data: &Data, place: Place) -> Result<Self> {
+    pub fn open(out: &Path, data: &Data, place: Place, ranks: Arc<Ranks>) -> Result<Self> {
         let path = out.join("skipped.jsonl");
-        if path.exists() {
+        if ranks.leads() && path.exists() {
             let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
             let lines = text.split_inclusive('\n').take(place.skipped as usize);
             atomic::write(&path, lines.collect::<String>().as_bytes())?;
         }
         Ok(Self {
             place,
+            skipped: Vec::new(),
             path,
             file: None,
             most: data.max_bad,
+            ranks,
         })
     }
 
-    /// Writes down records that cannot be used.
+    /// Notes where a worker of this rank stands in a source.
+    pub fn moved(&mut self, worker: usize, source: usize, position: Position) {
+        let workers = self.place.of_rank(self.ranks.index()).len();
+        let worker = self.ranks.index() * workers + worker;
+        if let Some(positions) = self.place.positions.get_mut(worker) {
+            positions[source] = position;
+        }
+    }
+
+    /// Notes records that cannot be used.
     ///
     /// Errors when these have become more than the recipe allows.
     pub fn skip(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
+            self.skipped.push(record.clone());
+            if self.place.skipped + self.skipped.len() as u64 > self.most {
+                let skipped = std::mem::take(&mut self.skipped);
+                self.count(&skipped)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns at the end of a step where the other ranks stand and what they skipped.
+    pub fn exchange(&mut self) -> Result<()> {
+        if self.place.positions.is_empty() {
+            return Ok(());
+        }
+        let skipped = std::mem::take(&mut self.skipped);
+        let own = self.place.of_rank(self.ranks.index()).to_vec();
+        let (positions, skipped): (Vec<_>, Vec<_>) =
+            self.ranks.gather((own, skipped))?.into_iter().unzip();
+        self.place.positions = positions.concat();
+        self.count(&skipped.concat())
+    }
+
+    fn count(&mut self, skipped: &[Skipped]) -> Result<()> {
+        for record in skipped {
             self.place.skipped += 1;
-            let line = serde_json::to_string(record)
-                .map_err(|error| Error::failed(format!("{}: {error}", self.path.display())))?;
-            self.write(&line).map_err(Error::io(&self.path))?;
+            if self.ranks.leads() {
+                let line = serde_json::to_string(record)
+                    .map_err(|error| Error::failed(format!("{}: {error}", self.path.display())))?;
+                self.write(&line).map_err(Error::io(&self.path))?;
+            }
             if self.place.skipped > self.most {
                 let Skipped { shard, key, reason } = record;
                 return Err(Error::failed(format!(

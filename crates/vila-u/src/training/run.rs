@@ -1,8 +1,7 @@
 //! The one training loop, for every objective.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +9,22 @@ use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
-use serde_json::{Map, Value, json};
 use vila_u_kernels::mixed;
 
 use super::adamw::{AdamW, Gradients};
-use super::events::Events;
+use super::failure::{Failure, Origin, Recent};
 use super::format::Format;
 use super::lanes::Lanes;
-use super::prefetch::{Make, Prefetch};
+use super::metrics::Metrics;
+use super::prefetch::{Make, Prefetch, Share};
+use super::ranks::{Ranks, checksum};
 use super::reading::{Place, Reading};
 use super::recipe::{Recipe, Stage};
-
 use super::recompute::Recomputed;
-use super::{ema, schedule, state};
+use super::state::Best;
+use super::{curves, ema, metrics, record, schedule, state};
 use crate::data::seed::mix;
+use crate::data::stream::Part;
 use crate::{Error, Result, atomic};
 
 /// What is trained in a stage: the loop knows nothing about models and data but this.
@@ -55,6 +56,17 @@ pub trait Objective<M: Module>: Sync {
     /// Measures on held-out data.
     fn evaluate(&self, model: &M) -> Result<Vec<(&'static str, f64)>>;
 
+    /// How good the model is by what was recorded of an evaluation (`eval/NAME`): more is better. The sum
+    /// of its losses with the sign turned, where there are any.
+    fn score(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let loss = |name: &str| name.starts_with("eval/") && name.ends_with("loss");
+        let losses: Vec<f64> = (metrics.iter())
+            .filter(|(name, _)| loss(name))
+            .map(|(_, value)| *value)
+            .collect();
+        (!losses.is_empty()).then(|| -losses.iter().sum::<f64>())
+    }
+
     /// Draws a sample sheet into the file `path`.
     fn sample(&self, model: &M, path: &Path) -> Result<()>;
 }
@@ -70,6 +82,17 @@ pub struct Losses {
     pub found: Gradients,
     /// Layers below what `total` was recorded through, where they are computed again.
     pub layers: Option<Recomputed>,
+}
+
+/// How a run is started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Go on from the newest checkpoint in the run folder.
+    pub resume: bool,
+    /// The git revision that the program was built from, to be noted in the run folder.
+    pub revision: Option<String>,
+    /// Those that train together.
+    pub ranks: Arc<Ranks>,
 }
 
 /// Watches and stops a run.
@@ -144,17 +167,40 @@ pub struct Run<'a, F: Format> {
     /// Steps done.
     step: u64,
     optimizer: AdamW,
-    metrics: Metrics,
+    ranks: Arc<Ranks>,
+    /// The leader's.
+    metrics: Option<Metrics>,
     watch: Watch,
     lanes: Lanes,
     /// Smoothed.
     pace: Option<Pace>,
     reading: Reading,
+    best: Option<Best>,
+    /// Losses of the stage.
+    recent: Recent,
+    /// Whether any step was taken since the run was opened.
+    moved: bool,
+    /// Keeps other programs out of the run folder; the leader's.
+    _lock: Option<File>,
+}
+
+/// Why a step is not taken.
+enum Halt {
+    /// It could not be computed.
+    Error(Error),
+    /// What was computed is not to be gone on with.
+    Unsound(Failure),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
 }
 
 impl<'a, F: Format> Run<'a, F> {
     /// Opens the run folder. With `resume` the model comes from the newest checkpoint in it,
-    /// otherwise from `new`.
+    /// otherwise from `new`; so it does when the run was cut off before its first checkpoint.
     ///
     /// # Errors
     /// When the folder already holds a run and this is not to resume it, or the other way round.
@@ -162,47 +208,69 @@ impl<'a, F: Format> Run<'a, F> {
         recipe: &'a Recipe,
         format: F,
         device: &Device,
-        resume: bool,
+        start: Start,
         watch: Watch,
         new: impl FnOnce() -> F::Model,
     ) -> Result<Self> {
+        let Start {
+            resume,
+            revision,
+            ranks,
+        } = start;
         let out = &recipe.out;
-        let holds_run = out.join("metrics.jsonl").exists();
-        let (step, model, optimizer, place) = match (resume, state::steps(out).pop()) {
-            (true, Some(step)) => {
-                let place = state::place(out, step)?;
-                place.check(&recipe.data)?;
+        let count = ranks.count();
+        let lock = match ranks.leads() {
+            true => Some(record::enter(out, resume)?),
+            false => None,
+        };
+        // The others read what the leader has found in order.
+        let load = || match state::steps(out).pop() {
+            Some(step) => {
+                let place = state::place(out, step, &recipe.data)?;
+                place.check(&recipe.data, count)?;
                 let (model, optimizer) = state::load(out, step, &format, device)?;
-                (step, model, optimizer, place)
+                Ok((step, model, optimizer, place))
             }
-            (true, None) => {
-                return Err(Error::usage(format!(
-                    "{} holds no checkpoint to resume from: run without --resume",
-                    out.display()
-                )));
-            }
-            (false, _) if holds_run => {
-                return Err(Error::usage(format!(
-                    "{} already holds a run: continue it with --resume, or choose another folder \
-                     with --set out=FOLDER",
-                    out.display()
-                )));
-            }
-            (false, _) => {
-                let place = Place::start(&recipe.data)?;
-                (0, new(), AdamW::default(), place)
+            None => {
+                let place = Place::start(&recipe.data, count)?;
+                Ok((0, new(), AdamW::default(), place))
             }
         };
-        let mean = match (recipe.ema, resume) {
-            (Some(_), true) => state::load_mean(out, step, &format, device)?,
-            _ => None,
+        let (step, model, optimizer, place) = ranks.leader_first(load)?;
+        ranks.agree("the steps", || step)?;
+        ranks.agree("the weights", || checksum(&model))?;
+        // Only the leader evaluates and writes.
+        let mean = match (recipe.ema.filter(|_| ranks.leads()), step) {
+            (None, _) => None,
+            (Some(_), 0) => Some(ema::start(&model)),
+            (Some(_), step) => {
+                let mean = state::load_mean(out, step, &format, device)?;
+                Some(mean.unwrap_or_else(|| ema::start(&model)))
+            }
         };
-        let mean = recipe
-            .ema
-            .map(|_| mean.unwrap_or_else(|| ema::start(&model)));
-        let samples = out.join("samples");
-        fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
-        atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+        let metrics = match ranks.leads() {
+            false => None,
+            true => {
+                record::sources(recipe, resume)?;
+                let samples = out.join("samples");
+                fs::create_dir_all(&samples).map_err(Error::io(&samples))?;
+                atomic::write(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+                record::started(recipe, step, revision.as_deref(), device, count)?;
+                Some(Metrics::open(out, step)?)
+            }
+        };
+        // The stage that the next step is in.
+        let ends = recipe.stage_ends();
+        let first = ends.into_iter().rfind(|end| *end <= step).unwrap_or(0);
+        let losses: Vec<f64> = match &metrics {
+            None => Vec::new(),
+            Some(_) => (metrics::read(out)?.into_iter())
+                .filter(|(at, _)| *at > first)
+                .filter_map(|(_, values)| values.get("loss").copied())
+                .collect(),
+        };
+        // All ranks judge by the same losses.
+        let losses = ranks.gather(losses)?.concat();
         Ok(Self {
             recipe,
             model,
@@ -211,11 +279,16 @@ impl<'a, F: Format> Run<'a, F> {
             device: device.clone(),
             step,
             optimizer,
-            metrics: Metrics::open(out, step)?,
+            recent: losses.into_iter().collect(),
+            metrics,
             watch,
             lanes: Lanes::new(recipe.accumulation, device)?,
             pace: None,
-            reading: Reading::open(out, &recipe.data, place)?,
+            reading: Reading::open(out, &recipe.data, place, ranks.clone())?,
+            best: state::best(out),
+            moved: false,
+            ranks,
+            _lock: lock,
         })
     }
 
@@ -230,6 +303,7 @@ impl<'a, F: Format> Run<'a, F> {
         }
         if self.step == first {
             self.optimizer = AdamW::default();
+            self.recent.clear();
         }
         self.model = self.model.clone().map(&mut Freeze {
             path: Vec::new(),
@@ -240,13 +314,24 @@ impl<'a, F: Format> Run<'a, F> {
             objective.make(),
             &recipe.data,
             recipe.seed,
-            recipe.batch_size,
+            Share {
+                rank: Part {
+                    index: self.ranks.index(),
+                    of: self.ranks.count(),
+                },
+                batch: recipe.batch_size,
+            },
             &self.reading.place,
             self.step * accumulation * recipe.batch_size as u64,
         );
         while self.step < end {
             let stage = &recipe.stages[index];
-            let (mut metrics, now) = self.step(&objective, &mut samples, stage, first, end)?;
+            let before = (self.model.clone(), self.reading.place.clone());
+            let (mut metrics, now) = match self.step(&objective, &mut samples, stage, first, end) {
+                Ok(taken) => taken,
+                Err(halt) => return Err(self.halt(halt, before)),
+            };
+            drop(before);
             metrics.extend([
                 ("seconds".into(), now.seconds),
                 ("samples_per_second".into(), now.samples_per_second()),
@@ -254,6 +339,7 @@ impl<'a, F: Format> Run<'a, F> {
                 ("waiting".into(), now.waiting()),
             ]);
             self.step += 1;
+            self.moved = true;
             let pace = self.pace.map_or(now, |before| Pace::smooth(before, now));
             self.pace = Some(pace);
             let every = |interval: u64| self.step.is_multiple_of(interval) || self.step == end;
@@ -262,29 +348,31 @@ impl<'a, F: Format> Run<'a, F> {
                 every(recipe.sample_every),
                 every(recipe.checkpoint_every),
             );
-            if evaluate {
+            let leads = self.ranks.leads();
+            if evaluate && leads {
                 for (name, value) in objective.evaluate(self.finished())? {
                     metrics.insert(format!("eval/{name}"), value);
                 }
             }
-            self.metrics.write(self.step, &metrics)?;
-            if sample {
+            if let Some(file) = &mut self.metrics {
+                file.write(self.step, &metrics)?;
+            }
+            if sample && leads {
                 let name = format!("step-{:08}.png", self.step);
                 objective.sample(self.finished(), &recipe.out.join("samples").join(name))?;
             }
-            let stop = self.watch.stop.load(Ordering::Relaxed);
+            let best = self.is_best(index, objective.score(&metrics));
+            // All ranks stop after the same step.
+            let stop = self.ranks.any(self.watch.stop.load(Ordering::Relaxed))?;
             if save || stop {
-                let (model, optimizer) = (&self.model, &self.optimizer);
-                let place = &self.reading.place;
-                state::save(
-                    &recipe.out,
-                    self.step,
-                    &self.format,
-                    model,
-                    self.mean.as_ref(),
-                    optimizer,
-                    place,
-                )?;
+                let weights = format!("after step {}, the weights", self.step);
+                self.ranks.agree(&weights, || checksum(&self.model))?;
+            }
+            if leads && (save || stop || best.is_some()) {
+                self.save(best)?;
+            }
+            if leads && (evaluate || save || stop) {
+                curves::draw(&recipe.out)?;
             }
             (self.watch.progress)(&Progress {
                 step: self.step,
@@ -312,10 +400,76 @@ impl<'a, F: Format> Run<'a, F> {
     pub fn finish(self) -> Result<PathBuf> {
         let place = self.recipe.out.join("model");
         // A run that is resumed after its end has nothing left to do.
-        if !place.exists() {
+        if self.ranks.leads() && (self.moved || !place.exists()) {
+            if place.exists() {
+                fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+            }
             self.format.finish(self.finished(), &place)?;
         }
         Ok(place)
+    }
+
+    /// The step as the best, if its evaluation has a better score than those of the stage before.
+    fn is_best(&self, stage: usize, score: Option<f64>) -> Option<Best> {
+        let step = self.step;
+        let score = score?;
+        let before = self.best.as_ref().filter(|best| best.stage == stage);
+        let better = before.is_none_or(|best| score > best.score);
+        better.then_some(Best { step, stage, score })
+    }
+
+    /// Writes a checkpoint, and which is the best; then removes old ones.
+    fn save(&mut self, best: Option<Best>) -> Result<()> {
+        let (out, place) = (&self.recipe.out, &self.reading.place);
+        let (model, optimizer) = (&self.model, &self.optimizer);
+        if let Some(metrics) = &self.metrics {
+            metrics.sync()?;
+        }
+        let mean = self.mean.as_ref();
+        state::save(out, self.step, &self.format, model, mean, optimizer, place)?;
+        if let Some(best) = best {
+            state::set_best(out, &best)?;
+            self.best = Some(best);
+        }
+        state::rotate(out, self.recipe.keep, self.best.as_ref())
+    }
+
+    /// Keeps the state `before` the step that is not taken, and says why it is not.
+    fn halt(&mut self, halt: Halt, before: (F::Model, Place)) -> Error {
+        let out = &self.recipe.out;
+        (self.model, self.reading.place) = before;
+        let saved = state::steps(out).last() == Some(&self.step);
+        // What cannot be computed before anything was trained leaves nothing to keep.
+        let keep = self.step > 0 || matches!(halt, Halt::Unsound(_));
+        let kept = match keep && !saved && self.ranks.leads() {
+            true => self.save(None),
+            false => Ok(()),
+        };
+        let failure = match halt {
+            Halt::Error(Error::Failed(reason)) if keep && kept.is_ok() => {
+                let step = self.step;
+                return Error::failed(format!("{reason}; the checkpoint of step {step} is kept"));
+            }
+            Halt::Error(error) => return error,
+            Halt::Unsound(failure) => failure,
+        };
+        if !self.ranks.leads() {
+            return Error::failed(failure.reason);
+        }
+        let written = failure.write(&self.recipe.out);
+        let kept = match kept.and(written) {
+            Ok(()) => format!(
+                "the checkpoint of step {} is kept, just before it",
+                self.step
+            ),
+            Err(error) => error.to_string(),
+        };
+        Error::failed(format!(
+            "{} at step {}: lower the learning rate or raise the warm-up; {kept}; the samples are in failed.json: {}",
+            failure.reason,
+            failure.step,
+            failure.named()
+        ))
     }
 
     /// One optimizer step: losses and gradients of its batches, then the update.
@@ -326,15 +480,20 @@ impl<'a, F: Format> Run<'a, F> {
         stage: &Stage,
         first: u64,
         end: u64,
-    ) -> Result<(BTreeMap<String, f64>, Pace)> {
+    ) -> std::result::Result<(BTreeMap<String, f64>, Pace), Halt> {
         let start = Instant::now();
         let size = self.recipe.batch_size;
         let (mut waiting, mut tokens) = (Duration::ZERO, 0);
         // Dropout draws from the device: seeded by the step, it is the same after a resume.
-        self.device.seed(mix(self.recipe.seed, self.step));
+        let rank = self.ranks.index() as u64;
+        let draw = self.step * self.ranks.count() as u64 + rank;
+        self.device.seed(mix(self.recipe.seed, draw));
         let count = self.recipe.accumulation;
         let mut gradients = Gradients::default();
-        let mut values: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        // Where the samples of each batch are from, and the first batch that is not sound.
+        let mut origins: Vec<Vec<Origin>> = Vec::new();
+        let mut unsound = None;
         let step = self.step;
         let compute = |model: &mut F::Model, batch| -> Result<Computed> {
             let run = || compute(objective, model, batch, step, count);
@@ -351,24 +510,63 @@ impl<'a, F: Format> Run<'a, F> {
             };
             left -= together;
             let asked = Instant::now();
-            let batches: Vec<_> = (0..together)
-                .map(|_| samples.next(size, &mut self.reading))
-                .collect::<Result<_>>()?;
+            let first = origins.len();
+            let mut batches = Vec::new();
+            for _ in 0..together {
+                let taken = samples.next(size, &mut self.reading)?.into_iter();
+                let (from, batch) = taken.map(|taken| (taken.origin, taken.sample)).unzip();
+                origins.push(from);
+                let batch: Vec<_> = batch;
+                batches.push(batch);
+            }
             waiting += asked.elapsed();
             tokens += (batches.iter().flatten())
                 .map(|sample| objective.tokens(sample))
                 .sum::<usize>();
-            for (losses, found) in self.lanes.run(&mut self.model, batches, compute)? {
-                for (name, value) in losses {
-                    self.finite(name, value)?;
-                    values.entry(name).or_default().push(value);
+            let computed = self.lanes.run(&mut self.model, batches, compute)?;
+            for ((losses, found), origins) in computed.into_iter().zip(&origins[first..]) {
+                for (name, value) in &losses {
+                    let failure = || self.unsound(name, *value, f64::INFINITY, &losses, origins);
+                    unsound = unsound.or_else(failure);
+                    values.entry(name.clone()).or_default().push(*value);
                 }
                 gradients.add(found);
             }
         }
+        gradients.mean(&self.model, &self.ranks)?;
         let apart = |path: &str| objective.apart(path);
         let [norm, other] = gradients.clip(&self.model, stage.optimizer.clip, &apart);
-        self.finite("gradient norm", norm + other)?;
+        // What a batch is not sound in is found by its rank, what all of them come to by every rank.
+        if let Some(failure) = self.ranks.gather(unsound)?.into_iter().flatten().next() {
+            return Err(Halt::Unsound(failure));
+        }
+        let exchanged = self.ranks.gather((values, tokens, waiting.as_secs_f64()))?;
+        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let (mut tokens, mut waiting) = (0, 0.0);
+        for (values, read, waited) in exchanged {
+            for (name, values) in values {
+                all.entry(name).or_default().extend(values);
+            }
+            tokens += read;
+            waiting += waited / self.ranks.count() as f64;
+        }
+        self.reading.exchange()?;
+        // Not every batch has every loss.
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let all = all.into_iter();
+        let mut metrics: BTreeMap<_, _> = all.map(|(name, values)| (name, mean(values))).collect();
+        let loss = metrics.get("loss").copied().unwrap_or_default();
+        let limit = self.recent.limit(self.recipe.explodes);
+        for (what, value, limit) in [
+            ("gradient norm", norm + other, f64::INFINITY),
+            ("loss", loss, limit),
+        ] {
+            if let Some(mut failure) = self.unsound(what, value, limit, &metrics, &[]) {
+                failure.samples = self.ranks.gather(origins.concat())?.concat();
+                return Err(Halt::Unsound(failure));
+            }
+        }
+        self.recent.push(loss);
         let rate = schedule::learning_rate(&stage.optimizer, self.step - first, end - first);
         let model = self.model.clone();
         self.model = self
@@ -377,40 +575,46 @@ impl<'a, F: Format> Run<'a, F> {
         if let (Some(decay), Some(mean)) = (self.recipe.ema, self.mean.take()) {
             self.mean = Some(ema::follow(mean, &self.model, decay, self.step + 1));
         }
-        // Not every batch has every loss.
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        let mut metrics: BTreeMap<String, f64> = values
-            .into_iter()
-            .map(|(name, values)| (name.to_string(), mean(values)))
-            .collect();
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("learning_rate".into(), rate);
         let pace = Pace {
             seconds: start.elapsed().as_secs_f64(),
-            samples: (size * count) as f64,
+            samples: (size * count * self.ranks.count()) as f64,
             tokens: tokens as f64,
-            waiting: waiting.as_secs_f64(),
+            waiting,
         };
         Ok((metrics, pace))
     }
 
-    fn finite(&self, what: &str, value: f64) -> Result<()> {
-        if value.is_finite() {
-            return Ok(());
+    /// What is wrong with a value that is no number, or above `limit`.
+    fn unsound(
+        &self,
+        what: &str,
+        value: f64,
+        limit: f64,
+        losses: &BTreeMap<String, f64>,
+        samples: &[Origin],
+    ) -> Option<Failure> {
+        if value.is_finite() && value <= limit {
+            return None;
         }
-        let kept = match state::steps(&self.recipe.out).last() {
-            Some(step) => format!("the checkpoint of step {step} is kept"),
-            None => "no checkpoint was written yet".to_string(),
+        let reason = match value.is_finite() {
+            false => format!("the {what} became {value}"),
+            true => format!("the {what} exploded to {value:.4} (above {limit:.4}, see `explodes`)"),
         };
-        Err(Error::failed(format!(
-            "the {what} became {value} at step {}: lower the learning rate or raise the warm-up; {kept}",
-            self.step + 1
-        )))
+        Some(Failure {
+            step: self.step + 1,
+            reason,
+            losses: (losses.iter())
+                .map(|(name, value)| (name.clone(), value.to_string()))
+                .collect(),
+            samples: samples.to_vec(),
+        })
     }
 }
 
 /// The losses of a batch by name, and a `count`th of its gradients.
-type Computed = (Vec<(&'static str, f64)>, Gradients);
+type Computed = (BTreeMap<String, f64>, Gradients);
 
 fn compute<M: Module, O: Objective<M>>(
     objective: &O,
@@ -424,7 +628,12 @@ fn compute<M: Module, O: Objective<M>>(
     let values = total
         .into_iter()
         .chain(losses.parts)
-        .map(|(name, value)| (name, f64::from(value.inner().into_scalar::<f32>())))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                f64::from(value.inner().into_scalar::<f32>()),
+            )
+        })
         .collect();
     let mut tape = (losses.total / count as f64).backward();
     let mut gradients = losses.found.scaled(1.0 / count as f32);
@@ -457,56 +666,5 @@ impl ModuleMapper for Freeze<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let trains = (self.trains)(&self.path.join("."));
         param.set_require_grad(trains)
-    }
-}
-
-/// `metrics.jsonl` and the TensorBoard file.
-struct Metrics {
-    path: PathBuf,
-    file: File,
-    events: Events,
-}
-
-impl Metrics {
-    /// Continues after `step`: what a run that was cut off wrote beyond its checkpoint goes.
-    fn open(out: &Path, step: u64) -> Result<Self> {
-        let path = out.join("metrics.jsonl");
-        let kept: String = match fs::read_to_string(&path) {
-            Err(_) => String::new(),
-            Ok(text) => text
-                .lines()
-                .filter(|line| {
-                    let object: Option<Value> = serde_json::from_str(line).ok();
-                    object
-                        .and_then(|o| o.get("step")?.as_u64())
-                        .is_some_and(|at| at <= step)
-                })
-                .flat_map(|line| [line, "\n"])
-                .collect(),
-        };
-        atomic::write(&path, kept.as_bytes())?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let events = Events::create(out)?;
-        Ok(Self { path, file, events })
-    }
-
-    fn write(&mut self, step: u64, metrics: &BTreeMap<String, f64>) -> Result<()> {
-        let mut object = Map::from_iter([("step".to_string(), json!(step))]);
-        object.extend(
-            metrics
-                .iter()
-                .map(|(name, value)| (name.clone(), json!(value))),
-        );
-        let line = format!("{}\n", Value::Object(object));
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(Error::io(&self.path))?;
-        self.events.scalars(
-            step,
-            metrics.iter().map(|(name, value)| (name.as_str(), *value)),
-        )
     }
 }

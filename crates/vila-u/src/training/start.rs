@@ -1,7 +1,5 @@
 //! The model a run starts from: sizes from the recipe, new weights or those of `init`.
 
-use std::path::Path;
-
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
@@ -15,13 +13,16 @@ use crate::data::nano;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
 use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// Sizes of a tower, its weights (drawn when first used if they are new), and the tokenizer of its
 /// text encoder.
+///
+/// `together`: pairs of picture and text that are told apart at once.
 pub fn tower(
     recipe: &Recipe,
     device: &Device,
+    together: usize,
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     let encoders = match tower_init(recipe)? {
         TowerInit::Tower(files) => {
@@ -54,7 +55,7 @@ pub fn tower(
     } else {
         // One pair in a row of the batch matches: a model that says so from the start has only the
         // matching left to learn. SigLIP's own start, -10, is that of a batch of 32 thousand.
-        let others = recipe.batch_size.saturating_sub(1).max(1) as f64;
+        let others = together.saturating_sub(1).max(1) as f64;
         model.siglip_model.logit_bias = Initializer::Constant {
             value: -others.ln(),
         }
@@ -358,8 +359,8 @@ fn tokenizers(recipe: &Recipe) -> Result<Files> {
         return Ok(Files::folder(folder));
     }
     let folder = recipe.out.join("tokenizers");
-    if !Path::new(&folder).exists() {
-        nano::write_tokenizers(&folder)?;
+    if !folder.exists() {
+        atomic::folder(&folder, nano::write_tokenizers)?;
     }
     Ok(Files::folder(folder))
 }

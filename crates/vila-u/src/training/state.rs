@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! out/recipe.toml                         the recipe with every override
+//! out/run.json                            program, revision, seed, and every start
+//! out/sources.json                        the data: its shards and their sizes
 //! out/metrics.jsonl                       one object a step
 //! out/events.out.tfevents.*               the same for TensorBoard
+//! out/curves.png                          the same as a picture
 //! out/samples/step-00001000.png           sample sheets
-//! out/checkpoints/step-00001000/          the last two checkpoints
+//! out/checkpoints/best.json               which of the checkpoints is the best
+//! out/checkpoints/step-00001000/          the last checkpoints, and the best
 //!     model/                              the model in the released layout, f32
 //!     ema/model/                          the running mean of its weights, where there is one
 //!     discriminator/                      what judges a tower's drawings, where there is one
@@ -13,11 +17,13 @@
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           where the data is gone on with
 //! out/skipped.jsonl                       records that could not be used, and why
+//! out/failed.json                         why the run stopped by itself, and on which samples
 //! out/model/                              the finished model
 //! out/adapter/                            with LoRA, what was merged into it
 //! ```
 //!
-//! A checkpoint is written beside its place and then renamed: it is there as a whole or not at all.
+//! A checkpoint is written beside its place, brought to disk and then renamed: it is there as a whole
+//! or not at all, and what goes wrong with it never costs the one before.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -26,18 +32,28 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
 
 use super::adamw::{AdamW, Moments};
 use super::format::Format;
 use super::reading::Place;
+use super::recipe::Data;
 use crate::checkpoint::Files;
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const DATA: &str = "data.json";
 const MEAN: &str = "ema/model";
-/// Checkpoints kept of a run.
-const KEEP: usize = 2;
+
+/// The checkpoint with the best evaluation of its stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub step: u64,
+    /// Index of the stage, from 0.
+    pub stage: usize,
+    /// See [`super::run::Objective::score`].
+    pub score: f64,
+}
 
 /// Where the checkpoint of a step lies.
 pub fn folder(out: &Path, step: u64) -> PathBuf {
@@ -58,7 +74,9 @@ pub fn steps(out: &Path) -> Vec<u64> {
     steps
 }
 
-/// Writes the checkpoint of a step, then removes those before the last two.
+/// Writes the checkpoint of a step.
+///
+/// Errors say which one is kept instead.
 pub fn save<F: Format>(
     out: &Path,
     step: u64,
@@ -68,41 +86,77 @@ pub fn save<F: Format>(
     optimizer: &AdamW,
     place: &Place,
 ) -> Result<()> {
-    let parent = out.join("checkpoints");
-    fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
-    // Removed with everything in it when this function ends.
-    let temporary = tempfile::Builder::new()
-        .prefix(".saving-")
-        .tempdir_in(&parent)
-        .map_err(Error::io(&parent))?;
-    let new = temporary.path().join("checkpoint");
-    fs::create_dir(&new).map_err(Error::io(&new))?;
-    format.save(model, &new.join("model"))?;
-    format.save_beside(model, &new)?;
-    if let Some(mean) = mean {
-        format.save(mean, &new.join(MEAN))?;
-    }
-    write(&new.join(OPTIMIZER), optimizer)?;
-    let json = serde_json::to_vec(place).map_err(|error| Error::failed(error.to_string()))?;
-    fs::write(new.join(DATA), json).map_err(Error::io(new.join(DATA)))?;
-    let place = folder(out, step);
-    if place.exists() {
-        fs::remove_dir_all(&place).map_err(Error::io(&place))?;
-    }
-    fs::rename(&new, &place).map_err(Error::io(&place))?;
+    let written = atomic::folder(&folder(out, step), |new| {
+        format.save(model, &new.join("model"))?;
+        format.save_beside(model, new)?;
+        if let Some(mean) = mean {
+            format.save(mean, &new.join(MEAN))?;
+        }
+        write(&new.join(OPTIMIZER), optimizer)?;
+        let json = serde_json::to_vec(place).map_err(|error| Error::failed(error.to_string()))?;
+        fs::write(new.join(DATA), json).map_err(Error::io(new.join(DATA)))
+    });
+    written.map_err(|error| {
+        let kept = match steps(out).last() {
+            Some(last) => format!("that of step {last} is kept"),
+            None => "there is none before it".to_string(),
+        };
+        Error::failed(format!(
+            "the checkpoint of step {step} could not be written: {error}; {kept}: make room and go on with --resume"
+        ))
+    })
+}
+
+/// Removes all checkpoints but the last `keep` and the best.
+pub fn rotate(out: &Path, keep: usize, best: Option<&Best>) -> Result<()> {
     let steps = steps(out);
-    for old in &steps[..steps.len().saturating_sub(KEEP)] {
-        let old = folder(out, *old);
+    let old = &steps[..steps.len().saturating_sub(keep)];
+    for step in old
+        .iter()
+        .filter(|step| best.is_none_or(|best| best.step != **step))
+    {
+        let old = folder(out, *step);
         fs::remove_dir_all(&old).map_err(Error::io(&old))?;
     }
     Ok(())
 }
 
+/// Which checkpoint is the best, unless it is gone.
+pub fn best(out: &Path) -> Option<Best> {
+    let json = fs::read(best_path(out)).ok()?;
+    let best: Best = serde_json::from_slice(&json).ok()?;
+    folder(out, best.step).exists().then_some(best)
+}
+
+/// Notes the best checkpoint.
+pub fn set_best(out: &Path, best: &Best) -> Result<()> {
+    let json = serde_json::to_vec(best).map_err(|error| Error::failed(error.to_string()))?;
+    atomic::write(&best_path(out), &json)
+}
+
+fn best_path(out: &Path) -> PathBuf {
+    out.join("checkpoints/best.json")
+}
+
 /// Where the checkpoint of a step stands in its data.
-pub fn place(out: &Path, step: u64) -> Result<Place> {
+pub fn place(out: &Path, step: u64, data: &Data) -> Result<Place> {
     let path = folder(out, step).join(DATA);
-    let json = fs::read(&path).map_err(Error::io(&path))?;
-    serde_json::from_slice(&json).map_err(|error| Error::invalid(path, error.to_string()))
+    if !path.exists() && data.sources.is_empty() {
+        // Older checkpoints of the nano world have none, and it says nothing.
+        return Ok(Place::default());
+    }
+    let json = fs::read(&path).map_err(|error| {
+        damaged(
+            out,
+            step,
+            format!(
+                "{}: {error}: without it nothing says where the data is gone on with",
+                path.display()
+            ),
+        )
+    })?;
+    serde_json::from_slice(&json)
+        .map_err(|error| damaged(out, step, format!("{}: {error}", path.display())))
 }
 
 /// Reads model and optimizer of the checkpoint of a step.
@@ -113,10 +167,16 @@ pub fn load<F: Format>(
     device: &burn::tensor::Device,
 ) -> Result<(F::Model, AdamW)> {
     let place = folder(out, step);
-    let optimizer = read(&place.join(OPTIMIZER))?;
-    let mut model = format.load(&place.join("model"), device)?;
-    format.load_beside(&mut model, &place, device)?;
-    Ok((model, optimizer))
+    let read = || {
+        let optimizer = read(&place.join(OPTIMIZER))?;
+        let mut model = format.load(&place.join("model"), device)?;
+        format.load_beside(&mut model, &place, device)?;
+        Ok((model, optimizer))
+    };
+    read().map_err(|error| match error {
+        Error::Io { .. } | Error::Invalid { .. } => damaged(out, step, error.to_string()),
+        error => error,
+    })
 }
 
 /// Reads the running mean of the weights in the checkpoint of a step, if it has one.
@@ -131,6 +191,20 @@ pub fn load_mean<F: Format>(
         true => format.load(&place, device).map(Some),
         false => Ok(None),
     }
+}
+
+/// That a checkpoint cannot be read, and what there is instead.
+fn damaged(out: &Path, step: u64, reason: String) -> Error {
+    let place = folder(out, step);
+    let older = steps(out).into_iter().rfind(|older| *older < step);
+    let instead = match older {
+        Some(older) => format!(
+            "to go on from step {older} instead, remove {}",
+            place.display()
+        ),
+        None => "no older checkpoint is left: start a new run with --set out=FOLDER".to_string(),
+    };
+    Error::failed(format!("{reason}; {instead}"))
 }
 
 fn write(path: &Path, optimizer: &AdamW) -> Result<()> {

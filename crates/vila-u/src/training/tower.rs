@@ -7,6 +7,7 @@
 //! and to be drawn again, in pixels, in looks (LPIPS) and to a discriminator that judges them. The codebooks follow
 //! the features as running means.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use super::losses::adversarial::{Pull, adaptive_weight, decoder_loss, discrimina
 use super::losses::{Lpips, contrastive};
 use super::mixture::held_out;
 use super::prefetch::Make;
+use super::ranks::Ranks;
 use super::recipe::{self, Contrastive, PixelLoss, Recipe};
 use super::run::{Losses, Objective};
 use super::sheet::save_sheet;
@@ -30,8 +32,8 @@ use crate::data::{Pictures, Record};
 use crate::media::preprocess::{Mode, normalize, pixels};
 use crate::sequence::form::VIDEO_FRAMES;
 use crate::text::SiglipTokenizer;
-use crate::tower::RqVaeSiglip;
 use crate::tower::siglip::{TextModel, normalise};
+use crate::tower::{Restart, RqVaeSiglip};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
@@ -172,6 +174,7 @@ pub struct TowerObjective {
     positions: usize,
     device: Device,
     held_out: Vec<Captioned>,
+    ranks: Arc<Ranks>,
 }
 
 impl TowerObjective {
@@ -183,6 +186,7 @@ impl TowerObjective {
         captions: Captions,
         tower: &RqVaeSiglip,
         device: &Device,
+        ranks: Arc<Ranks>,
     ) -> Result<Self> {
         let stage = match &recipe.stages[index].objective {
             recipe::Objective::Align(align) => Stage::Align(align.contrastive_loss),
@@ -215,13 +219,45 @@ impl TowerObjective {
             positions: rows * columns,
             device: device.clone(),
             held_out,
+            ranks,
         })
     }
 }
 
-fn align(kind: Contrastive, tower: &RqVaeSiglip, pixels: Tensor<4>, ids: Tensor<2, Int>) -> Losses {
-    let images = tower.image_embeds(pixels, false);
-    let texts = tower.text_embeds(ids);
+/// What the codebooks learn from besides a batch: chance, and the batches of the other ranks.
+struct Codebooks<'a> {
+    chance: ChaCha8Rng,
+    ranks: &'a Ranks,
+}
+
+impl Restart for Codebooks<'_> {
+    fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
+        self.chance.choose(length, count)
+    }
+
+    fn noise(&mut self, count: usize) -> Vec<f32> {
+        self.chance.noise(count)
+    }
+
+    fn followed(
+        &mut self,
+        vectors: Tensor<2>,
+        codes: Tensor<1, Int>,
+    ) -> (Tensor<2>, Tensor<1, Int>) {
+        (self.ranks.rows(vectors), self.ranks.codes(codes))
+    }
+}
+
+fn align(
+    kind: Contrastive,
+    tower: &RqVaeSiglip,
+    pixels: Tensor<4>,
+    ids: Tensor<2, Int>,
+    ranks: &Ranks,
+) -> Losses {
+    // Pictures and texts are told apart from those of all ranks.
+    let images = ranks.learned_rows(tower.image_embeds(pixels, false));
+    let texts = ranks.learned_rows(tower.text_embeds(ids));
     let contrastive = contrastive(kind, &tower.siglip_model, images, texts);
     Losses {
         total: contrastive.clone(),
@@ -249,7 +285,7 @@ impl TowerStage {
         pixels: Tensor<4>,
         ids: Tensor<2, Int>,
         step: u64,
-        restart: &mut ChaCha8Rng,
+        codebooks: &mut Codebooks,
     ) -> Losses {
         let weights = &self.losses;
         let TrainedTower {
@@ -257,12 +293,16 @@ impl TowerStage {
             discriminator,
         } = model;
         let texts = match &self.texts {
-            Some(frozen) => Tensor::from_inner(normalise(frozen.pooled(ids.inner()))),
-            None => tower.text_embeds(ids),
+            Some(frozen) => {
+                let texts = Tensor::from_inner(normalise(frozen.pooled(ids.inner())));
+                codebooks.ranks.rows(texts)
+            }
+            None => codebooks.ranks.learned_rows(tower.text_embeds(ids)),
         };
         let features = tower.features(pixels.clone());
-        let quantized = tower.quantizer.forward_train(features, restart);
+        let quantized = tower.quantizer.forward_train(features, codebooks);
         let images = tower.feature_embeds(quantized.z_q.clone());
+        let images = codebooks.ranks.learned_rows(images);
         let contrastive = contrastive(weights.contrastive_loss, &tower.siglip_model, images, texts);
         let features = tower.decoder_features(quantized.z_q);
         let drawn = tower.decoder.pixels(features.clone());
@@ -338,8 +378,8 @@ impl Objective<TrainedTower> for TowerObjective {
     }
 
     fn independent(&self) -> bool {
-        // Quantizing moves the codebooks.
-        matches!(self.stage, Stage::Align(_))
+        // Quantizing moves the codebooks, and ranks exchange the rows of one batch after the other.
+        matches!(self.stage, Stage::Align(_)) && self.ranks.count() == 1
     }
 
     fn trains(&self, path: &str) -> bool {
@@ -353,10 +393,13 @@ impl Objective<TrainedTower> for TowerObjective {
     fn losses(&self, model: &mut TrainedTower, batch: Vec<Captioned>, step: u64) -> Result<Losses> {
         let (pixels, ids) = tensors(&batch, self.captions.size, &self.device);
         Ok(match &self.stage {
-            Stage::Align(kind) => align(*kind, &model.tower, pixels, ids),
+            Stage::Align(kind) => align(*kind, &model.tower, pixels, ids, &self.ranks),
             Stage::Tower(stage) => {
-                let mut restart = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
-                stage.losses(model, pixels, ids, step, &mut restart)
+                // The same on all ranks, whose codebooks are one.
+                let chance = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
+                let ranks = &self.ranks;
+                let mut codebooks = Codebooks { chance, ranks };
+                stage.losses(model, pixels, ids, step, &mut codebooks)
             }
         })
     }
@@ -418,6 +461,12 @@ impl Objective<TrainedTower> for TowerObjective {
             metrics.push(("lpips", distance / count));
         }
         Ok(metrics)
+    }
+
+    /// How well it draws, and before that is learned, how well it matches.
+    fn score(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let psnr = metrics.get("eval/psnr");
+        psnr.or_else(|| metrics.get("eval/matching")).copied()
     }
 
     /// Held-out pictures, each with its reconstruction below.

@@ -254,7 +254,7 @@ fn sources(lines: &[&str]) -> String {
     text.replace("DATA", &data().display().to_string())
 }
 
-const COYO: &str = "format = \"webdataset\"\npath = \"DATA/coyo/{00000..00002}.tar\"";
+pub const COYO: &str = "format = \"webdataset\"\npath = \"DATA/coyo/{00000..00002}.tar\"";
 const LLAVA: &str =
     "format = \"llava\"\npath = \"DATA/sharegpt4v/*.json\"\nfolder = \"DATA/sharegpt4v/images\"";
 const MMC4: &str = "format = \"mmc4\"\npath = \"DATA/mmc4/docs_shard_{0..2}_v2.jsonl\"\nfolder = \"DATA/mmc4/images\"";
@@ -263,12 +263,12 @@ const OPENVID: &str =
 const VFLAN: &str = "format = \"vflan\"\npath = \"DATA/vflan/*.jsonl\"";
 const PARQUET: &str = "format = \"parquet\"\npath = \"DATA/onevision/*.parquet\"";
 
-fn with(source: &str, more: &str) -> String {
+pub fn with(source: &str, more: &str) -> String {
     format!("{source}\n{more}")
 }
 
 /// A recipe of a language model, pretrained or tuned on files.
-fn language(kind: &str, data: &[&str]) -> String {
+pub fn language(kind: &str, data: &[&str]) -> String {
     let (sizes, _) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
     let stage = format!(
         "[[stages]]\nobjective = {{ kind = \"{kind}\", drop_caption = 0.5, hide_visual = 0.5 }}\noptimizer = OPTIMIZER\n"
@@ -277,7 +277,7 @@ fn language(kind: &str, data: &[&str]) -> String {
 }
 
 /// The setting that starts a language run on a tower of two steps, made once.
-fn init() -> String {
+pub fn init() -> String {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -405,9 +405,43 @@ fn a_resumed_run_reads_on_where_it_stopped() {
         assert_eq!(skipped(&whole), skipped(&out));
     }
     // Other data does not go on.
-    let settings = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
-    let error = train(&recipe, &whole, &settings, true, None).expect_err("an error");
+    let other = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
+    let error = train(&recipe, &whole, &other, true, None).expect_err("an error");
     assert!(error.to_string().contains("2 workers"), "{error}");
+    let listed = fs::read_to_string(whole.join("sources.json")).expect("a list");
+    assert!(
+        listed.contains("bad.jsonl") && listed.contains("bytes"),
+        "{listed}"
+    );
+    let text = fs::read_to_string(&lines).expect("records");
+    fs::write(&lines, text + "{\n").expect("write");
+    let error = train(&recipe, &whole, &settings, true, None).expect_err("an error");
+    let error = error.to_string();
+    assert!(
+        error.contains("bad.jsonl had") && error.contains("when the run began"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_stops_a_run_is_named_by_shard_and_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
+    let rate = "stages.0.optimizer.learning_rate=1e30";
+    let settings = [init(), rate.into(), "dropout=0.0".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let out = folder.path().join("run");
+    let error = train(&recipe, &out, &settings, false, None).expect_err("an error");
+    let json = fs::read(out.join("failed.json")).expect("a file");
+    let failed: Value = serde_json::from_slice(&json).expect("JSON");
+    let sample = &failed["samples"][0];
+    let (key, shard) = (sample["key"].as_str(), sample["shard"].as_str());
+    let (key, shard) = (key.expect("a key"), shard.expect("a shard"));
+    assert!(shard.ends_with(".tar") && key.len() == 9, "{sample}");
+    assert!(
+        error.to_string().contains(&format!("{key} of {shard}")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 mod data;
 mod language;
+mod ranks;
+mod runs;
 mod tower;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::Device;
 use serde_json::Value;
@@ -15,7 +17,7 @@ use serde_json::Value;
 use vila_u::checkpoint::Files;
 use vila_u::data::nano;
 use vila_u::training::recipe::Recipe;
-use vila_u::training::{Progress, Watch, run};
+use vila_u::training::{Progress, Start, Watch, run};
 use vila_u::{Error, Result};
 
 const COMMON: &str = r#"
@@ -113,23 +115,21 @@ fn tokenizers() -> &'static Path {
     made.path()
 }
 
-/// Trains in `out`; stops by itself when `stop_after` steps are done.
-fn train(
-    recipe: &str,
-    out: &Path,
-    overrides: &[&str],
-    resume: bool,
-    stop_after: Option<u64>,
-) -> Result<PathBuf> {
+/// The recipe `text` into `out`.
+fn recipe(text: &str, out: &Path, overrides: &[&str]) -> Result<Recipe> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
-    let text = recipe.replace("OPTIMIZER", OPTIMIZER);
+    let text = text.replace("OPTIMIZER", OPTIMIZER);
     let text = format!("out = {out:?}\n{COMMON}\n{text}");
     fs::write(&path, text).expect("write");
     let tokenizers = format!("model.tokenizers={}", tokenizers().display());
     let mut settings = vec![tokenizers];
     settings.extend(overrides.iter().map(|text| text.to_string()));
-    let recipe = Recipe::load(&path, &settings)?;
+    Recipe::load(&path, &settings)
+}
+
+/// Stops a run when `stop_after` steps are done.
+fn watch(stop_after: Option<u64>) -> Watch {
     let stop = Arc::new(AtomicBool::new(false));
     let stopper = stop.clone();
     let progress = move |progress: &Progress| {
@@ -138,14 +138,33 @@ fn train(
             stopper.store(true, Ordering::Relaxed);
         }
     };
-    let watch = Watch {
+    Watch {
         progress: Box::new(progress),
         stop,
-    };
-    // The CPU has one random generator for all threads: one run at a time.
+    }
+}
+
+/// The CPU has one random generator for all threads: one run at a time.
+fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock();
-    run(&recipe, &Device::flex(), resume, watch)
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Trains in `out`; stops by itself when `stop_after` steps are done.
+fn train(
+    text: &str,
+    out: &Path,
+    overrides: &[&str],
+    resume: bool,
+    stop_after: Option<u64>,
+) -> Result<PathBuf> {
+    let recipe = recipe(text, out, overrides)?;
+    let _alone = alone();
+    let start = Start {
+        resume,
+        ..Start::default()
+    };
+    run(&recipe, &Device::flex(), start, watch(stop_after))
 }
 
 /// The metrics of every step, without the time it took.

@@ -61,8 +61,15 @@ pub struct Recipe {
     /// Train small matrices beside the language model's layers instead of the layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
-    /// Steps between checkpoints; the last two are kept.
+    /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// How many of the last checkpoints are kept. The best is kept besides: that with the best evaluation
+    /// of its stage, which is saved whenever there is a new one.
+    #[serde(default = "two")]
+    pub keep: usize,
+    /// A run stops at a loss above `explodes * (1 + |mean of the last 100 steps|)`.
+    #[serde(default = "five")]
+    pub explodes: f64,
     /// Steps between evaluations on held-out data.
     pub eval_every: u64,
     /// Steps between sample sheets.
@@ -84,6 +91,14 @@ fn whole() -> f64 {
 
 fn one() -> usize {
     1
+}
+
+fn two() -> usize {
+    2
+}
+
+fn five() -> f64 {
+    5.0
 }
 
 fn released_dropout() -> f64 {
@@ -160,6 +175,8 @@ impl Recipe {
             self.checkpoint_every > 0,
             "checkpoint_every must be at least 1",
         )?;
+        must(self.keep > 0, "keep must be at least 1")?;
+        must(self.explodes > 1.0, "explodes must be above 1")?;
         must(self.eval_every > 0, "eval_every must be at least 1")?;
         must(self.sample_every > 0, "sample_every must be at least 1")?;
         must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
@@ -387,6 +404,8 @@ mod tests {
             (vec!["stpes=1"], "stpes"),
             (vec!["steps=0"], "steps"),
             (vec!["dropout=1"], "dropout"),
+            (vec!["keep=0"], "keep"),
+            (vec!["explodes=1"], "explodes"),
             (vec!["steps=many"], "invalid type"),
             (vec!["steps"], "key=value"),
             (vec!["stages.7.share=1"], "`7`"),

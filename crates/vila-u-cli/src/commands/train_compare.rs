@@ -1,0 +1,68 @@
+//! `vila-u train --compare`: the curves of several runs together.
+
+use vila_u::{
+    Result, media,
+    training::curves::{self, Comparison, Summary},
+};
+
+use super::{check_png, to_json};
+use crate::{arguments::Train, console::Console};
+
+pub fn run(args: &Train, console: &Console) -> Result<()> {
+    check_png(&args.output)?;
+    let compared = curves::compare(&args.compare)?;
+    media::save_png(&args.output, &compared.picture)?;
+    let mut value = to_json(&compared)?;
+    value["picture"] = args.output.display().to_string().into();
+    let text = format!("{}\n{}", table(&compared), args.output.display());
+    console.result(&text, value)
+}
+
+/// A line for each metric, two columns for each run.
+fn table(compared: &Comparison) -> String {
+    let mut rows = vec![vec![String::new()], vec![String::new()]];
+    for run in &compared.runs {
+        rows[0].extend([run.display().to_string(), String::new()]);
+        rows[1].extend(["last".to_string(), "best (step)".to_string()]);
+    }
+    for metric in &compared.metrics {
+        let cells = metric.runs.iter().flat_map(|run| match run {
+            None => ["-".to_string(), "-".to_string()],
+            Some(Summary {
+                last,
+                best,
+                best_step,
+                ..
+            }) => [format!("{last:.4}"), format!("{best:.4} ({best_step})")],
+        });
+        rows.push([metric.name.clone()].into_iter().chain(cells).collect());
+    }
+    // The name of a run may reach over both of its columns.
+    let columns = rows[1].len();
+    let width = |column: usize| {
+        let cells = rows[1..].iter().map(|row| row[column].chars().count());
+        let over = match column > 0 && column.is_multiple_of(2) {
+            true => rows[0][column - 1].chars().count().saturating_sub(12),
+            false => 0,
+        };
+        cells.max().unwrap_or(0).max(over).max(8)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut lines = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let mut line = format!("{:<1$}", row[0], widths[0]);
+        for run in 0..compared.runs.len() {
+            let (one, two) = (1 + 2 * run, 2 + 2 * run);
+            let both = widths[one] + widths[two] + 2;
+            line += &match number {
+                0 => format!("  {:>both$}", row[one]),
+                _ => format!(
+                    "  {:>2$}  {:>3$}",
+                    row[one], row[two], widths[one], widths[two]
+                ),
+            };
+        }
+        lines.push(line.trim_end().to_string());
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,137 @@
+//! What a run keeps, and how it stops.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{TOWER, metrics, train};
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+fn checkpoints(out: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(out.join("checkpoints")).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
+    let mut steps: Vec<u64> = names
+        .filter_map(|name| name.ok()?.strip_prefix("step-")?.parse().ok())
+        .collect();
+    steps.sort_unstable();
+    steps
+}
+
+#[test]
+fn the_last_checkpoints_and_the_best_are_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = ["steps=14", "eval_every=2", "checkpoint_every=1", "keep=3"];
+    train(TOWER, &out, &settings, false, Some(11)).expect_err("stopped");
+    train(TOWER, &out, &settings, true, None).expect("a run");
+    // The second stage, in which pictures are drawn, begins after step 7.
+    let lines = metrics(&out);
+    let psnr = |step: u64| lines[step as usize - 1]["eval/psnr"].as_f64();
+    let evaluated = (8..=14).filter_map(|step| Some((step, psnr(step)?)));
+    let first_highest = |best: (u64, f64), one: (u64, f64)| if one.1 > best.1 { one } else { best };
+    let (step, score) = evaluated.reduce(first_highest).expect("evaluations");
+    let best = read(&out.join("checkpoints/best.json"));
+    assert_eq!(best["step"], step);
+    assert_eq!(best["score"], score);
+    let mut expected = vec![12, 13, 14];
+    if !expected.contains(&step) {
+        expected.insert(0, step);
+    }
+    assert_eq!(checkpoints(&out), expected);
+}
+
+#[test]
+fn a_new_best_is_saved_between_checkpoints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = ["steps=6", "eval_every=5"];
+    train(TOWER, &out, &settings, false, None).expect("a run");
+    let best = read(&out.join("checkpoints/best.json"));
+    let step = best["step"].as_u64().expect("a step");
+    assert!([5, 6].contains(&step), "{best}");
+    assert_eq!(checkpoints(&out), [3, 5, 6][3 - checkpoints(&out).len()..]);
+}
+
+#[test]
+fn a_loss_that_explodes_stops_the_run_and_names_its_samples() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = [
+        "steps=80",
+        "stages.0.share=0.001",
+        "explodes=1.5",
+        "stages.1.optimizer.learning_rate=1.0",
+        "stages.1.optimizer.warm_up=1.0",
+    ];
+    let error = train(TOWER, &out, &settings, false, None)
+        .expect_err("an error")
+        .to_string();
+    assert!(
+        error.contains("exploded") && error.contains("`explodes`"),
+        "{error}"
+    );
+    let failed = read(&out.join("failed.json"));
+    let step = failed["step"].as_u64().expect("a step");
+    assert!(step > 20 && step < 80, "{step}");
+    assert!(error.contains(&format!("at step {step}")), "{error}");
+    // Each step takes four scenes, in the order of their numbers.
+    let samples = failed["samples"].as_array().expect("samples");
+    let first = 4 * (step - 1);
+    for (sample, n) in samples.iter().zip(first..) {
+        assert_eq!(sample["source"], "nano");
+        assert_eq!(sample["key"], n.to_string());
+    }
+    assert_eq!(samples.len(), 4);
+    assert!(failed["losses"]["contrastive"].is_string(), "{failed}");
+    // The state before, and nothing after.
+    assert_eq!(metrics(&out).len() as u64, step - 1);
+    assert_eq!(checkpoints(&out).last(), Some(&(step - 1)));
+    // Told to bear it, it goes on from there.
+    let patient = [&settings[..2], &["explodes=1e9"], &settings[3..]].concat();
+    train(TOWER, &out, &patient, true, Some(step + 2)).expect_err("stopped");
+    assert_eq!(metrics(&out).len() as u64, step + 2);
+}
+
+#[test]
+fn one_program_at_a_time_writes_in_a_run_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(TOWER, &out, &["steps=1"], false, None).expect("a run");
+    let lock = File::create(out.join("run.lock")).expect("a file");
+    lock.lock().expect("a lock");
+    let error = train(TOWER, &out, &["steps=2"], true, None).expect_err("an error");
+    assert!(error.to_string().contains("in use"), "{error}");
+    drop(lock);
+    train(TOWER, &out, &["steps=2"], true, None).expect("a run");
+}
+
+#[test]
+fn a_longer_run_replaces_the_finished_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let weights = || fs::read(out.join("model/vision_tower/model.safetensors")).expect("weights");
+    train(TOWER, &out, &["steps=2"], false, None).expect("a run");
+    let before = weights();
+    train(TOWER, &out, &["steps=4"], true, None).expect("a run");
+    assert!(weights() != before);
+}
+
+#[test]
+fn a_run_that_was_cut_off_before_its_first_checkpoint_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    train(TOWER, &whole, &["steps=3"], false, None).expect("a run");
+    fs::create_dir_all(out.join("checkpoints/.saving-a/new")).expect("a folder");
+    fs::write(
+        out.join("metrics.jsonl"),
+        "{\"step\": 1, \"loss\": 2.0}\n{\"st",
+    )
+    .expect("write");
+    train(TOWER, &out, &["steps=3"], true, None).expect("a run");
+    assert_eq!(metrics(&whole), metrics(&out));
+    assert!(!out.join("checkpoints/.saving-a").exists());
+}
