@@ -313,8 +313,76 @@ pub fn samples<M: Make>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::data::Format;
+    use crate::training::ranks::Ranks;
+
+    /// A sample is the record's key.
+    #[derive(Clone)]
+    struct Keys;
+
+    impl Make for Keys {
+        type Sample = String;
+
+        fn scene(&self, n: u64) -> Result<String> {
+            Ok(n.to_string())
+        }
+
+        fn record(&self, _n: u64, record: Record) -> Result<String> {
+            Ok(record.id)
+        }
+    }
+
+    #[test]
+    fn ranks_and_their_workers_read_every_record_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for shard in 0..3 {
+            let line = |n| {
+                format!(
+                    r#"{{"id": {}, "conversations": [{{"from": "human", "value": "Hi"}}]}}"#,
+                    4 * shard + n
+                )
+            };
+            let lines: Vec<String> = (0..4).map(line).collect();
+            fs::write(
+                folder.path().join(format!("{shard}.jsonl")),
+                lines.join("\n"),
+            )
+            .unwrap();
+        }
+        let data = Data {
+            workers: 2,
+            shuffle: 4,
+            sources: vec![Source {
+                format: Format::Llava,
+                path: folder.path().join("*.jsonl").to_str().unwrap().into(),
+                folder: None,
+                form: None,
+                weight: 1.0,
+                held_out: false,
+            }],
+            ..Data::default()
+        };
+        let place = Place::start(&data, 2).unwrap();
+        let mut seen = Vec::new();
+        for index in 0..2 {
+            let rank = Part { index, of: 2 };
+            let mut samples = Prefetch::start(&Keys, &data, 1, Share { rank, batch: 1 }, &place, 0);
+            let ranks = Arc::<Ranks>::default();
+            let mut reading = Reading::open(folder.path(), &data, place.clone(), ranks).unwrap();
+            for taken in samples.next(6, &mut reading).unwrap() {
+                assert_eq!(taken.origin.key, taken.sample);
+                seen.push(taken.sample.parse::<u32>().unwrap());
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..12).collect::<Vec<_>>());
+    }
 
     #[test]
     fn ranks_divide_the_batches_of_one() {

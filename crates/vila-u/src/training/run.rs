@@ -363,10 +363,15 @@ impl<'a, F: Format> Run<'a, F> {
             }
             let best = self.is_best(index, objective.score(&metrics));
             // All ranks stop after the same step.
-            let stop = self.ranks.any(self.watch.stop.load(Ordering::Relaxed))?;
+            let stop = self.watch.stop.load(Ordering::Relaxed);
+            let stop = self.ranks.any(stop).map_err(|error| self.keep(error))?;
             if save || stop {
-                let weights = format!("after step {}, the weights", self.step);
-                self.ranks.agree(&weights, || checksum(&self.model))?;
+                let same = self.ranks.agree("the weights", || checksum(&self.model));
+                // Weights that differ are not kept.
+                same.map_err(|error| match self.ranks.lost() {
+                    true => self.keep(error),
+                    false => error,
+                })?;
             }
             if leads && (save || stop || best.is_some()) {
                 self.save(best)?;
@@ -436,28 +441,16 @@ impl<'a, F: Format> Run<'a, F> {
 
     /// Keeps the state `before` the step that is not taken, and says why it is not.
     fn halt(&mut self, halt: Halt, before: (F::Model, Place)) -> Error {
-        let out = &self.recipe.out;
         (self.model, self.reading.place) = before;
-        let saved = state::steps(out).last() == Some(&self.step);
-        // What cannot be computed before anything was trained leaves nothing to keep.
-        let keep = self.step > 0 || matches!(halt, Halt::Unsound(_));
-        let kept = match keep && !saved && self.ranks.leads() {
-            true => self.save(None),
-            false => Ok(()),
-        };
         let failure = match halt {
-            Halt::Error(Error::Failed(reason)) if keep && kept.is_ok() => {
-                let step = self.step;
-                return Error::failed(format!("{reason}; the checkpoint of step {step} is kept"));
-            }
-            Halt::Error(error) => return error,
+            Halt::Error(error) => return self.keep(error),
             Halt::Unsound(failure) => failure,
         };
         if !self.ranks.leads() {
             return Error::failed(failure.reason);
         }
-        let written = failure.write(&self.recipe.out);
-        let kept = match kept.and(written) {
+        let kept = self.save_unless_saved();
+        let kept = match kept.and(failure.write(&self.recipe.out)) {
             Ok(()) => format!(
                 "the checkpoint of step {} is kept, just before it",
                 self.step
@@ -470,6 +463,27 @@ impl<'a, F: Format> Run<'a, F> {
             failure.step,
             failure.named()
         ))
+    }
+
+    /// Keeps what was trained so far, if anything was, when the run cannot go on.
+    fn keep(&mut self, error: Error) -> Error {
+        if self.step == 0 || !self.ranks.leads() || self.save_unless_saved().is_err() {
+            return error;
+        }
+        match error {
+            Error::Failed(reason) => Error::failed(format!(
+                "{reason}; the checkpoint of step {} is kept",
+                self.step
+            )),
+            error => error,
+        }
+    }
+
+    fn save_unless_saved(&mut self) -> Result<()> {
+        match state::steps(&self.recipe.out).last() == Some(&self.step) {
+            true => Ok(()),
+            false => self.save(None),
+        }
     }
 
     /// One optimizer step: losses and gradients of its batches, then the update.

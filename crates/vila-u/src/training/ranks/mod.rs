@@ -247,10 +247,15 @@ impl Ranks {
         match numbers.iter().position(|number| *number != numbers[0]) {
             None => Ok(()),
             Some(rank) => Err(Error::failed(format!(
-                "{what} of rank {rank} are not those of rank 0: they train on different devices, or see \
-                 different files"
+                "{what} of rank {rank} are not those of rank 0: they compute on different devices, or see \
+                 different files; the last checkpoint is kept"
             ))),
         }
+    }
+
+    /// Whether a connection is gone, or a rank has told why it stops.
+    pub fn lost(&self) -> bool {
+        self.links().down.is_some()
     }
 
     /// Does something on the leader, and then on the others: these find what it left.
