@@ -76,13 +76,18 @@ pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<
     }
     let origin = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(views, Some(origin), &path).map_err(failed)?;
+    // PEFT means a whole number where it can be one.
+    let alpha = match config.alpha.fract() == 0.0 {
+        true => json!(config.alpha as u64),
+        false => json!(config.alpha),
+    };
     let settings = json!({
         "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
-        "lora_alpha": config.alpha,
+        "lora_alpha": alpha,
         "lora_dropout": config.dropout,
         "modules_to_save": null,
         "peft_type": "LORA",
