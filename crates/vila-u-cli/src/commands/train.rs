@@ -29,7 +29,7 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     if args.plan {
-        let plan = Plan::measured(&recipe, &device, args.memory)?;
+        let plan = Plan::measured(&recipe, &device, args.memory)?.on_ranks(args.ranks.into());
         console.result(describe(&plan), to_json(&plan)?)?;
         return plan.check();
     }

@@ -136,6 +136,15 @@ impl Plan {
         })
     }
 
+    /// The same on so many ranks, each of which takes as much memory and as many samples of a step.
+    pub fn on_ranks(mut self, ranks: u64) -> Self {
+        for stage in &mut self.stages {
+            stage.samples *= ranks;
+            stage.tokens *= ranks;
+        }
+        self
+    }
+
     /// One error that says what to change, where the run cannot fit.
     ///
     /// # Errors
