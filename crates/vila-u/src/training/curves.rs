@@ -59,7 +59,7 @@ pub struct Compared {
     pub runs: Vec<Option<Summary>>,
 }
 
-/// The last value and the best: the lowest of losses and distances, the highest of anything else.
+/// The last value and the best: the lowest in training and of losses, the highest of other evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
     pub last: f64,
@@ -221,10 +221,8 @@ fn summary(name: &str, points: &[(f64, f64)]) -> Option<Summary> {
         true => points.to_vec(),
         false => smooth(points),
     };
-    let distance = ["loss", "fid", "lpips"]
-        .iter()
-        .any(|end| name.ends_with(end));
-    let sign = if evaluated(name) && !distance {
+    let loss = name.split('/').any(|part| part.ends_with("loss"));
+    let sign = if evaluated(name) && !loss {
         1.0
     } else {
         -1.0
@@ -286,6 +284,8 @@ mod tests {
         assert_eq!((psnr.last, psnr.last_step), (-10.0, 60));
         let loss = compared.metrics[1].runs[0].unwrap();
         assert_eq!((loss.best, loss.best_step), (1.1, 40));
+        let depth = summary("eval/visual_loss/2", &[(10.0, 3.0), (20.0, 2.0)]).unwrap();
+        assert_eq!((depth.best, depth.best_step), (2.0, 20));
         // Loss, the two evaluations and waiting, below two names.
         assert_eq!(compared.picture.dimensions(), (3 * 420, 2 * 280 + 60));
 
