@@ -10,7 +10,7 @@ use vila_u::{
     Error, Result,
     training::{
         self, Start, Watch,
-        plan::{self, Memory, Plan, StagePlan},
+        plan::{self, Memory, Plan, Room, StagePlan, gigabytes},
         recipe::Recipe,
     },
 };
@@ -28,14 +28,18 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     console.stop_on_termination();
     let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
+    let ranks = args.ranks.into();
+    let room = Room {
+        memory: args.memory,
+        ranks,
+        here: if args.rank.is_none() { ranks } else { 1 },
+    };
     if args.plan {
-        let plan = Plan::measured(&recipe, &device, args.memory)?.on_ranks(args.ranks.into());
+        let plan = Plan::measured(&recipe, &device, &room)?;
         console.result(describe(&plan), to_json(&plan)?)?;
         return plan.check();
     }
-    if args.memory.is_some() {
-        plan::check(&recipe, &device, args.memory)?;
-    }
+    plan::check(&recipe, &device, &room)?;
     let group = Group::form(global, args, &recipe, console)?;
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
@@ -166,11 +170,4 @@ fn memory_lines(title: &str, memory: &Memory, free: Option<u64>, lines: &mut Vec
         Some(free) => format!("  {:18} {:>14}", "free", gigabytes(free)),
         None => format!("  {:18} {:>14}", "free", "not known: give --memory"),
     });
-}
-
-fn gigabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }

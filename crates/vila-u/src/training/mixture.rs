@@ -20,7 +20,7 @@ use super::adamw::Gradients;
 use super::forms::Form;
 use super::multimodal::{self, Mean, Visual};
 use super::prefetch::{Make, samples};
-use super::recipe::{self, Data, Mixture, Part, Recipe};
+use super::recipe::{self, Data, Mixture, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
@@ -218,7 +218,7 @@ pub struct MixtureObjective {
     lora: Option<f64>,
     dropout: f64,
     recompute: bool,
-    /// None where the tower changes.
+    /// None where a stage of the run trains the tower.
     seen: Option<Seen>,
     device: Device,
     /// Of the curves of each depth.
@@ -238,7 +238,8 @@ impl MixtureObjective {
         Ok(Self {
             samples,
             batch_size: recipe.batch_size,
-            seen: (!trains.train.contains(&Part::Tower)).then(Seen::default),
+            // Nor does the running mean's tower stay, which follows a stage before.
+            seen: (!recipe.trains_tower()).then(Seen::default),
             trains,
             lora: recipe.lora.as_ref().map(|lora| lora.dropout),
             dropout: recipe.dropout,
@@ -566,6 +567,7 @@ pub fn held_out<M: Make>(make: &M, data: &Data, count: usize) -> Result<Option<V
 mod tests {
     use super::*;
     use crate::checkpoint::{Source, config};
+    use crate::training::recipe::Part;
 
     #[test]
     fn only_drawings_hide_and_only_in_training() {

@@ -48,11 +48,10 @@ use trained_tower::TrainedTower;
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
-/// Anything wrong with the recipe or the files it names; more memory needed than is free; a loss that is no
-/// number or explodes (the state before it is kept, and `failed.json` names its samples);
-/// [`Error::Interrupted`] when stopped through the watch, after saving.
+/// Anything wrong with the recipe or the files it names; a loss that is no number or explodes (the state before
+/// it is kept, and `failed.json` names its samples); [`Error::Interrupted`] when stopped through the watch, after
+/// saving. Whether there is memory enough says [`plan::check`], before.
 pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
-    plan::check(recipe, device, None)?;
     let device = device.clone().autodiff();
     let ranks = start.ranks.clone();
     let finished = match recipe.stages.first().map(|stage| &stage.objective) {
@@ -76,6 +75,11 @@ fn tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result
     let lpips: Vec<_> = recipe.stages.iter().map(lpips).collect::<Result<_>>()?;
     let ranks = start.ranks.clone();
     let together = recipe.batch_size * ranks.count();
+    if together < 2 {
+        return Err(Error::usage(
+            "recipe: the contrastive loss compares the pictures of a batch: batch_size must be at least 2",
+        ));
+    }
     // Tokenizers that are missing are made in the run folder, once.
     let (format, tower, tokenizer) =
         ranks.leader_first(|| start::tower(recipe, device, together))?;

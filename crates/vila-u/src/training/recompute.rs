@@ -9,7 +9,7 @@
 //! y_i = layer_i(x_i)        dx_i, dW_i = gradients of sum(y_i * dy_i)        dy_{i-1} = dx_i
 //! ```
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Gradients as Tape, Int, Tensor};
 
 use super::adamw::Gradients;
@@ -59,6 +59,8 @@ impl Recomputed {
             seed,
         });
         let mut x = embeds.clone().inner().autodiff();
+        // Where nothing up to here is trained, there is nothing to go back for.
+        let learns = embeds.is_tracked() || layers.iter().any(trains);
         let mut inputs = Vec::with_capacity(layers.len());
         for (index, layer) in layers.iter().enumerate() {
             inputs.push(x.clone());
@@ -74,7 +76,7 @@ impl Recomputed {
             rotation,
             mask,
             embeds,
-            top: x.require_grad(),
+            top: if learns { x.require_grad() } else { x },
             chance,
         }
     }
@@ -113,6 +115,19 @@ impl Recomputed {
     }
 }
 
+/// Whether any parameter is trained.
+fn trains<M: Module>(module: &M) -> bool {
+    struct Any(bool);
+    impl ModuleVisitor for Any {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.is_require_grad();
+        }
+    }
+    let mut any = Any(false);
+    module.visit(&mut any);
+    any.0
+}
+
 /// The tape of a gradient that arrives at `y`.
 fn arrive(y: Tensor<3>, slope: Tensor<3>) -> Tape {
     (y * slope.autodiff()).sum().backward()
@@ -121,7 +136,7 @@ fn arrive(y: Tensor<3>, slope: Tensor<3>) -> Tape {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::module::{ModuleMapper, ModuleVisitor, Param};
+    use burn::module::ModuleMapper;
     use burn::tensor::{Distribution, TensorData};
 
     use super::*;

@@ -1,6 +1,6 @@
 //! What the language model's stages train, and how.
 
-use vila_u::training::plan::Plan;
+use vila_u::training::plan::{Plan, Room};
 
 use super::*;
 
@@ -294,7 +294,11 @@ fn the_recipes_can_be_read() {
         }
         let name = path.display().to_string();
         if name.contains("-7b-") && !name.contains("-tower") {
-            let plan = Plan::measured(&recipe, &Device::flex(), Some(1 << 40)).expect("a plan");
+            let room = Room {
+                memory: Some(1 << 40),
+                ..Room::default()
+            };
+            let plan = Plan::measured(&recipe, &Device::flex(), &room).expect("a plan");
             let stage = &plan.stages[0];
             assert_eq!((plan.stages.len(), stage.samples), (1, 512), "{name}");
             assert_eq!(stage.measured, 0, "{name}");

@@ -31,6 +31,19 @@ const EPSILON: f64 = 1e-10;
 /// Four poolings leave at least one position of these.
 pub const SMALLEST: usize = 16;
 
+/// How many numbers the network has.
+pub fn parameters() -> u64 {
+    let (mut count, mut inputs) = (0, 3);
+    for (convolutions, outputs) in BLOCKS.into_iter().zip(CHANNELS) {
+        for _ in 0..convolutions {
+            count += 9 * inputs * outputs + outputs;
+            inputs = outputs;
+        }
+        count += outputs;
+    }
+    count as u64
+}
+
 /// VGG16 up to relu5_3 and five linear heads. Nothing in it is trained.
 #[derive(Clone, Debug)]
 pub struct Lpips {

@@ -11,6 +11,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
+use super::losses::lpips;
 use super::mixture::Samples;
 use super::prefetch::samples;
 use super::reading::trained;
@@ -27,6 +28,30 @@ use activations::Rows;
 const MEASURED: usize = 64;
 /// Bytes of a number.
 const F32: u64 = 4;
+
+/// Machines that a tower is proposed to be spread over.
+const SPREAD: usize = 8;
+
+/// What a run has.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of the device, where it is not to be asked.
+    pub memory: Option<u64>,
+    pub ranks: u64,
+    /// Of these on this machine.
+    pub here: u64,
+}
+
+/// All the memory there is, for one rank.
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            ranks: 1,
+            here: 1,
+        }
+    }
+}
 
 /// What a run takes.
 #[derive(Clone, Debug, Serialize)]
@@ -85,6 +110,18 @@ pub struct Memory {
 }
 
 impl Memory {
+    fn times(&mut self, count: u64) {
+        let Self {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+        } = self;
+        for bytes in [weights, gradients, optimizer, activations] {
+            *bytes *= count;
+        }
+    }
+
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.optimizer + self.activations
     }
@@ -92,15 +129,14 @@ impl Memory {
 
 impl Plan {
     /// Reads sizes, and of the data as much as it takes to know how long samples are, if it is there.
-    /// `memory`: bytes of the device, where it is not to be asked.
     ///
     /// # Errors
     /// When the sizes are not known, or do not fit together.
-    pub fn measured(recipe: &Recipe, device: &Device, memory: Option<u64>) -> Result<Self> {
-        Self::new(recipe, device, memory, true)
+    pub fn measured(recipe: &Recipe, device: &Device, room: &Room) -> Result<Self> {
+        Self::new(recipe, device, room, true)
     }
 
-    fn new(recipe: &Recipe, device: &Device, free: Option<u64>, look: bool) -> Result<Self> {
+    fn new(recipe: &Recipe, device: &Device, room: &Room, look: bool) -> Result<Self> {
         let sizes = start::sizes(recipe)?;
         let gpu = *device != Device::flex();
         let lengths = |stage: &recipe::Stage| match look {
@@ -114,7 +150,7 @@ impl Plan {
             let steps = ends.iter().zip(starts).map(|(end, start)| end - start);
             let stages = recipe.stages.iter().zip(steps).zip(&lengths);
             let plan = |((stage, steps), lengths): ((&recipe::Stage, u64), &Vec<Sample>)| {
-                plan(recipe, stage, steps, &sizes, lengths, gpu)
+                plan(recipe, stage, steps, &sizes, lengths, gpu).on(room)
             };
             stages.map(plan).collect()
         };
@@ -130,19 +166,10 @@ impl Plan {
         }
         Ok(Self {
             stages: stages(recipe),
-            free: free.or_else(|| memory::free(device)),
+            free: room.memory.or_else(|| memory::free(device)),
             host_free: gpu.then(|| memory::free(&Device::flex())).flatten(),
             remedies,
         })
-    }
-
-    /// The same on so many ranks, each of which takes as much memory and as many samples of a step.
-    pub fn on_ranks(mut self, ranks: u64) -> Self {
-        for stage in &mut self.stages {
-            stage.samples *= ranks;
-            stage.tokens *= ranks;
-        }
-        self
     }
 
     /// One error that says what to change, where the run cannot fit.
@@ -190,23 +217,37 @@ impl Plan {
     }
 }
 
-fn gigabytes(bytes: u64) -> String {
+impl StagePlan {
+    /// Of one rank, on all ranks. Each of them takes as many samples of a step; those on one machine share its
+    /// memory, and have GPUs of their own.
+    fn on(mut self, room: &Room) -> Self {
+        self.samples *= room.ranks;
+        self.tokens *= room.ranks;
+        self.host
+            .as_mut()
+            .unwrap_or(&mut self.memory)
+            .times(room.here);
+        self
+    }
+}
+
+/// Bytes as people read them.
+pub fn gigabytes(bytes: u64) -> String {
     match bytes {
-        0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 
-/// Refuses a run that cannot fit in the memory that is free, or in `memory` bytes, before anything is
-/// loaded.
+/// Refuses a run that cannot fit, before anything is loaded.
 ///
 /// # Errors
 /// As [`Plan::measured`] and [`Plan::check`].
-pub fn check(recipe: &Recipe, device: &Device, memory: Option<u64>) -> Result<()> {
+pub fn check(recipe: &Recipe, device: &Device, room: &Room) -> Result<()> {
     // What fits even with the longest samples needs no look at the data.
-    match Plan::new(recipe, device, memory, false)?.check() {
+    match Plan::new(recipe, device, room, false)?.check() {
         Ok(()) => Ok(()),
-        Err(_) => Plan::measured(recipe, device, memory)?.check(),
+        Err(_) => Plan::measured(recipe, device, room)?.check(),
     }
 }
 
@@ -233,8 +274,13 @@ fn remedies_of(recipe: &Recipe) -> Vec<Remedy> {
             },
         ));
     }
-    if !language && recipe.batch_size > 1 {
-        remedies.push(("batch_size = 1".into(), |recipe| recipe.batch_size = 1));
+    // The pictures of a step are compared with each other: they cannot be fewer, but on several machines.
+    if !language && recipe.batch_size >= 2 * SPREAD {
+        let each = recipe.batch_size / SPREAD;
+        remedies.push((
+            format!("batch_size = {each} on {SPREAD} machines"),
+            |recipe| recipe.batch_size /= SPREAD,
+        ));
     }
     if language && recipe.lora.is_none() && recipe.model.llm.is_none() {
         remedies.push(("lora = { rank = 64, alpha = 16 }".into(), |recipe| {
@@ -270,13 +316,14 @@ struct Counted {
 }
 
 /// The parts that are told apart, and what their paths start with. Of several, the first that fits.
-const PARTS: [(&str, &[&str]); 8] = [
+const PARTS: [(&str, &[&str]); 9] = [
     ("language model", &["llm."]),
     ("projector", &["mm_projector."]),
     ("depth transformer", &["vision_tower.rqtransformer."]),
     ("vision encoder", &["siglip_model.vision_model."]),
     ("quantizer", &["quantizer."]),
     ("pixel decoder", &["post_quant_conv.", "decoder."]),
+    ("scale and bias", &["siglip_model.logit_"]),
     ("text encoder", &["siglip_model."]),
     ("discriminator", &["discriminator."]),
 ];
@@ -389,7 +436,11 @@ fn plan(
     let gradients = (recipe.accumulation as u64).min(lanes + 1);
     // The running mean is a model of its own.
     let models = 1 + u64::from(recipe.ema.is_some());
-    let all = models * F32 * (trained + frozen);
+    let judge = match &stage.objective {
+        Objective::Tower(losses) if losses.perceptual.is_some() => lpips::parameters(),
+        _ => 0,
+    };
+    let all = F32 * (models * (trained + frozen) + judge);
     let (memory, host) = match gpu {
         false => {
             let memory = Memory {
@@ -410,7 +461,8 @@ fn plan(
                 weights: all,
                 gradients: F32 * held,
                 optimizer: 0,
-                activations: kept,
+                // New weights are beside the old ones when activations and gradients are gone.
+                activations: kept.max(F32 * (trained - held)),
             };
             let host = Memory {
                 weights: 0,
@@ -540,6 +592,13 @@ mod tests {
         plan(recipe, &recipe.stages[0], 10, &sizes, &[], gpu)
     }
 
+    fn room(memory: u64) -> Room {
+        Room {
+            memory: Some(memory),
+            ..Room::default()
+        }
+    }
+
     /// LLaMA-2-7B has 6,738,415,616 parameters, and here four words more, in and out.
     const LANGUAGE: u64 = 6_738_415_616 + 2 * 4 * 4096;
 
@@ -589,7 +648,7 @@ mod tests {
         let single = stage(&recipe(&["batch_size=1"]), false).memory;
         assert!(single.activations < memory.activations * 6 / 10);
 
-        let plan = Plan::new(&recipe(&[]), &Device::flex(), Some(80_000_000_000), false).unwrap();
+        let plan = Plan::new(&recipe(&[]), &Device::flex(), &room(80_000_000_000), false).unwrap();
         let totals: Vec<u64> = plan.remedies.iter().map(|(_, bytes)| *bytes).collect();
         assert_eq!(totals.len(), 3);
         assert!(totals[0] < plain.memory.total());
@@ -598,7 +657,7 @@ mod tests {
         for word in ["80.0 GB", "recompute = true", "accumulation = 16", "lora ="] {
             assert!(error.contains(word), "{word}: {error}");
         }
-        let plan = Plan::new(&recipe(&[]), &Device::flex(), Some(totals[0] * 10), false).unwrap();
+        let plan = Plan::new(&recipe(&[]), &Device::flex(), &room(totals[0] * 10), false).unwrap();
         assert!(plan.check().is_ok());
     }
 
@@ -616,6 +675,24 @@ mod tests {
         assert!(gpu.memory.activations > cpu.memory.activations);
         let recomputed = stage(&recipe(&["recompute=true"]), true);
         assert!(recomputed.memory.gradients < gpu.memory.gradients / 2);
+    }
+
+    #[test]
+    fn ranks_of_one_machine_share_its_memory() {
+        let [cpu, gpu] = [false, true].map(|gpu| stage(&recipe(&[]), gpu));
+        let room = Room {
+            memory: None,
+            ranks: 4,
+            here: 2,
+        };
+        let [both, cards] = [&cpu, &gpu].map(|stage| stage.clone().on(&room));
+        assert_eq!(
+            (both.samples, both.tokens),
+            (4 * cpu.samples, 4 * cpu.tokens)
+        );
+        assert_eq!(both.memory.total(), 2 * cpu.memory.total());
+        assert_eq!(cards.memory.total(), gpu.memory.total());
+        assert_eq!(cards.host.unwrap().total(), 2 * gpu.host.unwrap().total());
     }
 
     #[test]

@@ -118,7 +118,10 @@ pub struct Stage {
 
 impl Stage {
     fn check(&self, nano: bool) -> Result<()> {
-        must(self.share > 0.0, "a stage's share must be above 0")?;
+        must(
+            self.share > 0.0 && self.share.is_finite(),
+            "a stage's share must be above 0",
+        )?;
         self.optimizer.check()?;
         self.objective.check(nano)
     }
@@ -248,6 +251,17 @@ impl Recipe {
             Objective::Tower(tower) => tower.check_picture(size),
             _ => Ok(()),
         })
+    }
+
+    /// Whether a stage of a language model trains the tower as well.
+    pub fn trains_tower(&self) -> bool {
+        let trains = |stage: &Stage| match &stage.objective {
+            Objective::Pretrain(mixture) | Objective::Sft(mixture) => {
+                mixture.train.contains(&Part::Tower)
+            }
+            _ => false,
+        };
+        self.stages.iter().any(trains)
     }
 
     /// The sizes of the discriminator, if a stage has one.

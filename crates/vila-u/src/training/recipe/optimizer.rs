@@ -38,7 +38,7 @@ impl Optimizer {
             "optimizer.warm_up must be between 0 and 1",
         )?;
         must(
-            self.weight_decay >= 0.0,
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
             "optimizer.weight_decay must not be negative",
         )?;
         must(self.clip > 0.0, "optimizer.clip must be above 0")?;
