@@ -310,17 +310,17 @@ pub struct Train {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub ranks: u16,
     /// Which of the --ranks this process is, from 0, where they are started one by one
-    #[arg(long, value_name = "R", requires = "leader")]
+    #[arg(long, value_name = "R", requires_all = ["leader", "ranks"])]
     pub rank: Option<u16>,
     /// Where rank 0 waits for the others, in a network that is your own
     #[arg(long, value_name = "HOST:PORT", requires = "rank")]
     pub leader: Option<String>,
     /// Train nothing; draw the curves of the runs in these folders together, and print where they stand
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "ranks", "rank"])]
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "plan", "memory", "ranks", "rank"])]
     pub compare: Vec<PathBuf>,
-    /// The picture that --compare draws
-    #[arg(short, long, default_value = "curves.png", requires = "compare")]
-    pub output: PathBuf,
+    /// The picture that --compare draws [default: curves.png]
+    #[arg(short, long, conflicts_with = "recipe")]
+    pub output: Option<PathBuf>,
 }
 
 /// A size such as `80GB` or `512 MiB`, in bytes.
@@ -372,10 +372,11 @@ pub struct DataInspect {
 
 #[derive(Args)]
 pub struct DataNano {
-    /// The folder to write: WebDataset tar shards, images and LLaVA-style JSONL
+    /// The folder to write: scenes, videos, pages, comparisons and questions in the layouts of WebDataset, LLaVA,
+    /// OpenVid and MMC4
     #[arg(short, long)]
     pub out: PathBuf,
-    /// How many scenes
+    /// How many scenes; and for every four of them a video, a page, a comparison and a riddle
     #[arg(short, default_value_t = 1000)]
     pub n: usize,
     /// train, or heldout
@@ -387,7 +388,7 @@ pub struct DataNano {
 
 #[derive(Subcommand)]
 pub enum Eval {
-    /// Reconstruction, matching, questions and drawing on the held-out nano world
+    /// Reconstruction, matching, questions, drawing and videos on the held-out nano world
     #[command(after_help = "Example: vila-u eval nano -n 200 -o report/")]
     Nano(EvalNano),
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same

@@ -19,7 +19,7 @@ pub mod generation;
 pub mod language;
 mod layers;
 pub mod media;
-mod memory;
+pub mod memory;
 pub mod model;
 mod plot;
 pub mod projector;

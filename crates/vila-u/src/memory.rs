@@ -36,6 +36,15 @@ fn allowed() -> Option<u64> {
     })
 }
 
+/// Bytes as people read them.
+pub fn in_words(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// Lets [`peak`] count from here, where the system permits it.
 pub fn forget_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");

@@ -65,6 +65,14 @@ pub fn draw(
 ) -> Result<RgbImage> {
     register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
         .map_err(|_| Error::failed("the font of the plots cannot be read"))?;
+    // Near the end of the numbers the ticks of an axis never end.
+    let too_large = |panel: &Panel| {
+        let Range { start, end } = panel.y;
+        start.abs().max(end.abs()) > 1e300
+    };
+    if panels.iter().any(too_large) {
+        return Err(Error::failed("plotting: numbers too large to be drawn"));
+    }
     let columns = columns.min(panels.len()).max(1);
     let rows = panels.len().div_ceil(columns).max(1);
     let top = if names.is_empty() {

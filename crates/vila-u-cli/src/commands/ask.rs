@@ -20,7 +20,9 @@ use vila_u::{
     },
 };
 
-use super::{create_folder, generate::to_frames, load, new_seed, read_pixels, to_tensor};
+use super::{
+    check_folder, create_folder, generate::to_frames, load, new_seed, read_pixels, to_tensor,
+};
 use crate::{
     arguments::{Ask, Global},
     console::Console,
@@ -35,15 +37,10 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
             "--temperature must be above 0; use --greedy for the most probable tokens",
         ));
     }
-    if let Some(output) = args.output.as_ref().filter(|output| output.is_file()) {
-        return Err(Error::usage(format!(
-            "-o {} is a file: name a folder",
-            output.display()
-        )));
-    }
     let output = args.output.as_deref().unwrap_or(Path::new("reply"));
+    check_folder(output)?;
     let checkpoint = load(global, console)?;
-    let shown = shown(args, &checkpoint)?;
+    let shown = shown(args, &checkpoint, console)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let options = ReplyOptions {
         text: TextOptions {
@@ -149,7 +146,7 @@ fn sampling(args: &Ask, checkpoint: &Checkpoint) -> Sampling {
 }
 
 /// What the question is about, as the tower sees it.
-fn shown(args: &Ask, checkpoint: &Checkpoint) -> Result<Shown> {
+fn shown(args: &Ask, checkpoint: &Checkpoint, console: &Console) -> Result<Shown> {
     let device: Device = checkpoint.model.llm.device();
     let size = checkpoint.config.siglip.vision_config.image_size;
     // The released model's inference resizes pictures as they are stored, and frames as RGB.
@@ -164,6 +161,9 @@ fn shown(args: &Ask, checkpoint: &Checkpoint) -> Result<Shown> {
             .push(read_pixels(path, size, picture, &device)?);
     }
     for path in &args.video {
+        if console.stopped() {
+            return Err(Error::Interrupted);
+        }
         let frames = checkpoint.config.root.num_video_frames;
         let frames = video::frames(path, frames, Rule::Inference)?;
         let frames = frames.iter().map(|f| to_tensor(f, size, frame, &device));

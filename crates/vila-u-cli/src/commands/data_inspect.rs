@@ -10,7 +10,7 @@ use vila_u::{
     },
 };
 
-use super::{create_folder, to_json};
+use super::{check_folder, create_folder, to_json};
 use crate::{arguments::DataInspect, console::Console};
 
 /// Pictures side by side on the contact sheet.
@@ -20,6 +20,7 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
     if args.n == 0 {
         return Err(Error::usage("-n must be at least 1"));
     }
+    args.output.as_deref().map(check_folder).transpose()?;
     let recipe = Recipe::load(&args.recipe, &args.set)?;
     let samples = inspect(&recipe, args.n)?;
     let mut first = 1;

@@ -10,13 +10,14 @@ use vila_u::{
     safetensors::{Dtype, SafeTensors},
 };
 
-use super::{create_folder, generate::to_picture, load_tower, numbered};
+use super::{check_folder, create_folder, generate::to_picture, load_tower, numbered};
 use crate::{
     arguments::{Decode, Global},
     console::Console,
 };
 
 pub fn run(global: &Global, args: &Decode, console: &Console) -> Result<()> {
+    check_folder(&args.output)?;
     let (codes, shape) = read_codes(&args.file)?;
     let tower = load_tower(global, console)?;
     let model = &tower.model;

@@ -10,13 +10,14 @@ use vila_u::{
     safetensors::{Dtype, serialize, tensor::TensorView},
 };
 
-use super::{load_tower, read_pixels};
+use super::{check_parent, load_tower, read_pixels};
 use crate::{
     arguments::{Encode, Global},
     console::Console,
 };
 
 pub fn run(global: &Global, args: &Encode, console: &Console) -> Result<()> {
+    check_parent(&args.output)?;
     let tower = load_tower(global, console)?;
     let size = tower.siglip.vision_config.image_size;
     let model = &tower.model;

@@ -2,13 +2,14 @@
 
 use vila_u::{Result, evaluation::benchmarks::nano};
 
-use super::{create_folder, load, to_json};
+use super::{check_folder, create_folder, load, to_json};
 use crate::{
     arguments::{EvalNano, Global},
     console::Console,
 };
 
 pub fn run(global: &Global, args: &EvalNano, console: &Console) -> Result<()> {
+    args.output.as_deref().map(check_folder).transpose()?;
     let checkpoint = load(global, console)?;
     let report = nano::run(&checkpoint, args.n, args.seed, &mut |what, done, total| {
         console.progress(what, done as u64, total as u64, "");

@@ -19,7 +19,10 @@ use vila_u::{
     },
 };
 
-use super::{check_png, create_folder, encode::save_codes, load, new_seed, numbered};
+use super::{
+    check_file, check_folder, check_parent, create_folder, encode::save_codes, load, new_seed,
+    numbered,
+};
 use crate::{
     arguments::{Generate, Global},
     console::Console,
@@ -28,6 +31,7 @@ use crate::{
 pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let n = args.n as usize;
     let files = files(args, n)?;
+    args.codes.as_deref().map(check_parent).transpose()?;
     let checkpoint = load(global, console)?;
     let sampling = sampling(args, &checkpoint)?;
     let seed = args.seed.unwrap_or_else(new_seed);
@@ -157,7 +161,7 @@ fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
     if is_folder(args, n) {
         let file = match args.video {
             true => Output::of(&output)? != Output::Frames,
-            false => output.extension().is_some_and(|e| e == "png"),
+            false => output.extension().is_some() && !output.is_dir(),
         };
         if file || output.is_file() {
             return Err(Error::usage(format!(
@@ -168,9 +172,10 @@ fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
         let file = |index| numbered(&output, index).with_extension(ending);
         return Ok((0..n).map(file).collect());
     }
-    match args.video {
-        true => drop(Output::of(&output)?),
-        false => check_png(&output)?,
+    match args.video.then(|| Output::of(&output)).transpose()? {
+        None => check_file(&output, "png")?,
+        Some(Output::Frames) => check_folder(&output)?,
+        Some(_) => check_parent(&output)?,
     }
     Ok(vec![output])
 }

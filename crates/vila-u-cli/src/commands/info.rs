@@ -4,6 +4,7 @@ use serde_json::json;
 use vila_u::{
     Result,
     checkpoint::{self, Info as Contents},
+    memory::in_words,
 };
 
 use super::{files, to_json};
@@ -34,7 +35,7 @@ fn describe(info: &Contents) -> String {
             "{:18} {:>14} {:>10}  {}",
             part.name,
             part.parameters,
-            megabytes(part.bytes),
+            in_words(part.bytes),
             dtypes.join(", ")
         ));
     }
@@ -42,7 +43,7 @@ fn describe(info: &Contents) -> String {
         "{:18} {:>14} {:>10}",
         "all",
         info.parameters,
-        megabytes(info.bytes)
+        in_words(info.bytes)
     ));
     let visual = &info.visual;
     let [rows, columns, depth] = visual.codes;
@@ -57,15 +58,15 @@ fn describe(info: &Contents) -> String {
             language.width,
             language.vocabulary,
             language.context,
-            megabytes(language.cache_per_token)
+            in_words(language.cache_per_token)
         ));
     }
     lines.push(format!(
         "weights in memory  {} as f32, {} as bf16, {} as q8_0, {} as q4_0",
-        megabytes(info.memory.f32),
-        megabytes(info.memory.bf16),
-        megabytes(info.memory.q8_0),
-        megabytes(info.memory.q4_0)
+        in_words(info.memory.f32),
+        in_words(info.memory.bf16),
+        in_words(info.memory.q8_0),
+        in_words(info.memory.q4_0)
     ));
     let drawn = [
         ("drawing", &info.drawing, "images"),
@@ -75,19 +76,11 @@ fn describe(info: &Contents) -> String {
         if let Some(need) = need {
             lines.push(format!(
                 "{name:<18} {} beside the weights, {} for groups of {} {things}",
-                megabytes(need.bytes(1)),
-                megabytes(need.bytes(need.at_once)),
+                in_words(need.bytes(1)),
+                in_words(need.bytes(need.at_once)),
                 need.at_once
             ));
         }
     }
     lines.join("\n")
-}
-
-fn megabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
 }

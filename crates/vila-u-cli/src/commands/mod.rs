@@ -81,14 +81,40 @@ fn numbered(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{index:04}.png"))
 }
 
-/// Pictures are written as PNG only.
-fn check_png(file: &Path) -> Result<()> {
-    match file.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(()),
-        _ => Err(Error::usage(format!(
-            "{}: pictures are written as PNG, give a name that ends in .png",
+/// Refuses a file that does not end so, or whose folder is not there, before anything is computed for it.
+fn check_file(file: &Path, ending: &str) -> Result<()> {
+    let ends = |extension: &std::ffi::OsStr| extension.eq_ignore_ascii_case(ending);
+    match file.extension().is_some_and(ends) {
+        true => check_parent(file),
+        false => Err(Error::usage(format!(
+            "{}: give a name that ends in .{ending}",
             file.display()
         ))),
+    }
+}
+
+/// Refuses a file whose folder is not there.
+fn check_parent(file: &Path) -> Result<()> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::usage(format!(
+                "{}: there is no folder {}",
+                file.display(),
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a folder whose name is that of a file.
+fn check_folder(folder: &Path) -> Result<()> {
+    match folder.exists() && !folder.is_dir() {
+        true => Err(Error::usage(format!(
+            "{} is a file: name a folder",
+            folder.display()
+        ))),
+        false => Ok(()),
     }
 }
 

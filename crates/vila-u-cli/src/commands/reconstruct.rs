@@ -7,14 +7,14 @@ use vila_u::{
     media::{self, preprocess::Mode},
 };
 
-use super::{check_png, generate::to_picture, load_tower, read_pixels};
+use super::{check_file, generate::to_picture, load_tower, read_pixels};
 use crate::{
     arguments::{Global, Reconstruct},
     console::Console,
 };
 
 pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()> {
-    check_png(&args.output)?;
+    check_file(&args.output, "png")?;
     let tower = load_tower(global, console)?;
     let size = tower.siglip.vision_config.image_size;
     let model = &tower.model;

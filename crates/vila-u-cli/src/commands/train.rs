@@ -8,9 +8,10 @@ use std::sync::{
 use serde_json::json;
 use vila_u::{
     Error, Result,
+    memory::in_words,
     training::{
         self, Start, Watch,
-        plan::{self, Memory, Plan, Room, StagePlan, gigabytes},
+        plan::{self, Memory, Plan, Room, StagePlan},
         recipe::Recipe,
     },
 };
@@ -40,7 +41,11 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         return plan.check();
     }
     plan::check(&recipe, &device, &room)?;
-    let group = Group::form(global, args, &recipe, console)?;
+    let group = match Group::form(global, args, &recipe, console) {
+        // Nothing is there yet to be saved.
+        Err(Error::Interrupted) => return Ok(console.say("stopped before the first step")),
+        group => group?,
+    };
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
     let reached = last.clone();
@@ -115,7 +120,7 @@ fn describe(plan: &Plan) -> String {
     }
     for (index, (remedy, bytes)) in plan.remedies.iter().enumerate() {
         let and = if index == 0 { "with" } else { "and" };
-        lines.push(format!("{and} {remedy}: {} in all", gigabytes(*bytes)));
+        lines.push(format!("{and} {remedy}: {} in all", in_words(*bytes)));
     }
     lines.join("\n")
 }
@@ -164,10 +169,10 @@ fn memory_lines(title: &str, memory: &Memory, free: Option<u64>, lines: &mut Vec
         ("activations, about", memory.activations),
         ("all", memory.total()),
     ] {
-        lines.push(format!("  {name:18} {:>14}", gigabytes(bytes)));
+        lines.push(format!("  {name:18} {:>14}", in_words(bytes)));
     }
     lines.push(match free {
-        Some(free) => format!("  {:18} {:>14}", "free", gigabytes(free)),
+        Some(free) => format!("  {:18} {:>14}", "free", in_words(free)),
         None => format!("  {:18} {:>14}", "free", "not known: give --memory"),
     });
 }

@@ -1,21 +1,31 @@
 //! `vila-u train --compare`: the curves of several runs together.
 
+use std::path::Path;
+
 use vila_u::{
     Result, media,
     training::curves::{self, Comparison, Summary},
 };
 
-use super::{check_png, to_json};
+use super::{check_file, to_json};
 use crate::{arguments::Train, console::Console};
 
 pub fn run(args: &Train, console: &Console) -> Result<()> {
-    check_png(&args.output)?;
+    let output = args.output.as_deref().unwrap_or(Path::new("curves.png"));
+    check_file(output, "png")?;
     let compared = curves::compare(&args.compare)?;
-    media::save_png(&args.output, &compared.picture)?;
+    media::save_png(output, &compared.picture)?;
     let mut value = to_json(&compared)?;
-    value["picture"] = args.output.display().to_string().into();
-    let text = format!("{}\n{}", table(&compared), args.output.display());
+    value["picture"] = output.display().to_string().into();
+    let text = format!("{}\n{}", table(&compared), output.display());
     console.result(&text, value)
+}
+
+fn number(value: f64) -> String {
+    match value.abs() < 1e9 {
+        true => format!("{value:.4}"),
+        false => format!("{value:.4e}"),
+    }
 }
 
 /// A line for each metric, two columns for each run.
@@ -33,7 +43,7 @@ fn table(compared: &Comparison) -> String {
                 best,
                 best_step,
                 ..
-            }) => [format!("{last:.4}"), format!("{best:.4} ({best_step})")],
+            }) => [number(*last), format!("{} ({best_step})", number(*best))],
         });
         rows.push([metric.name.clone()].into_iter().chain(cells).collect());
     }

@@ -194,7 +194,7 @@ impl Plan {
                 if memory.total() > free {
                     let remedies: Vec<String> = remedies
                         .iter()
-                        .map(|(name, bytes)| format!("{name} ({})", gigabytes(*bytes)))
+                        .map(|(name, bytes)| format!("{name} ({})", memory::in_words(*bytes)))
                         .collect();
                     let remedies = match remedies.is_empty() {
                         true => "use a machine with more".to_string(),
@@ -203,12 +203,12 @@ impl Plan {
                     return Err(Error::failed(format!(
                         "this run needs about {} of memory (weights {}, gradients {}, optimizer {}, activations \
                          {}), and {has} {} free: {remedies}",
-                        gigabytes(memory.total()),
-                        gigabytes(memory.weights),
-                        gigabytes(memory.gradients),
-                        gigabytes(memory.optimizer),
-                        gigabytes(memory.activations),
-                        gigabytes(free),
+                        memory::in_words(memory.total()),
+                        memory::in_words(memory.weights),
+                        memory::in_words(memory.gradients),
+                        memory::in_words(memory.optimizer),
+                        memory::in_words(memory.activations),
+                        memory::in_words(free),
                     )));
                 }
             }
@@ -228,14 +228,6 @@ impl StagePlan {
             .unwrap_or(&mut self.memory)
             .times(room.here);
         self
-    }
-}
-
-/// Bytes as people read them.
-pub fn gigabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 
@@ -654,7 +646,12 @@ mod tests {
         assert!(totals[0] < plain.memory.total());
         assert!(totals.windows(2).all(|pair| pair[1] < pair[0]));
         let error = plan.check().unwrap_err().to_string();
-        for word in ["80.0 GB", "recompute = true", "accumulation = 16", "lora ="] {
+        for word in [
+            "80.00 GB",
+            "recompute = true",
+            "accumulation = 16",
+            "lora =",
+        ] {
             assert!(error.contains(word), "{word}: {error}");
         }
         let plan = Plan::new(&recipe(&[]), &Device::flex(), &room(totals[0] * 10), false).unwrap();
