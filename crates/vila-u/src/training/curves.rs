@@ -222,11 +222,7 @@ fn summary(name: &str, points: &[(f64, f64)]) -> Option<Summary> {
         false => smooth(points),
     };
     let loss = name.split('/').any(|part| part.ends_with("loss"));
-    let sign = if evaluated(name) && !loss {
-        1.0
-    } else {
-        -1.0
-    };
+    let sign = if evaluated(name) && !loss { 1.0 } else { -1.0 };
     let last = points.last()?;
     // The first of equals.
     let best = points
