@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 use crate::{Error, Result};
@@ -40,18 +40,27 @@ pub fn folder(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
         .prefix(FOLDER)
         .tempdir_in(parent)
         .map_err(Error::io(parent))?;
-    let new = temporary.path().join("new");
+    let new = (temporary.path()).join(dir.file_name().unwrap_or("new".as_ref()));
     fs::create_dir(&new).map_err(Error::io(&new))?;
     fill(&new)?;
     let put = || {
         sync(&new)?;
         if dir.exists() {
-            fs::rename(dir, temporary.path().join("old"))?;
+            fs::rename(dir, temporary.path().join(".old"))?;
         }
         fs::rename(&new, dir)?;
         sync_entries(parent)
     };
     put().map_err(Error::io(dir))
+}
+
+/// Where that will lie which is being written at `path`, in a folder that [`folder`] fills or anywhere else.
+pub fn place(path: &Path) -> PathBuf {
+    let temporary = |part: &Component| {
+        let name = part.as_os_str().as_encoded_bytes();
+        name.starts_with(FOLDER.as_bytes())
+    };
+    path.components().filter(|part| !temporary(part)).collect()
 }
 
 /// Removes what a program that was killed left half-written in `folder`. Nothing else may be writing there.
@@ -130,6 +139,15 @@ mod tests {
         };
         super::folder(&place, fill("one")).unwrap();
         super::folder(&place, fill("two")).unwrap();
+        super::folder(&place, |new| {
+            assert!(new != place && super::place(new) == place);
+            let inner = new.join("in");
+            super::folder(&inner, |deeper| {
+                assert_eq!(super::place(&deeper.join("x")), place.join("in/x"));
+                fs::write(deeper.join("x"), "two").map_err(Error::io(deeper))
+            })
+        })
+        .unwrap();
         let failed = super::folder(&place, |new| {
             fs::write(new.join("half"), "x").unwrap();
             Err(Error::failed("the disk is full"))

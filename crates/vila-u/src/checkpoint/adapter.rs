@@ -18,11 +18,11 @@ use safetensors::{
     SafeTensors,
     tensor::{Dtype, TensorView},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::safetensors_writer::write_json;
 use crate::{
-    Error, Result,
+    Error, Result, atomic,
     language::{Llama, lora::LoraConfig},
 };
 
@@ -33,7 +33,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// adapt.
 ///
 /// # Errors
-/// When the disk is full or cannot be written.
+/// When the disk is full or cannot be written. What was there stays then.
 pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<()> {
     struct Collect {
         path: Vec<String>,
@@ -62,26 +62,30 @@ pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<
     };
     llm.visit(&mut collect);
 
-    if dir.exists() {
-        fs::remove_dir_all(dir).map_err(Error::io(dir))?;
-    }
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let path = dir.join(WEIGHTS);
-    let failed =
-        |error: safetensors::SafeTensorError| Error::failed(format!("{}: {error}", path.display()));
+    let failed = |error: safetensors::SafeTensorError| {
+        Error::failed(format!("{}: {error}", dir.join(WEIGHTS).display()))
+    };
     let mut views = Vec::new();
     for (key, shape, bytes) in &collect.found {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
         views.push((key, view));
     }
     let origin = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(origin), &path).map_err(failed)?;
+    let settings = settings(config, base);
+    atomic::folder(dir, |new| {
+        safetensors::serialize_to_file(views, Some(origin), &new.join(WEIGHTS)).map_err(failed)?;
+        write_json(&new.join(CONFIG), &settings)
+    })
+}
+
+/// What PEFT has to know of adapters besides their weights.
+fn settings(config: &LoraConfig, base: &str) -> Value {
     // PEFT means a whole number where it can be one.
     let alpha = match config.alpha.fract() == 0.0 {
         true => json!(config.alpha as u64),
         false => json!(config.alpha),
     };
-    let settings = json!({
+    json!({
         "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -94,15 +98,38 @@ pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<
         "r": config.rank,
         "target_modules": config.targets,
         "task_type": "CAUSAL_LM",
-    });
-    write_json(&dir.join(CONFIG), &settings)
+    })
 }
 
-/// Reads back what [`save`] wrote, bit by bit, into a model that has such adapters.
+/// Errors when the adapters in `dir` are others than those of `config`.
+fn check(dir: &Path, config: &LoraConfig) -> Result<()> {
+    let path = dir.join(CONFIG);
+    let stored = fs::read(&path).map_err(Error::io(&path))?;
+    let stored: Value = serde_json::from_slice(&stored)
+        .map_err(|error| Error::invalid(&path, error.to_string()))?;
+    let asked = settings(config, "");
+    for (field, key) in [
+        ("r", "rank"),
+        ("lora_alpha", "alpha"),
+        ("target_modules", "targets"),
+    ] {
+        let (before, now) = (&stored[field], &asked[field]);
+        if before != now {
+            return Err(Error::usage(format!(
+                "recipe: the run began with lora.{key} = {before}, and this is {now}: resume with the `lora` that \
+                 it began with"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads back what [`save`] wrote, bit by bit, into a model that has the adapters of `config`.
 ///
 /// # Errors
-/// When the file is damaged, or an adapter is missing or of another size. The model is unchanged then.
-pub fn load(dir: &Path, llm: &mut Llama) -> Result<()> {
+/// When these are others, a file is damaged, or an adapter is missing or of another size. The model is unchanged
+/// then.
+pub fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
     struct Fill<'a> {
         path: Vec<String>,
         file: &'a Path,
@@ -154,6 +181,7 @@ pub fn load(dir: &Path, llm: &mut Llama) -> Result<()> {
             }
         }
     }
+    check(dir, config)?;
     let path = dir.join(WEIGHTS);
     let file = fs::read(&path).map_err(Error::io(&path))?;
     let tensors = SafeTensors::deserialize(&file)

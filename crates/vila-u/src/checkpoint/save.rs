@@ -148,7 +148,7 @@ fn write_layout(
         root["llm_cfg"] = llm;
         root["mm_projector_cfg"] = mm_projector;
         root["vision_tower_cfg"] = vision_tower;
-        root["resume_path"] = dir.to_string_lossy().into();
+        root["resume_path"] = atomic::place(dir).to_string_lossy().into();
         root.sort_all_objects();
         write_json(&out.join("config.json"), &root)
     })

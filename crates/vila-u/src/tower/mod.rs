@@ -24,7 +24,7 @@ use burn::{
 pub use config::{RqVaeSiglipConfig, VisionTowerConfig};
 pub use pixel_decoder::{PixelDecoder, PixelDecoderConfig};
 use pixel_decoder::{conv1x1, convolve};
-pub use residual_quantizer::{Quantized, ResidualQuantizer, Restart};
+pub use residual_quantizer::{Learning, Quantized, ResidualQuantizer};
 use siglip::normalise;
 pub use siglip::{Siglip, SiglipConfig};
 

@@ -59,8 +59,8 @@ pub struct Quantized {
     pub commitment_loss: Tensor<1>,
 }
 
-/// The chance in restarting unused codes, and what else a codebook learns from.
-pub trait Restart {
+/// How a codebook learns: from which vectors, and by which chance unused codes are restarted.
+pub trait Learning {
     /// `count` different numbers below `length`, in random order.
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize>;
     /// `count` numbers in 0..1.
@@ -76,7 +76,7 @@ pub trait Restart {
     }
 }
 
-impl<R: Rng> Restart for R {
+impl<R: Rng> Learning for R {
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
         index::sample(self, length, count).into_vec()
     }
@@ -136,7 +136,11 @@ impl ResidualQuantizer {
     /// A row needs about one vector per batch and depth to stay in use: with restarts on, give
     /// batches clearly more positions than there are rows. The first such batch moves all idle
     /// rows onto data, so an untrained codebook needs no other initialisation.
-    pub fn forward_train(&mut self, features: Tensor<4>, restart: &mut impl Restart) -> Quantized {
+    pub fn forward_train(
+        &mut self,
+        features: Tensor<4>,
+        learning: &mut impl Learning,
+    ) -> Quantized {
         let vectors = self.to_code_grid(features.clone());
         let mut steps = Steps::new(vectors);
         for depth in 0..self.depth() {
@@ -144,10 +148,10 @@ impl ResidualQuantizer {
             let codebook = &mut self.codebooks[slot];
             let codes = codebook.nearest(steps.residual.clone());
             let embeddings = codebook.embed(codes.clone());
-            let (vectors, theirs) = restart.followed(steps.residual.clone(), codes.clone());
+            let (vectors, theirs) = learning.followed(steps.residual.clone(), codes.clone());
             codebook.follow(vectors.clone(), theirs, self.decay);
             if self.restart_unused_codes {
-                codebook.restart_unused(vectors, restart);
+                codebook.restart_unused(vectors, learning);
             }
             codebook.refresh();
             steps.push(codes, embeddings);
@@ -354,18 +358,18 @@ impl Codebook {
     }
 
     /// Puts rows whose running size is below one vector onto vectors of this batch.
-    fn restart_unused(&mut self, vectors: Tensor<2>, restart: &mut impl Restart) {
+    fn restart_unused(&mut self, vectors: Tensor<2>, learning: &mut impl Learning) {
         let [n, channels] = vectors.dims();
         let codes = self.codes();
         let device = vectors.device();
         // As many turns through the batch as it takes to have a vector for every row.
-        let chosen = restart.choose(n * codes.div_ceil(n), codes);
+        let chosen = learning.choose(n * codes.div_ceil(n), codes);
         let chosen: Vec<i64> = chosen.into_iter().map(|i| (i % n) as i64).collect();
         let mut fresh =
             vectors.select(0, Tensor::from_data(TensorData::from(&chosen[..]), &device));
         if n < codes {
             // A vector serves several rows: a little noise tells them apart.
-            let noise = TensorData::new(restart.noise(codes * channels), [codes, channels]);
+            let noise = TensorData::new(learning.noise(codes * channels), [codes, channels]);
             let scale = 0.01 / (channels as f64).sqrt();
             fresh = fresh + Tensor::from_data(noise, &device) * scale;
         }

@@ -203,7 +203,25 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// One step on every parameter that has a gradient.
+    /// Which moments are of no parameter of the model, or not of its size.
+    pub fn misfit<M: Module>(&self, model: &M) -> Option<String> {
+        let mut sizes = Sizes::default();
+        model.visit(&mut sizes);
+        let misfit = |(parameter, moments): (&String, &Moments)| {
+            let (stored, size) = (moments.first.len(), sizes.found.get(parameter));
+            let wrong = match size {
+                None => "which the model does not have".to_string(),
+                Some(size) if *size != stored => format!("which has {size}"),
+                Some(_) => return None,
+            };
+            Some(format!(
+                "has moments of {stored} numbers for `{parameter}`, {wrong}"
+            ))
+        };
+        self.moments.iter().find_map(misfit)
+    }
+
+    /// One step on every parameter that has a gradient; none where no parameter has.
     pub fn step<M: Module>(
         &mut self,
         model: M,
@@ -211,6 +229,9 @@ impl AdamW {
         learning_rate: f64,
         settings: &recipe::Optimizer,
     ) -> M {
+        if gradients.0.is_empty() {
+            return model;
+        }
         self.time += 1;
         let [beta1, beta2] = settings.betas;
         let mut update = Update {
@@ -224,6 +245,28 @@ impl AdamW {
             decay: (learning_rate * settings.weight_decay) as f32,
         };
         model.map(&mut update)
+    }
+}
+
+/// How many numbers each parameter has, by path.
+#[derive(Default)]
+struct Sizes {
+    path: Vec<String>,
+    found: BTreeMap<String, usize>,
+}
+
+impl ModuleVisitor for Sizes {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let size = param.lazy_shape().num_elements();
+        self.found.insert(self.path.join("."), size);
     }
 }
 
@@ -381,6 +424,15 @@ mod tests {
             let gradients = Gradients::of(&model, model.weight.val().sum().backward());
             model = adamw.step(model, gradients, 0.01, &settings);
         }
+        // A batch in which nothing took part is no step.
+        let mut clip = Gradients::default();
+        assert_eq!(clip.clip(&model, 1.0, &|_| false), [0.0; 2]);
+        model = adamw.step(model, clip, 0.01, &settings);
+        assert_eq!(adamw.time, 20);
+        assert_eq!(adamw.misfit(&model), None);
+        let other: Linear = LinearConfig::new(2, 3).init(&device);
+        let reason = adamw.misfit(&other).expect("a reason");
+        assert!(reason.contains("4 numbers for `weight`"), "{reason}");
         let bias = |model: &Linear| model.bias.as_ref().map(Param::val).expect("a bias");
         let before = bias(&model);
         let gradients = Gradients::of(&model, bias(&model).sum().backward());

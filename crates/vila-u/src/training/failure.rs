@@ -5,6 +5,8 @@
 //! order of 1, and those near 0 may well be ten times their mean on a hard batch.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,8 @@ const WINDOW: usize = 100;
 const ENOUGH: usize = 20;
 /// Samples named in the message; all are in the file.
 const NAMED: usize = 4;
+
+const NAME: &str = "failed.json";
 
 /// Where a sample is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +48,7 @@ impl Failure {
     pub fn write(&self, out: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self);
         let json = json.map_err(|error| Error::failed(error.to_string()))?;
-        atomic::write(&out.join("failed.json"), &json)
+        atomic::write(&out.join(NAME), &json)
     }
 
     /// The first samples, for a message.
@@ -59,6 +63,15 @@ impl Failure {
             more => names.push(format!("{more} more")),
         }
         names.join(", ")
+    }
+}
+
+/// Removes what an earlier failure left in a run folder, if anything.
+pub fn forget(out: &Path) -> Result<()> {
+    let path = out.join(NAME);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
+        _ => Ok(()),
     }
 }
 

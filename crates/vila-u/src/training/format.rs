@@ -7,12 +7,12 @@ use burn::tensor::Device;
 
 use super::losses::DiscriminatorConfig;
 use super::trained_tower::{DISCRIMINATOR, TrainedTower};
-use crate::Result;
 use crate::checkpoint::weights::load_into;
 use crate::checkpoint::{self, Files, Part, adapter};
 use crate::language::{Llama, lora::LoraConfig};
 use crate::model::{VilaU, VilaUConfig};
 use crate::tower::{RqVaeSiglipConfig, SiglipConfig};
+use crate::{Error, Result, atomic};
 
 /// The folder of adapters, beside that of the model.
 const ADAPTER: &str = "adapter";
@@ -42,9 +42,9 @@ pub trait Format {
         Ok(())
     }
 
-    /// Writes the finished model to the new folder `dir`.
+    /// Writes the finished model to `dir`, in place of what is there.
     fn finish(&self, model: &Self::Model, dir: &Path) -> Result<()> {
-        self.save(model, dir)
+        atomic::folder(dir, |new| self.save(model, new))
     }
 }
 
@@ -96,15 +96,17 @@ impl Format for TowerFormat {
         checkpoint: &Path,
         device: &Device,
     ) -> Result<()> {
+        let place = checkpoint.join(DISCRIMINATOR);
+        began_with(
+            "objective.adversarial",
+            &place,
+            self.discriminator.is_some(),
+        )?;
         let Some(config) = self.discriminator else {
             return Ok(());
         };
         let mut discriminator = config.init(device);
-        load_into(
-            &mut discriminator,
-            &checkpoint.join(DISCRIMINATOR),
-            Part::Alone,
-        )?;
+        load_into(&mut discriminator, &place, Part::Alone)?;
         model.discriminator = Some(discriminator);
         Ok(())
     }
@@ -153,6 +155,8 @@ impl Format for VilaUFormat {
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<VilaU> {
+        let adapters = dir.with_file_name(ADAPTER);
+        began_with("lora", &adapters, self.adapters.is_some())?;
         let mut model = self.config.init(device);
         let projector = Part::projector(&self.config.mm_projector);
         load_part(&mut model.llm, dir, Part::Llm)?;
@@ -160,7 +164,7 @@ impl Format for VilaUFormat {
         load_part(&mut model.vision_tower, dir, Part::VisionTower)?;
         if let Some(Adapters { config, .. }) = &self.adapters {
             model.llm = model.llm.adapted(config, device);
-            adapter::load(&dir.with_file_name(ADAPTER), &mut model.llm)?;
+            adapter::load(&adapters, &mut model.llm, config)?;
         }
         Ok(model)
     }
@@ -168,10 +172,84 @@ impl Format for VilaUFormat {
     /// Merges the adapters.
     fn finish(&self, model: &VilaU, dir: &Path) -> Result<()> {
         self.save_adapters(model, dir)?;
-        self.save_with(model, model.llm.merged(), dir)
+        atomic::folder(dir, |new| self.save_with(model, model.llm.merged(), new))
+    }
+}
+
+/// Errors when a run is not gone on `with` what a key of the recipe asks for, and a checkpoint has it at `place`,
+/// or the other way round.
+pub fn began_with(key: &str, place: &Path, with: bool) -> Result<()> {
+    match (place.exists(), with) {
+        (true, false) => Err(Error::usage(format!(
+            "recipe: the run began with `{key}`: resume with it, as recipe.toml in the run folder has it"
+        ))),
+        (false, true) => Err(Error::usage(format!(
+            "recipe: the run began without `{key}`: resume without it, or start a new run from its model with \
+             --set init=FOLDER"
+        ))),
+        _ => Ok(()),
     }
 }
 
 fn load_part<M: Module>(module: &mut M, dir: &Path, part: Part) -> Result<()> {
     load_into(module, &dir.join(part.folder()), part)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use burn::nn::{Linear, LinearConfig};
+
+    use super::*;
+
+    /// A full disk, after `.0` bytes.
+    struct Full(usize);
+
+    impl Format for Full {
+        type Model = Linear;
+
+        fn save(&self, _model: &Linear, dir: &Path) -> Result<()> {
+            fs::write(dir.join("weights"), vec![0; self.0]).unwrap();
+            match self.0 {
+                0..4 => Err(Error::failed("the disk is full")),
+                _ => Ok(()),
+            }
+        }
+
+        fn load(&self, _dir: &Path, _device: &Device) -> Result<Linear> {
+            Err(Error::failed("is not read"))
+        }
+    }
+
+    #[test]
+    fn a_finished_model_stays_until_there_is_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("model");
+        let model = LinearConfig::new(1, 1).init(&Device::flex());
+        Full(8).finish(&model, &place).unwrap();
+        assert!(Full(3).finish(&model, &place).is_err());
+        assert_eq!(fs::read(place.join("weights")).unwrap().len(), 8);
+        Full(9).finish(&model, &place).unwrap();
+        assert_eq!(fs::read(place.join("weights")).unwrap().len(), 9);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_keys_that_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let (there, missing) = (folder.path(), folder.path().join("adapter"));
+        for (place, with) in [(there, true), (&missing, false)] {
+            began_with("lora", place, with).unwrap();
+        }
+        for (place, with, words) in [
+            (there, false, "the run began with `lora`"),
+            (&missing, true, "the run began without `lora`"),
+        ] {
+            let error = began_with("lora", place, with).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
 }

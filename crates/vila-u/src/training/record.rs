@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::Recipe;
+use super::{failure, state};
 use crate::data::Source;
 use crate::{Error, Result, atomic};
 
@@ -33,7 +34,7 @@ struct Started {
     host: Option<String>,
 }
 
-/// Notes a start in `run.json`.
+/// Notes a start in `run.json`. Why the run stopped before is over.
 pub fn started(
     recipe: &Recipe,
     step: u64,
@@ -41,6 +42,7 @@ pub fn started(
     device: &burn::tensor::Device,
     ranks: usize,
 ) -> Result<()> {
+    failure::forget(&recipe.out)?;
     let path = recipe.out.join("run.json");
     // A record that cannot be read, of a run that is gone on with, is begun again: it is no reason to stop.
     let mut record: Record = match fs::read(&path) {
@@ -149,7 +151,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
 
 /// Makes sure that a run may write in this folder, and keeps others out of it.
 pub fn enter(out: &Path, resume: bool) -> Result<File> {
-    let holds_run = out.join("metrics.jsonl").exists();
+    let holds_run = out.join("metrics.jsonl").exists() || !state::steps(out).is_empty();
     if resume && !holds_run {
         return Err(Error::usage(format!(
             "{} holds no checkpoint to resume from: run without --resume",

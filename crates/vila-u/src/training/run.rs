@@ -178,8 +178,6 @@ pub struct Run<'a, F: Format> {
     best: Option<Best>,
     /// Losses of the stage.
     recent: Recent,
-    /// Whether any step was taken since the run was opened.
-    moved: bool,
     /// Keeps other programs out of the run folder; the leader's.
     _lock: Option<File>,
 }
@@ -228,7 +226,8 @@ impl<'a, F: Format> Run<'a, F> {
             Some(step) => {
                 let place = state::place(out, step, &recipe.data)?;
                 place.check(&recipe.data, count)?;
-                let (model, optimizer) = state::load(out, step, &format, device)?;
+                let ema = recipe.ema.is_some();
+                let (model, optimizer) = state::load(out, step, &format, ema, device)?;
                 Ok((step, model, optimizer, place))
             }
             None => {
@@ -243,10 +242,7 @@ impl<'a, F: Format> Run<'a, F> {
         let mean = match (recipe.ema.filter(|_| ranks.leads()), step) {
             (None, _) => None,
             (Some(_), 0) => Some(ema::start(&model)),
-            (Some(_), step) => {
-                let mean = state::load_mean(out, step, &format, device)?;
-                Some(mean.unwrap_or_else(|| ema::start(&model)))
-            }
+            (Some(_), step) => Some(state::load_mean(out, step, &format, device)?),
         };
         let metrics = match ranks.leads() {
             false => None,
@@ -286,7 +282,6 @@ impl<'a, F: Format> Run<'a, F> {
             pace: None,
             reading: Reading::open(out, &recipe.data, place, ranks.clone())?,
             best: state::best(out),
-            moved: false,
             ranks,
             _lock: lock,
         })
@@ -327,19 +322,12 @@ impl<'a, F: Format> Run<'a, F> {
         while self.step < end {
             let stage = &recipe.stages[index];
             let before = (self.model.clone(), self.reading.place.clone());
-            let (mut metrics, now) = match self.step(&objective, &mut samples, stage, first, end) {
+            let (metrics, now) = match self.step(&objective, &mut samples, stage, first, end) {
                 Ok(taken) => taken,
                 Err(halt) => return Err(self.halt(halt, before)),
             };
             drop(before);
-            metrics.extend([
-                ("seconds".into(), now.seconds),
-                ("samples_per_second".into(), now.samples_per_second()),
-                ("tokens_per_second".into(), now.tokens_per_second()),
-                ("waiting".into(), now.waiting()),
-            ]);
             self.step += 1;
-            self.moved = true;
             let pace = self.pace.map_or(now, |before| Pace::smooth(before, now));
             self.pace = Some(pace);
             let every = |interval: u64| self.step.is_multiple_of(interval) || self.step == end;
@@ -349,19 +337,11 @@ impl<'a, F: Format> Run<'a, F> {
                 every(recipe.checkpoint_every),
             );
             let leads = self.ranks.leads();
-            if evaluate && leads {
-                for (name, value) in objective.evaluate(self.finished())? {
-                    metrics.insert(format!("eval/{name}"), value);
-                }
-            }
-            if let Some(file) = &mut self.metrics {
-                file.write(self.step, &metrics)?;
-            }
-            if sample && leads {
-                let name = format!("step-{:08}.png", self.step);
-                objective.sample(self.finished(), &recipe.out.join("samples").join(name))?;
-            }
-            let best = self.is_best(index, objective.score(&metrics));
+            let metrics = self
+                .record(&objective, metrics, now, evaluate && leads, sample && leads)
+                .map_err(|error| self.keep(error))?;
+            let score = objective.score(&metrics);
+            let best = Best::after(self.best.as_ref(), self.step, index, score);
             // All ranks stop after the same step.
             let stop = self.watch.stop.load(Ordering::Relaxed);
             let stop = self.ranks.any(stop).map_err(|error| self.keep(error))?;
@@ -377,7 +357,7 @@ impl<'a, F: Format> Run<'a, F> {
                 self.save(best)?;
             }
             if leads && (evaluate || save || stop) {
-                curves::draw(&recipe.out)?;
+                curves::draw(&recipe.out).map_err(|error| self.keep(error))?;
             }
             (self.watch.progress)(&Progress {
                 step: self.step,
@@ -396,47 +376,75 @@ impl<'a, F: Format> Run<'a, F> {
         Ok(())
     }
 
+    /// Records a step that was taken, and what it came to. Returns all that there is to say of it.
+    fn record<O: Objective<F::Model>>(
+        &mut self,
+        objective: &O,
+        mut metrics: BTreeMap<String, f64>,
+        pace: Pace,
+        evaluate: bool,
+        sample: bool,
+    ) -> Result<BTreeMap<String, f64>> {
+        metrics.extend([
+            ("seconds".into(), pace.seconds),
+            ("samples_per_second".into(), pace.samples_per_second()),
+            ("tokens_per_second".into(), pace.tokens_per_second()),
+            ("waiting".into(), pace.waiting()),
+        ]);
+        let evaluated = match evaluate {
+            true => objective.evaluate(self.finished()),
+            false => Ok(Vec::new()),
+        };
+        for (name, value) in evaluated.iter().flatten() {
+            metrics.insert(format!("eval/{name}"), *value);
+        }
+        // A step that cannot be evaluated was taken, too.
+        if let Some(file) = &mut self.metrics {
+            file.write(self.step, &metrics)?;
+        }
+        evaluated?;
+        if sample {
+            let name = format!("step-{:08}.png", self.step);
+            objective.sample(self.finished(), &self.recipe.out.join("samples").join(name))?;
+        }
+        Ok(metrics)
+    }
+
     /// What the run has made so far.
     fn finished(&self) -> &F::Model {
         self.mean.as_ref().unwrap_or(&self.model)
     }
 
-    /// Leaves the finished model in the run folder and says where.
+    /// Leaves the finished model in the run folder and says where. A model that is there may be that of fewer
+    /// steps: it is written again even where nothing was left to train.
     pub fn finish(self) -> Result<PathBuf> {
         let place = self.recipe.out.join("model");
-        // A run that is resumed after its end has nothing left to do.
-        if self.ranks.leads() && (self.moved || !place.exists()) {
-            if place.exists() {
-                fs::remove_dir_all(&place).map_err(Error::io(&place))?;
-            }
+        if self.ranks.leads() {
             self.format.finish(self.finished(), &place)?;
         }
         Ok(place)
     }
 
-    /// The step as the best, if its evaluation has a better score than those of the stage before.
-    fn is_best(&self, stage: usize, score: Option<f64>) -> Option<Best> {
-        let step = self.step;
-        let score = score?;
-        let before = self.best.as_ref().filter(|best| best.stage == stage);
-        let better = before.is_none_or(|best| score > best.score);
-        better.then_some(Best { step, stage, score })
-    }
-
     /// Writes a checkpoint, and which is the best; then removes old ones.
     fn save(&mut self, best: Option<Best>) -> Result<()> {
+        self.write()?;
+        let out = &self.recipe.out;
+        if let Some(best) = best {
+            state::set_best(out, &best)?;
+            self.best = Some(best);
+        }
+        state::rotate(out, self.recipe.keep, self.best.as_ref())
+    }
+
+    /// Writes a checkpoint.
+    fn write(&self) -> Result<()> {
         let (out, place) = (&self.recipe.out, &self.reading.place);
         let (model, optimizer) = (&self.model, &self.optimizer);
         if let Some(metrics) = &self.metrics {
             metrics.sync()?;
         }
         let mean = self.mean.as_ref();
-        state::save(out, self.step, &self.format, model, mean, optimizer, place)?;
-        if let Some(best) = best {
-            state::set_best(out, &best)?;
-            self.best = Some(best);
-        }
-        state::rotate(out, self.recipe.keep, self.best.as_ref())
+        state::save(out, self.step, &self.format, model, mean, optimizer, place)
     }
 
     /// Keeps the state `before` the step that is not taken, and says why it is not.
@@ -449,12 +457,18 @@ impl<'a, F: Format> Run<'a, F> {
         if !self.ranks.leads() {
             return Error::failed(failure.reason);
         }
-        let kept = self.save_unless_saved();
-        let kept = match kept.and(failure.write(&self.recipe.out)) {
-            Ok(()) => format!(
-                "the checkpoint of step {} is kept, just before it",
-                self.step
-            ),
+        let out = &self.recipe.out;
+        let kept = match self.write_unless_written().and(failure.write(out)) {
+            Ok(()) => {
+                // The weights may have been ruined before it showed.
+                let again = state::instead(out, self.step)
+                    .map(|instead| format!(" (if it fails again, {instead})"));
+                format!(
+                    "the checkpoint of step {} is kept, just before it{}",
+                    self.step,
+                    again.unwrap_or_default()
+                )
+            }
             Err(error) => error.to_string(),
         };
         Error::failed(format!(
@@ -466,23 +480,24 @@ impl<'a, F: Format> Run<'a, F> {
     }
 
     /// Keeps what was trained so far, if anything was, when the run cannot go on.
-    fn keep(&mut self, error: Error) -> Error {
-        if self.step == 0 || !self.ranks.leads() || self.save_unless_saved().is_err() {
+    fn keep(&self, error: Error) -> Error {
+        if self.step == 0 || !self.ranks.leads() || self.write_unless_written().is_err() {
             return error;
         }
         match error {
-            Error::Failed(reason) => Error::failed(format!(
-                "{reason}; the checkpoint of step {} is kept",
+            Error::Usage(_) | Error::Interrupted => error,
+            error => Error::failed(format!(
+                "{error}; the checkpoint of step {} is kept",
                 self.step
             )),
-            error => error,
         }
     }
 
-    fn save_unless_saved(&mut self) -> Result<()> {
+    /// Old checkpoints stay: the state of a run that fails may be no good.
+    fn write_unless_written(&self) -> Result<()> {
         match state::steps(&self.recipe.out).last() == Some(&self.step) {
             true => Ok(()),
-            false => self.save(None),
+            false => self.write(),
         }
     }
 
@@ -649,8 +664,12 @@ fn compute<M: Module, O: Objective<M>>(
             )
         })
         .collect();
-    let mut tape = (losses.total / count as f64).backward();
     let mut gradients = losses.found.scaled(1.0 / count as f32);
+    // In a batch of text there is no picture for the projector to learn from, say.
+    if !losses.total.is_tracked() {
+        return Ok((values, gradients));
+    }
+    let mut tape = (losses.total / count as f64).backward();
     if let Some(layers) = losses.layers {
         let (found, below) = layers.backward(&mut tape);
         gradients.add(found);

@@ -35,7 +35,7 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::{AdamW, Moments};
-use super::format::Format;
+use super::format::{Format, began_with};
 use super::reading::Place;
 use super::recipe::Data;
 use crate::checkpoint::Files;
@@ -53,6 +53,21 @@ pub struct Best {
     pub stage: usize,
     /// See [`super::run::Objective::score`].
     pub score: f64,
+}
+
+impl Best {
+    /// The step as the best, if its evaluation has a better score than those of the stage `before`.
+    pub fn after(
+        before: Option<&Self>,
+        step: u64,
+        stage: usize,
+        score: Option<f64>,
+    ) -> Option<Self> {
+        let score = score.filter(|score| score.is_finite())?;
+        let before = before.filter(|best| best.stage == stage);
+        let better = before.is_none_or(|best| score > best.score);
+        better.then_some(Self { step, stage, score })
+    }
 }
 
 /// Where the checkpoint of a step lies.
@@ -159,52 +174,62 @@ pub fn place(out: &Path, step: u64, data: &Data) -> Result<Place> {
         .map_err(|error| damaged(out, step, format!("{}: {error}", path.display())))
 }
 
-/// Reads model and optimizer of the checkpoint of a step.
+/// Reads model and optimizer of the checkpoint of a step. `ema`: whether the recipe asks for it.
 pub fn load<F: Format>(
     out: &Path,
     step: u64,
     format: &F,
+    ema: bool,
     device: &burn::tensor::Device,
 ) -> Result<(F::Model, AdamW)> {
     let place = folder(out, step);
+    began_with("ema", &place.join(MEAN), ema)?;
     let read = || {
         let optimizer = read(&place.join(OPTIMIZER))?;
         let mut model = format.load(&place.join("model"), device)?;
         format.load_beside(&mut model, &place, device)?;
-        Ok((model, optimizer))
+        match optimizer.misfit(&model) {
+            Some(reason) => Err(Error::invalid(place.join(OPTIMIZER), reason)),
+            None => Ok((model, optimizer)),
+        }
     };
-    read().map_err(|error| match error {
-        Error::Io { .. } | Error::Invalid { .. } => damaged(out, step, error.to_string()),
-        error => error,
-    })
+    read().map_err(|error| unreadable(out, step, error))
 }
 
-/// Reads the running mean of the weights in the checkpoint of a step, if it has one.
+fn unreadable(out: &Path, step: u64, error: Error) -> Error {
+    match error {
+        Error::Io { .. } | Error::Invalid { .. } => damaged(out, step, error.to_string()),
+        error => error,
+    }
+}
+
+/// Reads the running mean of the weights in the checkpoint of a step.
 pub fn load_mean<F: Format>(
     out: &Path,
     step: u64,
     format: &F,
     device: &burn::tensor::Device,
-) -> Result<Option<F::Model>> {
-    let place = folder(out, step).join(MEAN);
-    match place.exists() {
-        true => format.load(&place, device).map(Some),
-        false => Ok(None),
-    }
+) -> Result<F::Model> {
+    let mean = format.load(&folder(out, step).join(MEAN), device);
+    mean.map_err(|error| unreadable(out, step, error))
 }
 
 /// That a checkpoint cannot be read, and what there is instead.
 fn damaged(out: &Path, step: u64, reason: String) -> Error {
-    let place = folder(out, step);
-    let older = steps(out).into_iter().rfind(|older| *older < step);
-    let instead = match older {
-        Some(older) => format!(
-            "to go on from step {older} instead, remove {}",
-            place.display()
-        ),
-        None => "no older checkpoint is left: start a new run with --set out=FOLDER".to_string(),
-    };
+    let instead = instead(out, step).unwrap_or_else(|| {
+        "no older checkpoint is left: start a new run with --set out=FOLDER".to_string()
+    });
     Error::failed(format!("{reason}; {instead}"))
+}
+
+/// How to go on from the checkpoint before that of a step, if there is one.
+pub fn instead(out: &Path, step: u64) -> Option<String> {
+    let older = steps(out).into_iter().rfind(|older| *older < step)?;
+    let place = folder(out, step);
+    Some(format!(
+        "to go on from step {older} instead, remove {}",
+        place.display()
+    ))
 }
 
 fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
@@ -237,6 +262,13 @@ fn read(path: &Path) -> Result<AdamW> {
     let time = number("time").ok_or_else(|| Error::invalid(path, "holds no optimizer"))?;
     let floats = |name: &str| -> Result<Vec<f32>> {
         let tensor = tensors.tensor(name).map_err(invalid)?;
+        if tensor.dtype() != Dtype::F32 {
+            let dtype = tensor.dtype();
+            return Err(Error::invalid(
+                path,
+                format!("`{name}` is {dtype:?}, not F32"),
+            ));
+        }
         let values = tensor.data().as_chunks().0.iter();
         Ok(values.map(|value| f32::from_le_bytes(*value)).collect())
     };
@@ -251,6 +283,10 @@ fn read(path: &Path) -> Result<AdamW> {
                 second: floats(&format!("second.{parameter}"))?,
                 since: number(&format!("since.{parameter}")).unwrap_or_default(),
             };
+            if moments.first.len() != moments.second.len() {
+                let reason = format!("the two moments of `{parameter}` are not of one size");
+                return Err(Error::invalid(path, reason));
+            }
             optimizer.moments.insert(parameter.to_string(), moments);
         }
     }
@@ -286,5 +322,59 @@ impl View for Floats<'_> {
 
     fn data_len(&self) -> usize {
         size_of_val(self.values)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    #[test]
+    fn only_numbers_that_are_better_are_the_best() {
+        let best = Best::after(None, 1, 0, Some(2.0)).unwrap();
+        let after = |stage, score| Best::after(Some(&best), 2, stage, score);
+        assert!(after(0, Some(3.0)).is_some() && after(1, Some(1.0)).is_some());
+        for score in [None, Some(2.0), Some(f64::NAN), Some(f64::INFINITY)] {
+            assert_eq!(after(0, score), None);
+        }
+        assert_eq!(Best::after(None, 1, 0, Some(f64::NAN)), None);
+    }
+
+    #[test]
+    fn moments_come_back_and_damaged_ones_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(OPTIMIZER);
+        let moments = Moments {
+            first: vec![1.0, 2.0],
+            second: vec![3.0, 4.0],
+            since: 5,
+        };
+        let whole = AdamW {
+            moments: [("weight".to_string(), moments)].into(),
+            time: 7,
+        };
+        write(&path, &whole).unwrap();
+        assert_eq!(read(&path).unwrap(), whole);
+
+        for (dtype, second, words) in [
+            (Dtype::F32, 1, "of `weight` are not of one size"),
+            (Dtype::BF16, 4, "`second.weight` is BF16, not F32"),
+        ] {
+            let bytes = [0; 8];
+            let length = second * dtype.bitsize() / 8;
+            let first = TensorView::new(Dtype::F32, vec![2], &bytes).unwrap();
+            let second = TensorView::new(dtype, vec![second], &bytes[..length]).unwrap();
+            let time = HashMap::from([("time".to_string(), "7".to_string())]);
+            let views = [("first.weight", first), ("second.weight", second)];
+            safetensors::serialize_to_file(views, Some(time), &path).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(
+                error.contains(words) && error.contains(OPTIMIZER),
+                "{error}"
+            );
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::media::preprocess::{Mode, normalize, pixels};
 use crate::sequence::form::VIDEO_FRAMES;
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{Restart, RqVaeSiglip};
+use crate::tower::{Learning, RqVaeSiglip};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
@@ -230,7 +230,7 @@ struct Codebooks<'a> {
     ranks: &'a Ranks,
 }
 
-impl Restart for Codebooks<'_> {
+impl Learning for Codebooks<'_> {
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
         self.chance.choose(length, count)
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{TOWER, metrics, train};
+use super::data::init;
+use super::{LANGUAGE, TOWER, assert_same_model, metrics, train};
+use vila_u::Error;
 
 fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
@@ -66,6 +68,8 @@ fn a_loss_that_explodes_stops_the_run_and_names_its_samples() {
         "explodes=1.5",
         "stages.1.optimizer.learning_rate=1.0",
         "stages.1.optimizer.warm_up=1.0",
+        "checkpoint_every=8",
+        "keep=1",
     ];
     let error = train(TOWER, &out, &settings, false, None)
         .expect_err("an error")
@@ -89,11 +93,146 @@ fn a_loss_that_explodes_stops_the_run_and_names_its_samples() {
     assert!(failed["losses"]["contrastive"].is_string(), "{failed}");
     // The state before, and nothing after.
     assert_eq!(metrics(&out).len() as u64, step - 1);
-    assert_eq!(checkpoints(&out).last(), Some(&(step - 1)));
+    // It may be ruined already: the good one before it is not removed.
+    let older = (step - 1) / 8 * 8;
+    assert!(older < step - 1);
+    assert_eq!(checkpoints(&out), [older, step - 1]);
+    let again = format!("(if it fails again, to go on from step {older} instead, remove");
+    assert!(error.contains(&again), "{error}");
     // Told to bear it, it goes on from there.
     let patient = [&settings[..2], &["explodes=1e9"], &settings[3..]].concat();
     train(TOWER, &out, &patient, true, Some(step + 2)).expect_err("stopped");
     assert_eq!(metrics(&out).len() as u64, step + 2);
+    assert!(!out.join("failed.json").exists());
+}
+
+#[test]
+fn batches_in_which_nothing_trained_takes_part_are_borne() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = init();
+    let stages = LANGUAGE.find("[[stages]]").expect("stages");
+    let run = |name: &str, forms: &str, recompute: &str| {
+        let recipe = format!(
+            "{}[[stages]]\nobjective = {{ kind = \"sft\", {forms}, drop_caption = 0.0, train = [\"projector\"] }}\n\
+             optimizer = OPTIMIZER\n",
+            &LANGUAGE[..stages]
+        );
+        let out = folder.path().join(name);
+        let settings = [init.as_str(), recompute, "batch_size=1"];
+        let model = train(&recipe, &out, &settings, false, None).expect("a run");
+        let norms = metrics(&out);
+        let norms = norms
+            .iter()
+            .map(|line| line["gradient_norm"].as_f64().expect("f64"));
+        (model, norms.collect::<Vec<f64>>())
+    };
+    let (_, norms) = run("text", "text = 1.0", "recompute=false");
+    assert_eq!(norms, [0.0; 8]);
+    let both = "text = 1.0, caption = 1.0";
+    let (kept, norms) = run("both", both, "recompute=false");
+    let text = norms.iter().filter(|norm| **norm == 0.0).count();
+    assert!((1..8).contains(&text), "{norms:?}");
+    let (again, _) = run("again", both, "recompute=true");
+    assert_same_model(&kept, &again, &["mm_projector"]);
+}
+
+#[test]
+fn a_run_is_not_gone_on_with_without_what_it_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let refused = |text: &str, out: &Path, settings: &[&str], words: &str| {
+        let settings = [&["steps=3"], settings].concat();
+        let error = train(text, out, &settings, true, None).expect_err("an error");
+        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    let game = "stages.1.objective.adversarial={start=2,layers=2,width=4}";
+    let (tower, plain) = (at("tower"), at("plain"));
+    train(TOWER, &tower, &["steps=2", game, "ema=0.9"], false, None).expect("a run");
+    train(TOWER, &plain, &["steps=2"], false, None).expect("a run");
+    refused(TOWER, &tower, &[game], "began with `ema`");
+    refused(TOWER, &plain, &["ema=0.9"], "began without `ema`");
+    let adversarial = "`objective.adversarial`";
+    refused(
+        TOWER,
+        &tower,
+        &["ema=0.9"],
+        &format!("began with {adversarial}"),
+    );
+    refused(
+        TOWER,
+        &plain,
+        &[game],
+        &format!("began without {adversarial}"),
+    );
+
+    let whole = at("whole");
+    let init = init();
+    let init = init.as_str();
+    let model = train(LANGUAGE, &whole, &[init, "steps=2"], false, None).expect("a run");
+    let init = format!("init={}", model.display());
+    let init = init.as_str();
+    let further = &LANGUAGE[LANGUAGE.find("[[stages]]").expect("stages")..];
+    let lora = "lora={ rank = 2, alpha = 4.0, targets = [\"q_proj\", \"v_proj\"] }";
+    let (adapted, plain) = (at("adapted"), at("further"));
+    train(further, &adapted, &[init, lora, "steps=1"], false, None).expect("a run");
+    train(further, &plain, &[init, "steps=1"], false, None).expect("a run");
+    refused(further, &adapted, &[init], "began with `lora`");
+    refused(further, &plain, &[init, lora], "began without `lora`");
+    let fewer = lora.replace(", \"v_proj\"", "");
+    refused(
+        further,
+        &adapted,
+        &[init, &fewer],
+        "began with lora.targets",
+    );
+    let stronger = lora.replace("4.0", "8.0");
+    refused(
+        further,
+        &adapted,
+        &[init, &stronger],
+        "began with lora.alpha",
+    );
+    // A model says where it lies, and not where it was written first.
+    let step = adapted.join("checkpoints/step-00000001/model");
+    for place in [adapted.join("model"), step] {
+        let config = read(&place.join("config.json"));
+        assert_eq!(config["resume_path"], place.display().to_string());
+    }
+}
+
+#[test]
+fn what_goes_wrong_after_a_step_does_not_cost_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    let settings = ["stages.0.share=0.001", "sample_every=3"];
+    let expected = train(TOWER, &whole, &settings, false, None).expect("a run");
+    // A file cannot be put here.
+    let sheet = out.join("samples/step-00000003.png");
+    fs::create_dir_all(&sheet).expect("a folder");
+    let error = train(TOWER, &out, &settings, false, None).expect_err("an error");
+    let error = error.to_string();
+    assert!(
+        error.contains("step-00000003.png") && error.contains("step 3 is kept"),
+        "{error}"
+    );
+    assert_eq!(checkpoints(&out), [3]);
+    fs::remove_dir(&sheet).expect("an empty folder");
+    let model = train(TOWER, &out, &settings, true, None).expect("a run");
+    assert_same_model(&expected, &model, &["vision_tower"]);
+    assert_eq!(metrics(&whole), metrics(&out));
+}
+
+#[test]
+fn a_folder_with_checkpoints_holds_a_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(TOWER, &out, &["steps=2"], false, None).expect("a run");
+    fs::remove_file(out.join("metrics.jsonl")).expect("a file");
+    let error = train(TOWER, &out, &["steps=3"], false, None).expect_err("an error");
+    assert!(error.to_string().contains("already holds a run"), "{error}");
+    train(TOWER, &out, &["steps=3"], true, None).expect("a run");
+    assert_eq!(metrics(&out).len(), 1);
 }
 
 #[test]

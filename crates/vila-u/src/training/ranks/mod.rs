@@ -29,6 +29,7 @@ use crate::{Error, Result};
 
 /// How long ranks wait for each other at the start.
 const JOIN: Duration = Duration::from_secs(300);
+
 /// This process among all that train together.
 #[derive(Debug, Default)]
 pub struct Ranks {

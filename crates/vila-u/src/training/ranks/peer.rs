@@ -13,9 +13,9 @@ use socket2::{SockRef, TcpKeepalive};
 const MAGIC: &[u8; 16] = b"vila-u ranks 001";
 /// How long a stranger may take to say what it is.
 const STRANGER: Duration = Duration::from_secs(5);
-/// How long a rank may be silent: the leader evaluates and saves while the others wait. That a machine is
-/// gone shows sooner, from the system's own probes.
-const SILENT: Duration = Duration::from_secs(3600);
+/// How long a rank may be silent: the leader evaluates and saves for hours while the others wait. That a machine
+/// is gone shows sooner, from the system's own probes.
+const SILENT: Duration = Duration::from_secs(24 * 3600);
 const PROBE: Duration = Duration::from_secs(15);
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(5);
