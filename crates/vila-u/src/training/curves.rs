@@ -74,12 +74,14 @@ pub struct Summary {
 /// When one of them holds no metrics.
 pub fn compare(runs: &[PathBuf]) -> Result<Comparison> {
     let series = runs.iter().map(|run| {
+        let file = run.join("metrics.jsonl");
+        if !file.exists() {
+            let reason = "not the folder of a run: it has no metrics.jsonl";
+            return Err(Error::usage(format!("{}: {reason}", run.display())));
+        }
         let series = read(run)?;
         match series.is_empty() {
-            true => Err(Error::usage(format!(
-                "{}: the run has no step yet",
-                run.display()
-            ))),
+            true => Err(Error::invalid(file, "holds no step of a run")),
             false => Ok(series),
         }
     });

@@ -228,8 +228,15 @@ pub struct MixtureObjective {
 }
 
 impl MixtureObjective {
-    pub fn new(recipe: &Recipe, samples: Samples, device: &Device) -> Result<Self> {
-        let held_out = held_out(&samples.evaluated(), &recipe.data, EVALUATED)?;
+    /// `evaluates`: held-out samples are needed.
+    pub fn new(
+        recipe: &Recipe,
+        samples: Samples,
+        device: &Device,
+        evaluates: bool,
+    ) -> Result<Self> {
+        let count = if evaluates { EVALUATED } else { 0 };
+        let held_out = held_out(&samples.evaluated(), &recipe.data, count)?;
         let trains = match &samples.training {
             Some(training) => training.mixture.clone(),
             None => return Err(Error::failed("samples of an evaluation are not trained on")),
@@ -552,14 +559,16 @@ pub fn held_out<M: Make>(make: &M, data: &Data, count: usize) -> Result<Option<V
         .filter(|source| source.held_out)
         .cloned()
         .collect();
-    Ok(match (data.sources.is_empty(), sources.is_empty()) {
-        (true, _) => None,
-        (false, true) => Some(Vec::new()),
-        (false, false) => {
-            let samples = samples(make, &sources, data.max_bad, count)?;
-            Some(samples.into_iter().map(|taken| taken.sample).collect())
-        }
-    })
+    Ok(
+        match (data.sources.is_empty(), sources.is_empty() || count == 0) {
+            (true, _) => None,
+            (false, true) => Some(Vec::new()),
+            (false, false) => {
+                let samples = samples(make, &sources, data.max_bad, count)?;
+                Some(samples.into_iter().map(|taken| taken.sample).collect())
+            }
+        },
+    )
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resul
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (tokenizer, config) = (tokenizer.clone(), config.clone());
         let samples = Samples::of_stage(recipe, &stage.objective, tokenizer, config)?;
-        run.stage(index, MixtureObjective::new(recipe, samples, device)?)?;
+        let objective = MixtureObjective::new(recipe, samples, device, ranks.leads())?;
+        run.stage(index, objective)?;
     }
     run.finish()
 }

@@ -207,9 +207,11 @@ impl TowerObjective {
         };
         let [rows, columns, _] = tower.quantizer.code_shape();
         // The same pictures every time; of the nano world, part of them is of the gallery's unseen emoji.
-        let held_out = held_out(&captions, &recipe.data, EVALUATED)?.unwrap_or_else(|| {
+        // Only the leader looks at them.
+        let count = if ranks.leads() { EVALUATED } else { 0 };
+        let held_out = held_out(&captions, &recipe.data, count)?.unwrap_or_else(|| {
             let scene = |index| captions.draw(Split::HeldOut, 0, index);
-            (0..EVALUATED as u64).map(scene).collect()
+            (0..count as u64).map(scene).collect()
         });
         Ok(Self {
             objective: recipe.stages[index].objective.clone(),
