@@ -9,7 +9,7 @@ use crate::{
     generation::{
         reply::{self, Event, Opening},
         rows::Prompt,
-        text::{self, TextOptions},
+        text::TextOptions,
         visual::{self, Drawing, Progress, VisualOptions},
     },
     model::VilaU,
@@ -60,45 +60,6 @@ pub enum Part<'a> {
     /// A picture or video is being drawn.
     Drawing(&'a Progress<'a>),
     Drawn(&'a Drawing),
-}
-
-/// Answers a question about images (or the frames of a video), or about none, in words alone.
-///
-/// - `images`: `[images, 3, size, size]` in -1..1; `<image>` in the question says where each goes,
-///   otherwise they come first, in order
-/// - `on_text`: gets the answer piece by piece; [`ControlFlow::Break`] ends it there
-///
-/// Errors when the question names another number of images.
-pub fn ask(
-    model: &VilaU,
-    tokenizer: &Tokenizer,
-    question: &str,
-    images: Option<Tensor<4>>,
-    system: bool,
-    options: &TextOptions,
-    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) -> Result<Answer> {
-    let images = images.map_or(Vec::new(), |images| images.split(1, 0));
-    let shown = Shown {
-        images,
-        videos: Vec::new(),
-    };
-    let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, shown, system)?;
-    let mut stream = tokenizer.stream();
-    let mut tokens = text::write(&model.llm, prompt, options, &mut |_, token| {
-        on_text(&stream.push(token))
-    })?;
-    let tokens = tokens.swap_remove(0);
-    // What the last token left unfinished.
-    let rest = stream.finish();
-    if !rest.is_empty() {
-        let _ = on_text(&rest);
-    }
-    Ok(Answer {
-        text: tokenizer.decode(&tokens).trim().to_string(),
-        tokens,
-        prompt_tokens,
-    })
 }
 
 /// Answers a question about images and videos, or about none, in words and in pictures and videos that the
@@ -217,20 +178,33 @@ pub fn draw_video_prompts(
 
 /// The token ids after which the model draws a video of that description.
 ///
-/// A usage error where the model's vocabulary has no `<vi_start>`.
+/// A usage error where the model's vocabulary has no `<vi_start>`, or the description has a placeholder.
 pub fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     if tokenizer.added(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
             "this model draws no videos: its vocabulary has no {VIDEO_START}"
         )));
     }
-    let prompt = generation_prompt(&[Turn::human(description)], Reply::Video, true)?;
-    Ok(tokenizer.encode_prompt(&prompt))
+    description_prompt(tokenizer, description, Reply::Video)
 }
 
-/// The token ids after which the model draws that description.
+/// The token ids after which the model draws that description; a usage error if it has a placeholder.
 pub fn drawing_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
-    let prompt = generation_prompt(&[Turn::human(description)], Reply::Image, true)?;
+    description_prompt(tokenizer, description, Reply::Image)
+}
+
+fn description_prompt(tokenizer: &Tokenizer, description: &str, reply: Reply) -> Result<Vec<i64>> {
+    let placeholders = [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER];
+    if placeholders
+        .iter()
+        .any(|placeholder| description.contains(placeholder))
+    {
+        return Err(Error::usage(format!(
+            "a description is words alone: {IMAGE_PLACEHOLDER} and {VIDEO_PLACEHOLDER} stand for what is shown \
+             with a question"
+        )));
+    }
+    let prompt = generation_prompt(&[Turn::human(description)], reply, true)?;
     Ok(tokenizer.encode_prompt(&prompt))
 }
 

@@ -18,11 +18,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = parent(path);
     let attempt = || {
         let mut builder = tempfile::Builder::new();
-        // Temporary files are private; a result is as readable as any other new file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.prefix(FILE).tempfile_in(folder)?;
-        file.write_all(bytes)?;
+        // Opened and written as any other new file: as readable, and without the temporary name in errors.
+        let file = builder
+            .prefix(FILE)
+            .make_in(folder, |path| File::create_new(path))?;
+        file.as_file().write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         sync_entries(folder)
@@ -39,7 +39,8 @@ pub fn folder(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
     let temporary = tempfile::Builder::new()
         .prefix(FOLDER)
         .tempdir_in(parent)
-        .map_err(Error::io(parent))?;
+        // Its kind alone: the whole error names the temporary folder.
+        .map_err(|error| Error::io(parent)(error.kind().into()))?;
     let new = (temporary.path()).join(dir.file_name().unwrap_or("new".as_ref()));
     fs::create_dir(&new).map_err(Error::io(&new))?;
     fill(&new)?;
@@ -124,7 +125,10 @@ mod tests {
         write(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(write(&folder.path().join("missing/a.bin"), b"x").is_err());
+        let missing = folder.path().join("missing/a.bin");
+        let error = write(&missing, b"x").unwrap_err().to_string();
+        assert!(error.starts_with(missing.to_str().unwrap()), "{error}");
+        assert!(!error.contains(FILE), "{error}");
     }
 
     #[test]

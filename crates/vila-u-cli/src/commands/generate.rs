@@ -45,6 +45,9 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         true => checkpoint.config.root.num_video_frames,
         false => 1,
     };
+    if args.video && n == 1 {
+        video::check(&files[0], frames)?;
+    }
     let rate = NonZeroU32::new(args.fps).unwrap_or(video::RATE);
     let started = Instant::now();
     let at_once = Need::of_videos(&checkpoint.config, frames).at_once;

@@ -63,6 +63,9 @@ fn wrong_options_are_usage_errors() {
         &["a.png", "folder"],
     );
     refuses(&f, &["generate", "x", "-o", "a.bmp"], 2, &["a.bmp", ".png"]);
+    refuses(&f, &["generate", "a <image>"], 2, &["words alone"]);
+    let video = ["generate", "--video", "a <video>"];
+    refuses(&f, &video, 2, &["words alone"]);
     refuses(&f, &["ask", "x", "--max-tokens", "0"], 2, &["--max-tokens"]);
     refuses(
         &f,
@@ -278,9 +281,11 @@ fn files_that_cannot_be_converted() {
         check(&f, &[&["convert", file], &output[..]].concat(), code, words);
         assert!(!f.path().join("x.safetensors").exists());
     };
-    convert("missing.pth", 1, &["missing.pth"]);
+    convert("missing.pth", 1, &["error: missing.pth: "]);
+    fs::create_dir(f.path().join("folder")).unwrap();
+    convert("folder", 1, &["error: folder: not a file"]);
     fs::write(f.path().join("text.pth"), "not weights").unwrap();
-    convert("text.pth", 1, &["text.pth", "PyTorch"]);
+    convert("text.pth", 1, &["error: text.pth: ", "PyTorch"]);
     let other = golden().join("checkpoint/mm_projector/model.safetensors");
     convert(&other.display().to_string(), 1, &["VGG16", "linear heads"]);
 }

@@ -353,6 +353,8 @@ fn runs_are_drawn_and_compared() {
 
     let missing = vila_u(folder.path(), &["train", "--compare", "none"]);
     assert_eq!(missing.status.code(), Some(1));
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert!(message.contains("metrics.jsonl"), "{message}");
     let both = vila_u(
         folder.path(),
         &["train", "recipe.toml", "--compare", "whole"],

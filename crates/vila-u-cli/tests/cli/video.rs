@@ -144,10 +144,7 @@ fn questions_are_about_videos_images_and_examples() {
     let output = vila_u(folder.path(), &["ask", "<video>?", "--image", "red.png"]);
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        message.contains("<video> 1 times, and 0 videos"),
-        "{message}"
-    );
+    assert!(message.contains("1 x <video>, and 0 videos"), "{message}");
 }
 
 /// The embedded model answers a caption with its picture: the one that `generate` draws.

@@ -4,10 +4,11 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::{Bench, Suite};
 use crate::{
-    Result, assistant,
+    Result,
+    assistant::{self, ReplyOptions, Shown},
     checkpoint::{self, Checkpoint, Source},
     data::nano::{Scene, Split},
-    generation::{sampling::Sampling, text::TextOptions},
+    generation::{sampling::Sampling, text::TextOptions, visual::VisualOptions},
     media::preprocess::normalize,
 };
 
@@ -27,19 +28,33 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let pixels = normalize(&scene.render(size as u32));
     let pixels = TensorData::new(pixels, [1, 3, size, size]);
     let pixels = Tensor::<4>::from_data(pixels, &subject.device);
-    let options = TextOptions {
-        sampling: Sampling::GREEDY,
-        seed: 0,
-        max_tokens: 1,
-        stop: vec![tokenizer.end()],
+    let options = ReplyOptions {
+        text: TextOptions {
+            sampling: Sampling::GREEDY,
+            seed: 0,
+            max_tokens: 1,
+            stop: vec![tokenizer.end()],
+        },
+        visual: VisualOptions {
+            guidance: 1.0,
+            sampling: Sampling::GREEDY,
+            seed: 0,
+            first: 0,
+        },
+        frames: checkpoint.config.root.num_video_frames,
+        system: true,
     };
     bench.case(
         Suite::Nano,
         "first_token",
         || {
-            let (question, image) = ("What is in this picture?", Some(pixels.clone()));
-            let on_text = &mut |_: &str| watch.go_on();
-            assistant::ask(model, tokenizer, question, image, true, &options, on_text).map(drop)
+            let question = "What is in this picture?";
+            let shown = Shown {
+                images: vec![pixels.clone()],
+                videos: Vec::new(),
+            };
+            let on_part = &mut |_: assistant::Part| watch.go_on();
+            assistant::reply(model, tokenizer, question, shown, &options, on_part).map(drop)
         },
         |_| Vec::new(),
     )

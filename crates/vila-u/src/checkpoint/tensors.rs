@@ -168,13 +168,17 @@ impl Tensors {
     /// # Errors
     /// When it is missing or damaged.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let metadata = File::open(path).and_then(|file| file.metadata());
+        if !metadata.map_err(Error::io(path))?.is_file() {
+            return Err(Error::invalid(
+                path,
+                "not a file: give the file of the weights",
+            ));
+        }
+        // Nothing for a name alone, so that messages name it as it is given.
+        let folder = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| Error::invalid(path, "not the name of a file"))?;
-        File::open(path).map_err(Error::io(path))?;
         let mut tensors = Self {
             path: path.to_path_buf(),
             by_key: BTreeMap::new(),

@@ -64,12 +64,12 @@ pub fn write(
     visual.check()?;
     let llm = &model.llm;
     let mut left = text.max_tokens.min(prompt.room(llm)?);
-    let (mut rows, mut hidden) = Rows::start(llm, prompt, left);
-    let mut sampler = Sampler::new(text.sampling, text.seed, 0);
-    let mut visual = visual.clone();
     if left == 0 {
         return Ok(());
     }
+    let (mut rows, mut hidden) = Rows::start(llm, prompt, left);
+    let mut sampler = Sampler::new(text.sampling, text.seed, 0);
+    let mut visual = visual.clone();
     loop {
         let mut logits = read_floats(llm.logits(hidden.unsqueeze_dim(1)))?;
         for opening in openings {

@@ -166,7 +166,8 @@ pub fn question_about(
             named if named == given => {}
             named => {
                 return Err(Error::usage(format!(
-                    "the question says {placeholder} {named} times, and {given} {kind} are given"
+                    "the question has {named} x {placeholder}, and {given} {kind} are given: give as many \
+                     of each, or leave the placeholders out"
                 )));
             }
         }
@@ -266,7 +267,11 @@ mod tests {
         assert_eq!(text, "<image>\n<image>\nIs it <image>\n?");
         assert_eq!(shown, [Shown::Video(0), Shown::Image(0)]);
         let error = question_about("<video> <video>", 0, 1, 8).unwrap_err();
-        assert!(error.to_string().contains("<video> 2 times, and 1 videos"));
+        assert!(
+            error
+                .to_string()
+                .contains("2 x <video>, and 1 videos are given: give as many")
+        );
         assert!(question_about("<video>", 1, 0, 8).is_err());
     }
 

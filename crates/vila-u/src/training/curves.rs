@@ -77,7 +77,7 @@ pub fn compare(runs: &[PathBuf]) -> Result<Comparison> {
         let file = run.join("metrics.jsonl");
         if !file.exists() {
             let reason = "not the folder of a run: it has no metrics.jsonl";
-            return Err(Error::usage(format!("{}: {reason}", run.display())));
+            return Err(Error::invalid(run, reason));
         }
         let series = read(run)?;
         match series.is_empty() {

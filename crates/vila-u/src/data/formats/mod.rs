@@ -6,6 +6,7 @@
 //! the rest of the shard.
 
 mod archive;
+mod footer;
 mod json;
 mod llava;
 mod mmc4;

@@ -20,7 +20,7 @@ use parquet::{
     schema::types::Type,
 };
 
-use super::{Bad, Form, Records};
+use super::{Bad, Form, Records, footer};
 use crate::{
     Error, Result,
     data::record::{Image, LARGEST_IMAGE, Pictures, Record, Text, inside},
@@ -42,8 +42,9 @@ const ROWS: usize = 16;
 
 /// The rows of a shard; picture paths in them are relative to `folder`.
 pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
+    footer::check(&mut file).map_err(invalid)?;
     // Damaged files make the library panic here and there.
     let rows = guarded(|| {
         let reader = SerializedFileReader::new(file)?;

@@ -82,12 +82,11 @@ impl Ffmpeg {
     /// `kind`: what the video is. Errors where no `ffmpeg` is installed.
     pub fn open(path: &Path, kind: &str) -> Result<Self> {
         let program = installed().ok_or_else(|| {
-            let name = path.display();
             Error::invalid(
                 path,
                 format!(
                     "{kind} is decoded by `ffmpeg`, which is not installed: install it, or convert the video \
-                     elsewhere (`ffmpeg -i {name} -c:v libx264 -pix_fmt yuv420p video.mp4`)"
+                     elsewhere (`ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv420p video.mp4`)"
                 ),
             )
         })?;

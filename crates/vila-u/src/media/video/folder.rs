@@ -13,7 +13,7 @@ use crate::{Error, Result, media::load};
 const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff"];
 
 pub struct Folder {
-    files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 impl Folder {

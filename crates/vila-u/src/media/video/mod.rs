@@ -17,7 +17,7 @@ use image::{ImageFormat, RgbImage};
 
 use super::Picture;
 use crate::{Error, Result};
-pub use write::{Output, RATE, save};
+pub use write::{Output, RATE, check, save};
 
 /// Bytes at the beginning of a file in which its kind is looked for.
 const HEAD: u64 = 64 << 10;

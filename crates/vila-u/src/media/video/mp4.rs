@@ -77,17 +77,7 @@ pub fn open(path: &Path) -> Result<Opened> {
         parameters.extend(unit);
     }
     let (mut places, hidden) = track.places(&index, &mut file, length).map_err(invalid)?;
-    // Of a file that is cut short, what is there.
-    let whole = |place: &Place| {
-        let end = place.offset.checked_add(place.size);
-        place.size <= LARGEST_FRAME && end.is_some_and(|end| end <= length)
-    };
-    places.truncate(
-        places
-            .iter()
-            .position(|p| !whole(p))
-            .unwrap_or(places.len()),
-    );
+    places.truncate(whole(&places, length));
     if places.len() > MOST_FRAMES {
         return Err(invalid(format!(
             "more than {MOST_FRAMES} frames: cut the video"
@@ -103,6 +93,19 @@ pub fn open(path: &Path) -> Result<Opened> {
         orientation: orientation(&track.trak.tkhd_box.matrix),
         colours: track.colours,
     })))
+}
+
+/// How many of the first frames a file of this length holds: of one that is cut short, what is there.
+/// Frames do not overlap, so together they are no larger than the file.
+fn whole(places: &[Place], length: u64) -> usize {
+    let mut left = length;
+    let there = |place: &&Place| {
+        let end = place.offset.checked_add(place.size);
+        let fits = place.size <= LARGEST_FRAME.min(left) && end.is_some_and(|end| end <= length);
+        left = left.saturating_sub(place.size);
+        fits
+    };
+    places.iter().take_while(there).count()
 }
 
 impl Video for Box<Mp4> {
@@ -287,6 +290,16 @@ mod tests {
         assert_eq!(turn([-1, 0, 0, -1]), Orientation::Rotate180);
         assert_eq!(turn([0, -1, 1, 0]), Orientation::Rotate270);
         assert_eq!(turn([-1, 0, 0, 1]), Orientation::FlipHorizontal);
+    }
+
+    /// A table may say of any number of frames that they lie in the same place.
+    #[test]
+    fn frames_together_are_no_larger_than_the_file() {
+        let place = |offset, size| Place { offset, size };
+        assert_eq!(whole(&[place(10, 40), place(50, 50)], 100), 2);
+        assert_eq!(whole(&[place(10, 40), place(50, 51)], 100), 1);
+        assert_eq!(whole(&[place(10, 40); 1000], 100), 2);
+        assert_eq!(whole(&[place(u64::MAX, 40)], 100), 0);
     }
 
     /// What is there of a file that is cut short is seen; one without an index says so.

@@ -1,6 +1,6 @@
 //! Frames -> video files: MP4 with H.264, animated GIF, animated WebP without loss, or a folder of PNGs.
 
-use std::{fs, io::Cursor, num::NonZeroU32, path::Path};
+use std::{collections::HashSet, fs, io::Cursor, num::NonZeroU32, path::Path};
 
 use image::{
     DynamicImage, Frame, ImageFormat, RgbImage,
@@ -16,7 +16,10 @@ use shiguredo_mp4::{
     mux::{Mp4FileMuxer, Sample},
 };
 
-use super::h264::{Coded, encode};
+use super::{
+    folder::Folder,
+    h264::{Coded, encode},
+};
 use crate::{Error, Result, atomic, media::save_png};
 
 /// Frames a second of what a model draws, where nobody asks for another rate: the 8 frames of a video
@@ -51,12 +54,33 @@ impl Output {
     }
 }
 
+/// What a video of that many frames is written as.
+///
+/// A usage error for a name that [`Output::of`] refuses, and for a folder with pictures that the frames do
+/// not replace: they would be frames of the video as well.
+pub fn check(path: &Path, frames: usize) -> Result<Output> {
+    let output = Output::of(path)?;
+    if output == Output::Frames && path.is_dir() {
+        let written: HashSet<_> = (0..frames)
+            .map(|index| path.join(frame_name(index)))
+            .collect();
+        let pictures = Folder::open(path)?.files;
+        if let Some(other) = pictures.iter().find(|picture| !written.contains(*picture)) {
+            return Err(Error::usage(format!(
+                "{} would be a frame of the video: choose a new folder for it",
+                other.display()
+            )));
+        }
+    }
+    Ok(output)
+}
+
 /// Writes a video of frames of one size, `rate` of them a second; on any failure files are as they
 /// were. The last row and column of an MP4 of odd size are written twice, as its chroma needs.
 ///
-/// Errors for a name that [`Output::of`] refuses, for no frames, and when the file cannot be written.
+/// Errors for what [`check`] refuses, for no frames, and when the file cannot be written.
 pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
-    let output = Output::of(path)?;
+    let output = check(path, frames.len())?;
     let Some(first) = frames.first() else {
         return Err(Error::usage("a video needs at least one frame"));
     };
@@ -79,9 +103,13 @@ pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
 fn save_frames(folder: &Path, frames: &[RgbImage]) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     for (index, frame) in frames.iter().enumerate() {
-        save_png(&folder.join(format!("{index:04}.png")), frame)?;
+        save_png(&folder.join(frame_name(index)), frame)?;
     }
     Ok(())
+}
+
+fn frame_name(index: usize) -> String {
+    format!("{index:04}.png")
 }
 
 type Written = std::result::Result<Vec<u8>, String>;
@@ -270,6 +298,26 @@ mod tests {
         let inner = image::imageops::crop_imm(&seen[3], 0, 0, 33, 21).to_image();
         assert!(apart(&inner, &scene[3]) < 4.0);
         assert_eq!(written("odd.webp", &scene), scene);
+    }
+
+    #[test]
+    fn a_folder_of_other_pictures_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = scene(16, 16);
+        fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
+        save(folder.path(), &scene, RATE).unwrap();
+        save(folder.path(), &scene, RATE).unwrap();
+        // The last frame of the longer video would stay.
+        let error = save(folder.path(), &scene[..7], RATE).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)));
+        let error = error.to_string();
+        assert!(
+            error.contains("0007.png") && error.contains("new folder"),
+            "{error}"
+        );
+        fs::write(folder.path().join("Holiday.JPG"), "a picture").unwrap();
+        assert!(check(folder.path(), 8).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 10);
     }
 
     #[test]
