@@ -43,7 +43,10 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     plan::check(&recipe, &device, &room)?;
     let group = match Group::form(global, args, &recipe, console) {
         // Nothing is there yet to be saved.
-        Err(Error::Interrupted) => return Ok(console.say("stopped before the first step")),
+        Err(Error::Interrupted) => {
+            console.say("stopped before the first step");
+            return Ok(());
+        }
         group => group?,
     };
     let shared = console.clone();
