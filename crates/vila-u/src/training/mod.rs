@@ -54,9 +54,9 @@ use trained_tower::TrainedTower;
 pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
     let ranks = start.ranks.clone();
-    let finished = match recipe.stages.first().map(|stage| &stage.objective) {
-        Some(Objective::Align(_) | Objective::Tower(_)) => tower(recipe, &device, start, watch),
-        _ => vila_u(recipe, &device, start, watch),
+    let finished = match recipe.is_tower() {
+        true => tower(recipe, &device, start, watch),
+        false => vila_u(recipe, &device, start, watch),
     };
     if let Err(error) = &finished
         && !matches!(error, Error::Interrupted)

@@ -241,9 +241,7 @@ pub enum Sizes {
 /// Sizes from configurations alone. A released model that is not at hand has its known ones: nothing is
 /// downloaded.
 pub fn sizes(recipe: &Recipe) -> Result<Sizes> {
-    use super::recipe::Objective::{Align, Tower};
-    let is_tower = |stage: &super::recipe::Stage| matches!(stage.objective, Align(_) | Tower(_));
-    let tower = recipe.stages.iter().any(is_tower);
+    let tower = recipe.is_tower();
     let source = recipe.init.as_deref().map(Source::parse).transpose()?;
     if tower && recipe.model.rqvaesiglip.is_some() {
         // Encoders that are not at hand have the sizes of their name.

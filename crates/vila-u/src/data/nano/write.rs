@@ -24,7 +24,7 @@ use super::{
     Scene, Split,
     write_forms::{Forms, Lines, key},
 };
-use crate::{Error, Result, text::conversation::Turn};
+use crate::{Error, Result, atomic, text::conversation::Turn};
 
 /// Width and height of the pictures written.
 pub(super) const SIDE: u32 = 64;
@@ -56,21 +56,7 @@ pub fn write(
         let shown = folder.display();
         return Err(Error::usage(format!("{shown} exists: choose a new folder")));
     }
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    let unfinished = tempfile::Builder::new()
-        .prefix(".vila-u-")
-        .tempdir_in(parent)
-        .map_err(Error::io(parent))?;
-    let unfinished = unfinished.path().join("nano");
-    write_into(&unfinished, split, seed, count, progress)?;
-    if folder.is_dir() {
-        fs::remove_dir(folder).map_err(Error::io(folder))?;
-    }
-    fs::rename(&unfinished, folder).map_err(Error::io(folder))
+    atomic::folder(folder, |new| write_into(new, split, seed, count, progress))
 }
 
 fn write_into(

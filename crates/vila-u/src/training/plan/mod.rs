@@ -249,10 +249,7 @@ type Remedy = (String, fn(&mut Recipe));
 /// Those not yet taken, one after the other.
 fn remedies_of(recipe: &Recipe) -> Vec<Remedy> {
     let mut remedies: Vec<Remedy> = Vec::new();
-    let is_tower = |stage: &recipe::Stage| {
-        matches!(stage.objective, Objective::Align(_) | Objective::Tower(_))
-    };
-    let language = !recipe.stages.iter().any(is_tower);
+    let language = !recipe.is_tower();
     if language && !recipe.recompute {
         remedies.push(("recompute = true".into(), |recipe| recipe.recompute = true));
     }

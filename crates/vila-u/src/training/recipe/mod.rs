@@ -183,8 +183,7 @@ impl Recipe {
         must(self.eval_every > 0, "eval_every must be at least 1")?;
         must(self.sample_every > 0, "sample_every must be at least 1")?;
         must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
-        let tower =
-            |stage: &Stage| matches!(stage.objective, Objective::Align(_) | Objective::Tower(_));
+        let tower = |stage: &Stage| stage.objective.is_tower();
         must(
             self.stages.iter().all(tower) || !self.stages.iter().any(tower),
             "stages of the tower and of the language model belong in two recipes",
@@ -251,6 +250,11 @@ impl Recipe {
             Objective::Tower(tower) => tower.check_picture(size),
             _ => Ok(()),
         })
+    }
+
+    /// Whether its stages are the tower's, as all are or none.
+    pub fn is_tower(&self) -> bool {
+        self.stages.iter().any(|stage| stage.objective.is_tower())
     }
 
     /// Whether a stage of a language model trains the tower as well.

@@ -30,6 +30,11 @@ impl Objective {
         }
     }
 
+    /// Whether it trains the tower alone, before there is a language model.
+    pub fn is_tower(&self) -> bool {
+        matches!(self, Self::Align(_) | Self::Tower(_))
+    }
+
     /// `nano`: the samples are of the nano world.
     pub(super) fn check(&self, nano: bool) -> Result<()> {
         match self {
