@@ -60,6 +60,15 @@ pub fn tower(
             value: -others.ln(),
         }
         .init([1], device);
+        if recipe.model.position_free {
+            let places = &mut model
+                .siglip_model
+                .vision_model
+                .embeddings
+                .position_embedding;
+            let shape = places.weight.dims();
+            places.weight = Initializer::Zeros.init(shape, device);
+        }
     }
     Ok((
         TowerFormat {

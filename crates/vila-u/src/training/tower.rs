@@ -41,6 +41,8 @@ const EVALUATED: usize = 128;
 const AT_ONCE: usize = 32;
 /// Pictures on a sample sheet.
 const SHOWN: usize = 16;
+/// The vision encoder's position embeddings.
+const POSITIONS: &str = "siglip_model.vision_model.embeddings.position_embedding.";
 
 /// A picture and its caption, on the host.
 #[derive(Clone)]
@@ -151,10 +153,11 @@ enum Stage {
     Tower(Box<TowerStage>),
 }
 
-/// Whether a stage of the tower trains the parameter at this path.
-pub fn trains(objective: &recipe::Objective, path: &str) -> bool {
+/// Whether a stage of the tower trains the parameter at this path; `position_free`: position embeddings stay.
+pub fn trains(objective: &recipe::Objective, position_free: bool, path: &str) -> bool {
     let of = |part: &str| path.starts_with(part);
     match objective {
+        _ if position_free && of(POSITIONS) => false,
         recipe::Objective::Tower(losses) => match path {
             _ if of(DISCRIMINATOR) => losses.adversarial.is_some(),
             _ if of("siglip_model.text_model.") => losses.from_scratch,
@@ -172,6 +175,7 @@ pub struct TowerObjective {
     seed: u64,
     /// Positions of a picture.
     positions: usize,
+    position_free: bool,
     device: Device,
     held_out: Vec<Captioned>,
     ranks: Arc<Ranks>,
@@ -219,6 +223,7 @@ impl TowerObjective {
             captions,
             seed: recipe.seed,
             positions: rows * columns,
+            position_free: recipe.model.position_free,
             device: device.clone(),
             held_out,
             ranks,
@@ -385,7 +390,7 @@ impl Objective<TrainedTower> for TowerObjective {
     }
 
     fn trains(&self, path: &str) -> bool {
-        trains(&self.objective, path)
+        trains(&self.objective, self.position_free, path)
     }
 
     fn apart(&self, path: &str) -> bool {

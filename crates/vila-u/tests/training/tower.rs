@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{Device, Distribution, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
 use super::{LANGUAGE, TOWER, assert_same_model, mean, metrics, on_a_new_tower, tokenizers, train};
 use vila_u::Error;
+use vila_u::checkpoint::{Files, Format, load_tower};
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
 
 /// Shape and values.
@@ -240,6 +242,27 @@ fn from_scratch_trains_the_text_encoder_too() {
         let moved = moved.iter().filter(|(key, value)| **value != after[*key]);
         assert!(moved.count() > 10, "{part_of_model}");
     }
+}
+
+/// With no layer before the codes, so that no other patch has a say.
+#[test]
+fn a_patch_has_the_same_codes_at_any_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let layers = "model.siglip.vision_config.num_hidden_layers=1";
+    let differ = |name: &str, settings: &[&str]| {
+        let out = folder.path().join(name);
+        let model = train(TOWER, &out, settings, false, None).expect("a run");
+        let device = Device::flex();
+        let tower = load_tower(&Files::folder(&model), &device, Format::F32).expect("a tower");
+        // Four patches of 8 x 8, all the same.
+        let patch = Tensor::<4>::random([8, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);
+        let codes = tower.model.encode(patch.repeat(&[1, 1, 2, 2])).codes;
+        let [first, last] =
+            [0, 3].map(|place| codes.clone().reshape([8, 4, 2]).narrow(1, place, 1));
+        first.not_equal(last).any().into_scalar::<bool>()
+    };
+    assert!(!differ("free", &[layers, "model.position_free=true"]));
+    assert!(differ("placed", &[layers]));
 }
 
 #[test]

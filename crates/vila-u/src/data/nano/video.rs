@@ -4,7 +4,7 @@
 //! With `t` from 0 (first frame) to 1 (last frame):
 //!
 //! ```text
-//! moves      from one edge of the canvas to the other, place = start + t (end - start)
+//! moves      from one edge of the canvas towards the other, place = start + t travel
 //! grows      in the middle, side = small + t (large - small); shrinks the other way round
 //! turns      in the middle, angle = 180 t degrees, clockwise or anticlockwise
 //! ```
@@ -55,7 +55,8 @@ impl Motion {
         let side = Size::Medium.fraction();
         let middle = (1.0 - side) / 2.0;
         let between = |from: f64, to: f64| from + t * (to - from);
-        let across = |from: u8, to: u8| between(along(from, side), along(to, side));
+        let [start, end] = [0, 2].map(|step| along(step, side));
+        let (on, back) = (start + t * TRAVEL, end - t * TRAVEL);
         let at = |left, top| Pose {
             left,
             top,
@@ -70,10 +71,10 @@ impl Motion {
         };
         let [small, large] = [Size::Small, Size::Large].map(Size::fraction);
         match self {
-            Self::Left => at(across(2, 0), middle),
-            Self::Right => at(across(0, 2), middle),
-            Self::Up => at(middle, across(2, 0)),
-            Self::Down => at(middle, across(0, 2)),
+            Self::Left => at(back, middle),
+            Self::Right => at(on, middle),
+            Self::Up => at(middle, back),
+            Self::Down => at(middle, on),
             Self::Grow => centred(between(small, large), 0.0),
             Self::Shrink => centred(between(large, small), 0.0),
             Self::Clockwise => centred(TURNING_SIDE, TURN * t),
@@ -82,6 +83,9 @@ impl Motion {
     }
 }
 
+/// How far an object moves, as a part of the canvas: in eight frames by half a patch of the nano model each,
+/// so that every other frame shows it in the same patches, further on.
+const TRAVEL: f64 = 0.4375;
 /// Side of an object that turns; its corners stay on the canvas.
 const TURNING_SIDE: f64 = 0.58;
 /// How far it turns, in degrees.

@@ -398,7 +398,8 @@ fn plan(
                 tower: config.init(siglip, &cpu),
                 discriminator: recipe.discriminator().map(|sizes| sizes.init(&cpu)),
             };
-            let counted = Counted::of(&model, &|path| tower::trains(objective, path));
+            let free = recipe.model.position_free;
+            let counted = Counted::of(&model, &|path| tower::trains(objective, free, path));
             let kept = activations::tower(config, siglip, objective, batch, gpu);
             let [rows, columns, _] = config.code_shape;
             let texts = siglip.text_config.max_position_embeddings;

@@ -210,6 +210,10 @@ impl Recipe {
             "model.llm_weights are of the language model that [model.llm] has the sizes of",
         )?;
         must(
+            !self.model.position_free || self.stages.iter().all(tower),
+            "model.position_free is of the vision encoder, which the tower's own recipe trains",
+        )?;
+        must(
             !(self.recompute && self.stages.iter().any(tower)),
             "recompute is of the language model's layers, which a tower does not have",
         )?;

@@ -20,6 +20,10 @@ pub struct ModelRecipe {
     /// Image and text encoder (the SigLIP `config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub siglip: Option<Config>,
+    /// The vision encoder's position embeddings are not trained, and those of a new one are zero: it sees a patch
+    /// as the same at any place. Codes then say nothing of the place, which a language model knows by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub position_free: bool,
     /// Quantizer and pixel decoder (`rqvaesiglip` in `vision_tower/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rqvaesiglip: Option<Config>,
