@@ -90,11 +90,6 @@ pub struct Classifier {
 /// The dropout that the released models are trained with.
 pub(crate) const DROPOUT: f64 = 0.1;
 
-const NORMAL: Initializer = Initializer::Normal {
-    mean: 0.0,
-    std: 0.02,
-};
-
 impl DepthConfig {
     /// Codes of one visual position.
     pub fn depth(&self) -> usize {
@@ -138,14 +133,16 @@ impl DepthConfig {
         Ok(())
     }
 
-    /// A model with random weights: N(0, 0.02), biases 0.
+    /// A model with random weights: N(0, 1 / inputs) for linear layers, so that signals keep their size through a
+    /// narrow one too; N(0, 0.02^2) for positions, biases 0.
     ///
     /// # Panics
     /// When [`DepthConfig::check`] fails.
     pub fn init(&self, device: &Device) -> DepthTransformer {
         let width = self.embed_dim;
+        let normal = |std| Initializer::Normal { mean: 0.0, std };
         let linear = |input: usize, output: usize| Linear {
-            weight: NORMAL.init([input, output], device),
+            weight: normal((input as f64).powf(-0.5)).init([input, output], device),
             bias: Some(Initializer::Zeros.init([output], device)),
         };
         let norm = || LayerNorm::new(width, 1e-5, device);
@@ -165,7 +162,7 @@ impl DepthConfig {
         DepthTransformer {
             in_mlp_1: linear(self.input_embed_dim_1, width),
             in_mlp_2: linear(self.input_embed_dim_2, width),
-            pos_emb_d: NORMAL.init([1, self.depth(), width], device),
+            pos_emb_d: normal(0.02).init([1, self.depth(), width], device),
             head_transformer: Head {
                 blocks: (0..self.head.n_layer).map(|_| block()).collect(),
             },
