@@ -279,6 +279,7 @@ fn written_data_is_shown_and_trained_on() {
         "init=nano",
         "stages.0.objective.text=2.0",
         "stages.0.objective.page=2.0",
+        "stages.0.objective.video=1.0",
     ] {
         inspect.extend(["--set", setting]);
     }
