@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, module};
 use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use crate::math::simd;
+use crate::math::{add_up, simd};
 use crate::matmul::{Matrix, product};
 use crate::{bfloat16, quantized};
 
@@ -146,28 +146,19 @@ fn backward(
 
 fn column_sums(grad: &FlexTensor) -> FlexTensor {
     let Matrix { data, columns, .. } = matrix(grad);
-    let sums = data
-        .par_chunks(ROWS * columns)
-        .map(|rows| {
-            let mut sums = vec![0.0; columns];
-            simd(
-                #[inline(always)]
-                || {
-                    for row in rows.chunks_exact(columns) {
-                        for (sum, value) in sums.iter_mut().zip(row) {
-                            *sum += value;
-                        }
+    let sums = data.par_chunks(ROWS * columns).map(|rows| {
+        let mut sums = vec![0.0; columns];
+        simd(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(columns) {
+                    for (sum, value) in sums.iter_mut().zip(row) {
+                        *sum += value;
                     }
-                },
-            );
-            sums
-        })
-        .reduce(
-            || vec![0.0; columns],
-            |mut left, right| {
-                left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
-                left
+                }
             },
         );
-    tensor(sums, [columns])
+        sums
+    });
+    tensor(add_up(columns, sums), [columns])
 }

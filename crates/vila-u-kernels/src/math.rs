@@ -4,12 +4,26 @@
 //! picks the machine's best at run time.
 
 use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
 /// Runs a loop with the widest vectors of this machine. The closure and what it calls must be
 /// `#[inline(always)]`: only what ends up inside this function is compiled for them.
 #[inline]
 pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
+}
+
+/// The sum of vectors of `length` numbers, always in their order: rayon's own `reduce` adds them as
+/// threads happen to be free, and the last bits of a training run would depend on that.
+pub(crate) fn add_up(
+    length: usize,
+    parts: impl IndexedParallelIterator<Item = Vec<f32>>,
+) -> Vec<f32> {
+    let mut total = vec![0.0; length];
+    for part in parts.collect::<Vec<_>>() {
+        total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+    }
+    total
 }
 
 /// How many vector registers this machine has: 32 or 16.

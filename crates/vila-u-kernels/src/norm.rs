@@ -10,7 +10,7 @@ use burn::tensor::{DType, Tensor, activation};
 use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use crate::math::{dot, fold, sigmoid, simd, sum};
+use crate::math::{add_up, dot, fold, sigmoid, simd, sum};
 
 /// Group normalisation: each image's channels in `groups` consecutive groups, every group
 /// normalised over its channels and pixels, then scaled and shifted per channel.
@@ -143,15 +143,6 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     let mean = sum(x) / count;
     let variance = fold(x, |x| (x - mean) * (x - mean)) / count;
     (mean, 1.0 / (variance + epsilon).sqrt())
-}
-
-/// Sums vectors of one length over tasks.
-fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
-    if left.is_empty() {
-        return right;
-    }
-    left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
-    left
 }
 
 #[derive(Clone, Debug)]
@@ -335,7 +326,7 @@ impl Kernel<3> for LayerNorm {
         let rows = CHUNK.div_ceil(columns);
         let mut dx = vec![0.0; x.len()];
         // The gradients of gamma and, after them, of beta.
-        let affine = dx
+        let affines = dx
             .par_chunks_mut(rows * columns)
             .zip(x.par_chunks(rows * columns))
             .zip(dy.par_chunks(rows * columns))
@@ -367,8 +358,8 @@ impl Kernel<3> for LayerNorm {
                     },
                 );
                 affine
-            })
-            .reduce(Vec::new, add);
+            });
+        let affine = add_up(2 * columns, affines);
         let (dgamma, dbeta) = affine.split_at(columns);
         [
             Some(tensor(dx, shape)),
@@ -424,7 +415,7 @@ impl Kernel<2> for RmsNorm {
         let columns = gamma.len();
         let rows = CHUNK.div_ceil(columns);
         let mut dx = vec![0.0; x.len()];
-        let dgamma = dx
+        let dgammas = dx
             .par_chunks_mut(rows * columns)
             .zip(x.par_chunks(rows * columns))
             .zip(dy.par_chunks(rows * columns))
@@ -451,8 +442,8 @@ impl Kernel<2> for RmsNorm {
                     },
                 );
                 dgamma
-            })
-            .reduce(Vec::new, add);
+            });
+        let dgamma = add_up(columns, dgammas);
         [Some(tensor(dx, shape)), Some(tensor(dgamma, [columns]))]
     }
 }

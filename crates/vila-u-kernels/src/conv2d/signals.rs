@@ -19,7 +19,7 @@ use pulp::Simd;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-use crate::math::{simd, sum};
+use crate::math::{add_up, simd, sum};
 use crate::precision::{MulAdd, Work, dispatch, pair, paired, round};
 
 /// Vectors of positions computed together at most.
@@ -478,32 +478,25 @@ pub(super) fn weight_gradient(
     let plane = geometry.height * geometry.width;
     let images = geometry.images_per_task();
     let paired = paired();
-    x.par_chunks(images * inputs * plane)
+    let length = outputs * inputs * TAPS;
+    let parts = (x.par_chunks(images * inputs * plane))
         .zip(dy.par_chunks(images * outputs * plane))
-        .fold(
-            || vec![0.0; outputs * inputs * TAPS],
-            |mut dw, (x, dy)| {
-                let task = Task {
-                    geometry,
-                    images: x.len() / (inputs * plane),
-                    inputs,
-                    outputs,
-                };
-                if paired {
-                    HALVES.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
-                } else {
-                    SIGNALS.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
-                }
-                dw
-            },
-        )
-        .reduce(
-            || vec![0.0; outputs * inputs * TAPS],
-            |mut left, right| {
-                left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
-                left
-            },
-        )
+        .map(|(x, dy)| {
+            let mut dw = vec![0.0; length];
+            let task = Task {
+                geometry,
+                images: x.len() / (inputs * plane),
+                inputs,
+                outputs,
+            };
+            if paired {
+                HALVES.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
+            } else {
+                SIGNALS.with_borrow_mut(|signals| task.run(x, dy, signals, &mut dw));
+            }
+            dw
+        });
+    add_up(length, parts)
 }
 
 /// Some images' part of a weight gradient.

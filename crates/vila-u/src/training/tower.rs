@@ -359,9 +359,11 @@ impl TowerStage {
     ) -> Tensor<1> {
         let difference = drawn.clone() - pixels.clone();
         let pixel = match self.losses.pixel {
-            PixelLoss::L1 => difference.abs().mean(),
-            PixelLoss::L2 => difference.square().mean(),
+            PixelLoss::L1 => difference.abs(),
+            PixelLoss::L2 => difference.square(),
         };
+        // Rows first: threads share a mean of millions of numbers and add in no fixed order.
+        let pixel = pixel.mean_dim(3).mean();
         parts.push(("pixel", pixel.clone()));
         let loss = pixel * self.losses.pixel_weight;
         let (Some(lpips), Some(perceptual)) = (&self.lpips, &self.losses.perceptual) else {
