@@ -412,6 +412,9 @@ pub struct EvalNano {
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Classifier-free guidance weight of drawings and videos; 1 turns guidance off
+    #[arg(long, default_value_t = 3.0)]
+    pub cfg: f32,
     /// A folder for contact sheets of what was measured
     #[arg(short, long)]
     pub output: Option<PathBuf>,

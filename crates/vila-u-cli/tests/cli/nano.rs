@@ -134,7 +134,8 @@ fn reconstruction_and_matching_give_numbers() {
 #[test]
 fn it_measures_itself() {
     let folder = TempDir::new().unwrap();
-    let report = &json(folder.path(), &["eval", "nano", "-n", "4", "-o", "report"])[0];
+    let arguments = ["eval", "nano", "-n", "4", "--cfg", "1", "-o", "report"];
+    let report = &json(folder.path(), &arguments)[0];
     assert!(report.get("reconstruction").is_some(), "{report}");
     assert!(fs::read_dir(folder.path().join("report")).unwrap().count() > 0);
 }

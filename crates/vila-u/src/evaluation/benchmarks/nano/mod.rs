@@ -46,21 +46,31 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
 /// captions, all questions about `n` scenes, `n` videos, `n` comparisons of two scenes and `n` riddles
 /// without pictures, `n` drawings, and `n` videos, through codes and back, and made from captions.
 ///
-/// Questions are answered greedily; drawings are sampled as released models do, with guidance 3.
+/// Questions are answered greedily; drawings are sampled as the model's own settings say, with that
+/// strength of `guidance`.
 pub fn run(
     checkpoint: &Checkpoint,
     n: usize,
     seed: u64,
+    guidance: f64,
     on_progress: OnProgress,
 ) -> Result<Report> {
     if n == 0 {
         return Err(Error::usage("an evaluation needs at least one scene"));
     }
+    let drawing = VisualOptions {
+        guidance,
+        sampling: checkpoint.generation.visual(),
+        seed,
+        first: 0,
+    };
+    drawing.check()?;
     let mut bench = Bench {
         checkpoint,
         device: checkpoint.model.llm.device(),
         size: checkpoint.config.siglip.vision_config.image_size,
         seed,
+        drawing,
         on_progress,
     };
     let scenes = bench.scenes(n);
@@ -143,6 +153,7 @@ struct Bench<'a> {
     /// Width and height of the pictures the tower reads.
     size: usize,
     seed: u64,
+    drawing: VisualOptions,
     on_progress: OnProgress<'a>,
 }
 
@@ -347,10 +358,8 @@ impl Bench<'_> {
                 prompts.push(assistant::drawing_prompt(tokenizer, &scene.caption())?);
             }
             let options = VisualOptions {
-                guidance: 3.0,
-                sampling: self.checkpoint.generation.visual(),
                 seed: seed.wrapping_add(batch as u64),
-                first: 0,
+                ..self.drawing.clone()
             };
             let on_progress = &mut self.on_progress;
             let drawing =
@@ -435,7 +444,7 @@ mod tests {
     fn reports_every_measure() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = untrained(folder.path());
-        let report = run(&checkpoint, 2, 0, &mut |_, done, total| done <= total).unwrap();
+        let report = run(&checkpoint, 2, 0, 3.0, &mut |_, done, total| done <= total).unwrap();
         assert_eq!(report.reconstruction.psnr.n, 2);
         assert_eq!((report.codebook.len(), report.matching.n), (4, 100));
         assert!(report.answers.n >= 12 && report.answers_by_kind.len() >= 4);
@@ -458,7 +467,9 @@ mod tests {
         );
         assert!(serde_json::to_value(&report).unwrap()["answers_by_kind"]["yes_no"]["n"].is_u64());
 
-        let stopped = run(&checkpoint, 2, 0, &mut |_, _, _| false);
+        let stopped = run(&checkpoint, 2, 0, 3.0, &mut |_, _, _| false);
         assert!(matches!(stopped, Err(Error::Interrupted)));
+        let unguided = run(&checkpoint, 2, 0, f64::NAN, &mut |_, _, _| true);
+        assert!(matches!(unguided, Err(Error::Usage(_))));
     }
 }

@@ -50,10 +50,8 @@ impl Bench<'_> {
                 prompts.push(assistant::video_prompt(&checkpoint.tokenizer, &caption)?);
             }
             let options = VisualOptions {
-                guidance: 3.0,
-                sampling: checkpoint.generation.visual(),
                 seed: self.seed.wrapping_add(batch as u64),
-                first: 0,
+                ..self.drawing.clone()
             };
             let on_progress = &mut self.on_progress;
             let drawing = assistant::draw_video_prompts(
