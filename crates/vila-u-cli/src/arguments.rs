@@ -152,9 +152,9 @@ pub struct Generate {
     /// How many images or videos
     #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub n: u32,
-    /// Classifier-free guidance weight; 1 turns guidance off
-    #[arg(long, default_value_t = 3.0)]
-    pub cfg: f32,
+    /// Classifier-free guidance weight; 1 turns guidance off [default: the model's own]
+    #[arg(long)]
+    pub cfg: Option<f32>,
     /// Sampling temperature, above 0 [default: the model's own]
     #[arg(long)]
     pub temperature: Option<f32>,
@@ -190,9 +190,9 @@ pub struct Ask {
     /// The folder for pictures and videos that the reply holds, 0000.png, 0001.mp4, ... [default: reply]
     #[arg(short, long)]
     pub output: Option<PathBuf>,
-    /// Classifier-free guidance weight of pictures in the reply; 1 turns guidance off
-    #[arg(long, default_value_t = 3.0)]
-    pub cfg: f32,
+    /// Classifier-free guidance weight of pictures in the reply; 1 turns guidance off [default: the model's own]
+    #[arg(long)]
+    pub cfg: Option<f32>,
     /// Always take the most probable token
     #[arg(long)]
     pub greedy: bool,
@@ -412,9 +412,9 @@ pub struct EvalNano {
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Classifier-free guidance weight of drawings and videos; 1 turns guidance off
-    #[arg(long, default_value_t = 3.0)]
-    pub cfg: f32,
+    /// Classifier-free guidance weight of drawings and videos; 1 turns guidance off [default: the model's own]
+    #[arg(long)]
+    pub cfg: Option<f32>,
     /// A folder for contact sheets of what was measured
     #[arg(short, long)]
     pub output: Option<PathBuf>,

@@ -42,6 +42,7 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     let checkpoint = load(global, console)?;
     let shown = shown(args, &checkpoint, console)?;
     let seed = args.seed.unwrap_or_else(new_seed);
+    let visual = checkpoint.generation.visual(seed);
     let options = ReplyOptions {
         text: TextOptions {
             sampling: sampling(args, &checkpoint),
@@ -50,13 +51,12 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
             stop: vec![checkpoint.tokenizer.end()],
         },
         visual: VisualOptions {
-            guidance: args.cfg.into(),
+            guidance: args.cfg.map_or(visual.guidance, f64::from),
             sampling: match args.greedy {
                 true => Sampling::GREEDY,
-                false => checkpoint.generation.visual(),
+                false => visual.sampling,
             },
-            seed,
-            first: 0,
+            ..visual
         },
         frames: checkpoint.config.root.num_video_frames,
         system: !args.no_system,

@@ -10,18 +10,14 @@ use crate::{
 
 pub fn run(global: &Global, args: &EvalNano, console: &Console) -> Result<()> {
     args.output.as_deref().map(check_folder).transpose()?;
-    let checkpoint = load(global, console)?;
-    let guidance = args.cfg.into();
-    let report = nano::run(
-        &checkpoint,
-        args.n,
-        args.seed,
-        guidance,
-        &mut |what, done, total| {
-            console.progress(what, done as u64, total as u64, "");
-            !console.stopped()
-        },
-    )?;
+    let mut checkpoint = load(global, console)?;
+    if let Some(guidance) = args.cfg {
+        checkpoint.generation.visual_guidance = guidance.into();
+    }
+    let report = nano::run(&checkpoint, args.n, args.seed, &mut |what, done, total| {
+        console.progress(what, done as u64, total as u64, "");
+        !console.stopped()
+    })?;
     if let Some(folder) = &args.output {
         create_folder(folder)?;
         report.save_sheets(folder)?;

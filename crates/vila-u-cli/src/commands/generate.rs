@@ -33,14 +33,8 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let files = files(args, n)?;
     args.codes.as_deref().map(check_parent).transpose()?;
     let checkpoint = load(global, console)?;
-    let sampling = sampling(args, &checkpoint)?;
     let seed = args.seed.unwrap_or_else(new_seed);
-    let mut options = VisualOptions {
-        guidance: args.cfg.into(),
-        sampling,
-        seed,
-        first: 0,
-    };
+    let mut options = options(args, &checkpoint, seed)?;
     let frames = match args.video {
         true => checkpoint.config.root.num_video_frames,
         false => 1,
@@ -114,11 +108,8 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     )
 }
 
-/// What the options say, and the checkpoint's generation_config.json where they say nothing.
-fn sampling(args: &Generate, checkpoint: &Checkpoint) -> Result<Sampling> {
-    if args.greedy {
-        return Ok(Sampling::GREEDY);
-    }
+/// What the arguments say, and the checkpoint's generation_config.json where they say nothing.
+fn options(args: &Generate, checkpoint: &Checkpoint, seed: u64) -> Result<VisualOptions> {
     if args
         .temperature
         .is_some_and(|temperature| temperature <= 0.0)
@@ -133,12 +124,20 @@ fn sampling(args: &Generate, checkpoint: &Checkpoint) -> Result<Sampling> {
             "--top-k {k} is more than the model's {codes} codes"
         )));
     }
-    let default = checkpoint.generation.visual();
+    let default = checkpoint.generation.visual(seed);
     let top_k = args.top_k.unwrap_or(900.min(codes));
-    Ok(Sampling {
-        temperature: args.temperature.map_or(default.temperature, f64::from),
-        top_k: (top_k > 0).then_some(top_k),
-        top_p: Some(args.top_p.into()),
+    let sampling = match args.greedy {
+        true => Sampling::GREEDY,
+        false => Sampling {
+            temperature: (args.temperature).map_or(default.sampling.temperature, f64::from),
+            top_k: (top_k > 0).then_some(top_k),
+            top_p: Some(args.top_p.into()),
+        },
+    };
+    Ok(VisualOptions {
+        guidance: args.cfg.map_or(default.guidance, f64::from),
+        sampling,
+        ..default
     })
 }
 

@@ -31,9 +31,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let need = Need::of(&checkpoint.config);
     let options = VisualOptions {
         guidance: 3.0,
-        sampling: checkpoint.generation.visual(),
-        seed: 0,
-        first: 0,
+        ..checkpoint.generation.visual(0)
     };
     let mut each = 0.0; // seconds, as the case before tells
     for (name, reply, n, frames) in CASES {

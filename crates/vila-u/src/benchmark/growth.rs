@@ -93,9 +93,7 @@ fn measure(
 fn options(checkpoint: &Checkpoint) -> VisualOptions {
     VisualOptions {
         guidance: 3.0,
-        sampling: checkpoint.generation.visual(),
-        seed: 0,
-        first: 0,
+        ..checkpoint.generation.visual(0)
     }
 }
 

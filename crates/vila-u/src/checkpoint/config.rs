@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    generation::sampling::Sampling,
+    generation::{
+        sampling::Sampling,
+        visual::{GUIDANCE, VisualOptions},
+    },
     model::VilaUConfig,
     text::{SiglipTokenizer, Tokenizer},
     tower::{RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig},
@@ -154,6 +157,8 @@ pub struct GenerationConfig {
     pub top_p: f64,
     /// The temperature of visual codes. A field of our own: the released model always has 1.
     pub visual_temperature: f64,
+    /// The weight of classifier-free guidance. A field of our own: the released model always has 3.
+    pub visual_guidance: f64,
 }
 
 /// Hugging Face's defaults, for what the file leaves out.
@@ -165,6 +170,7 @@ impl Default for GenerationConfig {
             top_k: 50,
             top_p: 1.0,
             visual_temperature: Sampling::VISUAL.temperature,
+            visual_guidance: GUIDANCE,
         }
     }
 }
@@ -178,11 +184,16 @@ impl GenerationConfig {
         }
     }
 
-    /// How visual codes are drawn unless asked otherwise.
-    pub fn visual(&self) -> Sampling {
-        Sampling {
-            temperature: self.visual_temperature,
-            ..Sampling::VISUAL
+    /// How images and videos are drawn unless asked otherwise.
+    pub fn visual(&self, seed: u64) -> VisualOptions {
+        VisualOptions {
+            guidance: self.visual_guidance,
+            sampling: Sampling {
+                temperature: self.visual_temperature,
+                ..Sampling::VISUAL
+            },
+            seed,
+            first: 0,
         }
     }
 }

@@ -29,5 +29,6 @@ pub use format::Format;
 pub use info::{Info, info};
 pub use keys::Part;
 pub use load::{Checkpoint, Tower, load, load_siglip, load_tower};
+pub(crate) use save::generation_defaults;
 pub use save::{Weights, convert, save, save_alone, save_tower};
 pub use source::Source;

@@ -371,7 +371,8 @@ fn root_defaults(dtype: &str) -> Value {
 }
 
 /// Text is sampled as in the released checkpoints (their image generation needs `do_sample`).
-fn generation_defaults(config: &VilaUConfig) -> Value {
+/// `llm/generation_config.json` as released models have it.
+pub(crate) fn generation_defaults(config: &VilaUConfig) -> Value {
     json!({
         "bos_token_id": config.llm.bos_token_id,
         "do_sample": true,

@@ -23,6 +23,9 @@ use crate::{Error, Result, language::KvCache, model::VilaU};
 /// of it than can be told and stopped.
 const TOGETHER: usize = 16;
 
+/// The strength of classifier-free guidance that the released model draws with.
+pub const GUIDANCE: f64 = 3.0;
+
 /// How images and videos are drawn.
 #[derive(Debug, Clone)]
 pub struct VisualOptions {

@@ -25,10 +25,10 @@ use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
 use crate::assistant::{draw_prompts, draw_video_prompts, drawing_prompt, video_prompt};
+use crate::checkpoint::config::GenerationConfig;
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{self, Pictures, Record, Text, prepare};
-use crate::generation::sampling::Sampling;
 use crate::generation::visual::VisualOptions;
 use crate::media::preprocess::normalize;
 use crate::model::{VilaU, VilaUConfig};
@@ -40,10 +40,9 @@ use crate::{Error, Result};
 
 /// Held-out samples that an evaluation looks at; of the nano world, of each form.
 const EVALUATED: usize = 64;
-/// Pictures and videos drawn for a sample sheet, and the guidance they are drawn with.
+/// Pictures and videos drawn for a sample sheet.
 const SHOWN: usize = 8;
 const SHOWN_VIDEOS: usize = 2;
-const GUIDANCE: f64 = 3.0;
 
 /// One sample and its pictures, as the model sees them.
 pub struct Example {
@@ -221,6 +220,8 @@ pub struct MixtureObjective {
     /// None where a stage of the run trains the tower.
     seen: Option<Seen>,
     device: Device,
+    /// How sample sheets are drawn.
+    generation: GenerationConfig,
     /// Of the curves of each depth.
     depths: Depths,
     /// Of files that are never trained on; none for the nano world, which has a split of its own.
@@ -232,6 +233,7 @@ impl MixtureObjective {
     pub fn new(
         recipe: &Recipe,
         samples: Samples,
+        generation: GenerationConfig,
         device: &Device,
         evaluates: bool,
     ) -> Result<Self> {
@@ -244,6 +246,7 @@ impl MixtureObjective {
         let depth = samples.config.vision_tower.rqtransformer.depth();
         Ok(Self {
             samples,
+            generation,
             batch_size: recipe.batch_size,
             // Nor does the running mean's tower stay, which follows a stage before.
             seen: (!recipe.trains_tower()).then(Seen::default),
@@ -423,12 +426,7 @@ impl Objective<VilaU> for MixtureObjective {
         if prompts.is_empty() {
             return Ok(());
         }
-        let options = VisualOptions {
-            guidance: GUIDANCE,
-            sampling: Sampling::VISUAL,
-            seed: 0,
-            first: 0,
-        };
+        let options = self.generation.visual(0);
         let tokenizer = &self.samples.tokenizer;
         let drawing = draw_prompts(&model, tokenizer, &prompts, &options, &mut |_| {
             ControlFlow::Continue(())

@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
+use crate::checkpoint::config::GenerationConfig;
 use crate::{Error, Result};
 use mixture::{MixtureObjective, Samples};
 use recipe::{Objective, Recipe, Stage};
@@ -105,6 +106,7 @@ fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resul
     let (format, model, tokenizer) = ranks.leader_first(|| start::vila_u(recipe, device))?;
     let tokenizer = Arc::new(tokenizer);
     let config = Arc::new(format.config.clone());
+    let generation = GenerationConfig::read(&format.files.join("llm"))?;
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, start, watch, new)?;
     let depth = &mut run.model.vision_tower.rqtransformer;
@@ -112,7 +114,8 @@ fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resul
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (tokenizer, config) = (tokenizer.clone(), config.clone());
         let samples = Samples::of_stage(recipe, &stage.objective, tokenizer, config)?;
-        let objective = MixtureObjective::new(recipe, samples, device, ranks.leads())?;
+        let (generation, leads) = (generation.clone(), ranks.leads());
+        let objective = MixtureObjective::new(recipe, samples, generation, device, leads)?;
         run.stage(index, objective)?;
     }
     run.finish()

@@ -208,6 +208,13 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
             }
         }
     }
+    if let Some(drawing) = recipe.model.drawing {
+        let mut generation = checkpoint::generation_defaults(&config);
+        generation["visual_temperature"] = drawing.temperature.into();
+        generation["visual_guidance"] = drawing.guidance.into();
+        let name = "llm/generation_config.json".to_string();
+        contents.push((name, Bytes::from(generation.to_string().into_bytes())));
+    }
     let format = VilaUFormat {
         config,
         files: Files::memory("recipe", contents),

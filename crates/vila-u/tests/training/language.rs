@@ -88,6 +88,41 @@ fn only_the_parts_that_are_named_change() {
 
 /// Losses, their terms at every depth, and padding.
 #[test]
+fn a_model_draws_as_its_recipe_says_unless_asked_otherwise() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = on_a_new_tower(folder.path());
+    let out = |name: &str| folder.path().join(name);
+    let settings = [init.as_str(), "model.drawing.temperature=0.5", "steps=1"];
+    let model = train(LANGUAGE, &out("new"), &settings, false, None).expect("a run");
+    let init = format!("init={}", model.display());
+    let settings = [init.as_str(), "steps=1"];
+    let tuned = train(
+        &further("train = [\"depth\"]"),
+        &out("tuned"),
+        &settings,
+        false,
+        None,
+    );
+    for model in [model, tuned.expect("a run")] {
+        let generation = fs::read(model.join("llm/generation_config.json")).expect("a file");
+        let generation: Value = serde_json::from_slice(&generation).expect("JSON");
+        assert_eq!(generation["visual_temperature"], 0.5);
+        assert_eq!(generation["visual_guidance"], 3.0);
+        assert_eq!(generation["eos_token_id"], 2);
+    }
+    let fails = |text: &str, setting: &str| {
+        let error = recipe(text, &out("none"), &[&init, setting]).expect_err("an error");
+        assert!(error.to_string().contains("drawing"), "{error}");
+    };
+    fails(LANGUAGE, "model.drawing.temperature=-1.0");
+    fails(LANGUAGE, "model.drawing.guidance=inf");
+    fails(
+        &further("train = [\"depth\"]"),
+        "model.drawing.guidance=1.0",
+    );
+}
+
+#[test]
 fn curves_of_every_depth() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());

@@ -210,6 +210,20 @@ impl Recipe {
             "model.llm_weights are of the language model that [model.llm] has the sizes of",
         )?;
         must(
+            self.model.drawing.is_none() || self.model.llm.is_some(),
+            "model.drawing is of a new language model, which [model.llm] has the sizes of",
+        )?;
+        if let Some(drawing) = self.model.drawing {
+            must(
+                drawing.temperature >= 0.0 && drawing.temperature.is_finite(),
+                "model.drawing.temperature must be 0 (greedy) or more",
+            )?;
+            must(
+                drawing.guidance.is_finite(),
+                "model.drawing.guidance must be a number",
+            )?;
+        }
+        must(
             !self.model.position_free || self.stages.iter().all(tower),
             "model.position_free is of the vision encoder, which the tower's own recipe trains",
         )?;

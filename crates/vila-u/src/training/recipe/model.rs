@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::one_line;
+use crate::checkpoint::config::GenerationConfig;
 use crate::{Error, Result};
 
 /// Sizes of the parts that start from random weights, each with the keys of that part's
@@ -41,6 +42,29 @@ pub struct ModelRecipe {
     /// Projector (`mm_projector/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mm_projector: Option<Config>,
+    /// How a new language model draws unless asked otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drawing: Option<Drawing>,
+}
+
+/// What `llm/generation_config.json` of the finished model says of drawing; left out, the released models' values.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drawing {
+    /// Temperature of visual codes (`visual_temperature`).
+    #[serde(default = "released_temperature")]
+    pub temperature: f64,
+    /// Strength of classifier-free guidance (`visual_guidance`); 1 is none.
+    #[serde(default = "released_guidance")]
+    pub guidance: f64,
+}
+
+fn released_temperature() -> f64 {
+    GenerationConfig::default().visual_temperature
+}
+
+fn released_guidance() -> f64 {
+    GenerationConfig::default().visual_guidance
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

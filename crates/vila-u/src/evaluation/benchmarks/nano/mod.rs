@@ -24,7 +24,6 @@ use crate::{
         rows::Prompt,
         sampling::Sampling,
         text::{self, TextOptions},
-        visual::VisualOptions,
     },
     media::{self, preprocess::normalize, sheet},
     sequence::{Layout as Rows, Sample},
@@ -46,31 +45,22 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
 /// captions, all questions about `n` scenes, `n` videos, `n` comparisons of two scenes and `n` riddles
 /// without pictures, `n` drawings, and `n` videos, through codes and back, and made from captions.
 ///
-/// Questions are answered greedily; drawings are sampled as the model's own settings say, with that
-/// strength of `guidance`.
+/// Questions are answered greedily; drawings are sampled and guided as the model's own settings say.
 pub fn run(
     checkpoint: &Checkpoint,
     n: usize,
     seed: u64,
-    guidance: f64,
     on_progress: OnProgress,
 ) -> Result<Report> {
     if n == 0 {
         return Err(Error::usage("an evaluation needs at least one scene"));
     }
-    let drawing = VisualOptions {
-        guidance,
-        sampling: checkpoint.generation.visual(),
-        seed,
-        first: 0,
-    };
-    drawing.check()?;
+    checkpoint.generation.visual(seed).check()?;
     let mut bench = Bench {
         checkpoint,
         device: checkpoint.model.llm.device(),
         size: checkpoint.config.siglip.vision_config.image_size,
         seed,
-        drawing,
         on_progress,
     };
     let scenes = bench.scenes(n);
@@ -153,7 +143,6 @@ struct Bench<'a> {
     /// Width and height of the pictures the tower reads.
     size: usize,
     seed: u64,
-    drawing: VisualOptions,
     on_progress: OnProgress<'a>,
 }
 
@@ -357,10 +346,8 @@ impl Bench<'_> {
             for (scene, _) in now {
                 prompts.push(assistant::drawing_prompt(tokenizer, &scene.caption())?);
             }
-            let options = VisualOptions {
-                seed: seed.wrapping_add(batch as u64),
-                ..self.drawing.clone()
-            };
+            let seed = seed.wrapping_add(batch as u64);
+            let options = self.checkpoint.generation.visual(seed);
             let on_progress = &mut self.on_progress;
             let drawing =
                 assistant::draw_prompts(model, tokenizer, &prompts, &options, &mut |progress| {
@@ -443,8 +430,8 @@ mod tests {
     #[test]
     fn reports_every_measure() {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = untrained(folder.path());
-        let report = run(&checkpoint, 2, 0, 3.0, &mut |_, done, total| done <= total).unwrap();
+        let mut checkpoint = untrained(folder.path());
+        let report = run(&checkpoint, 2, 0, &mut |_, done, total| done <= total).unwrap();
         assert_eq!(report.reconstruction.psnr.n, 2);
         assert_eq!((report.codebook.len(), report.matching.n), (4, 100));
         assert!(report.answers.n >= 12 && report.answers_by_kind.len() >= 4);
@@ -467,9 +454,10 @@ mod tests {
         );
         assert!(serde_json::to_value(&report).unwrap()["answers_by_kind"]["yes_no"]["n"].is_u64());
 
-        let stopped = run(&checkpoint, 2, 0, 3.0, &mut |_, _, _| false);
+        let stopped = run(&checkpoint, 2, 0, &mut |_, _, _| false);
         assert!(matches!(stopped, Err(Error::Interrupted)));
-        let unguided = run(&checkpoint, 2, 0, f64::NAN, &mut |_, _, _| true);
+        checkpoint.generation.visual_guidance = f64::NAN;
+        let unguided = run(&checkpoint, 2, 0, &mut |_, _, _| true);
         assert!(matches!(unguided, Err(Error::Usage(_))));
     }
 }

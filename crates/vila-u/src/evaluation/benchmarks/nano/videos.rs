@@ -6,10 +6,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::{Answers, Bench, VideoDrawing, part, to_pictures, watch};
-use crate::{
-    Result, assistant, data::nano::Video, generation::visual::VisualOptions, media::sheet,
-    sequence::form::VIDEO_FRAMES,
-};
+use crate::{Result, assistant, data::nano::Video, media::sheet, sequence::form::VIDEO_FRAMES};
 
 /// Videos the model makes at once.
 const BATCH: usize = 8;
@@ -49,10 +46,8 @@ impl Bench<'_> {
                 let caption = video.caption();
                 prompts.push(assistant::video_prompt(&checkpoint.tokenizer, &caption)?);
             }
-            let options = VisualOptions {
-                seed: self.seed.wrapping_add(batch as u64),
-                ..self.drawing.clone()
-            };
+            let seed = self.seed.wrapping_add(batch as u64);
+            let options = checkpoint.generation.visual(seed);
             let on_progress = &mut self.on_progress;
             let drawing = assistant::draw_video_prompts(
                 &checkpoint.model,
