@@ -5,11 +5,8 @@ use burn::tensor::{Distribution, Tensor};
 use super::{Bench, Suite, weight_bytes};
 use crate::{
     Result,
-    checkpoint::Part,
-    generation::{
-        sampling::Sampling,
-        visual::{Drawer, VisualOptions},
-    },
+    checkpoint::{Part, config::GenerationConfig},
+    generation::visual::Drawer,
 };
 
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -19,12 +16,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let width = config.llm.hidden_size;
     let normal = Distribution::Normal(0.0, 1.0);
     let hidden = Tensor::<2>::random([2, width], normal, &bench.subject.device);
-    let options = VisualOptions {
-        guidance: 3.0,
-        sampling: Sampling::VISUAL,
-        seed: 0,
-        first: 0,
-    };
+    let options = GenerationConfig::default().visual(0);
     let mut drawer = Drawer::new(&model, 1, &options);
     let transformer = &model.vision_tower.rqtransformer;
     let step = weight_bytes(&transformer.head_transformer)

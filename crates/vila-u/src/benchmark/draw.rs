@@ -5,7 +5,7 @@ use crate::{
     Error, Result, checkpoint,
     generation::{
         memory::Need,
-        visual::{self, VisualOptions},
+        visual::{self, GUIDANCE, VisualOptions},
     },
     memory,
     text::conversation::{Reply, Turn, generation_prompt, unconditional_prompt},
@@ -30,7 +30,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let (model, tokenizer) = (&checkpoint.model, &checkpoint.tokenizer);
     let need = Need::of(&checkpoint.config);
     let options = VisualOptions {
-        guidance: 3.0,
+        guidance: GUIDANCE,
         ..checkpoint.generation.visual(0)
     };
     let mut each = 0.0; // seconds, as the case before tells

@@ -14,7 +14,7 @@ use crate::{
     generation::{
         rows::{Prompt, Rows},
         sampling::Sampling,
-        visual::{self, Drawer, VisualOptions},
+        visual::{self, Drawer, GUIDANCE, VisualOptions},
     },
     language::LlamaConfig,
     memory,
@@ -92,7 +92,7 @@ fn measure(
 
 fn options(checkpoint: &Checkpoint) -> VisualOptions {
     VisualOptions {
-        guidance: 3.0,
+        guidance: GUIDANCE,
         ..checkpoint.generation.visual(0)
     }
 }

@@ -370,8 +370,8 @@ fn root_defaults(dtype: &str) -> Value {
     })
 }
 
-/// Text is sampled as in the released checkpoints (their image generation needs `do_sample`).
-/// `llm/generation_config.json` as released models have it.
+/// `llm/generation_config.json` as the released checkpoints have it: text is sampled (their image
+/// generation needs `do_sample`).
 pub(crate) fn generation_defaults(config: &VilaUConfig) -> Value {
     json!({
         "bos_token_id": config.llm.bos_token_id,

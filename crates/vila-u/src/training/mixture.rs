@@ -25,7 +25,6 @@ use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
 use crate::assistant::{draw_prompts, draw_video_prompts, drawing_prompt, video_prompt};
-use crate::checkpoint::config::GenerationConfig;
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{self, Pictures, Record, Text, prepare};
@@ -221,7 +220,7 @@ pub struct MixtureObjective {
     seen: Option<Seen>,
     device: Device,
     /// How sample sheets are drawn.
-    generation: GenerationConfig,
+    drawing: VisualOptions,
     /// Of the curves of each depth.
     depths: Depths,
     /// Of files that are never trained on; none for the nano world, which has a split of its own.
@@ -233,7 +232,7 @@ impl MixtureObjective {
     pub fn new(
         recipe: &Recipe,
         samples: Samples,
-        generation: GenerationConfig,
+        drawing: VisualOptions,
         device: &Device,
         evaluates: bool,
     ) -> Result<Self> {
@@ -246,7 +245,7 @@ impl MixtureObjective {
         let depth = samples.config.vision_tower.rqtransformer.depth();
         Ok(Self {
             samples,
-            generation,
+            drawing,
             batch_size: recipe.batch_size,
             // Nor does the running mean's tower stay, which follows a stage before.
             seen: (!recipe.trains_tower()).then(Seen::default),
@@ -426,13 +425,13 @@ impl Objective<VilaU> for MixtureObjective {
         if prompts.is_empty() {
             return Ok(());
         }
-        let options = self.generation.visual(0);
+        let options = &self.drawing;
         let tokenizer = &self.samples.tokenizer;
-        let drawing = draw_prompts(&model, tokenizer, &prompts, &options, &mut |_| {
+        let drawing = draw_prompts(&model, tokenizer, &prompts, options, &mut |_| {
             ControlFlow::Continue(())
         })?;
         let mut drawn: Tensor<4> = drawing.pixels.squeeze_dim(1);
-        if let Some((frames, made)) = self.sample_videos(&model, &options)? {
+        if let Some((frames, made)) = self.sample_videos(&model, options)? {
             meant.extend(frames);
             drawn = Tensor::cat(vec![drawn, made], 0);
         }

@@ -106,7 +106,9 @@ fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resul
     let (format, model, tokenizer) = ranks.leader_first(|| start::vila_u(recipe, device))?;
     let tokenizer = Arc::new(tokenizer);
     let config = Arc::new(format.config.clone());
-    let generation = GenerationConfig::read(&format.files.join("llm"))?;
+    // How samples are drawn is known to be possible before hours are spent.
+    let drawing = GenerationConfig::read(&format.files.join("llm"))?.visual(0);
+    drawing.check()?;
     let new = || start::drawn(model, device, recipe.seed);
     let mut run = Run::open(recipe, format, device, start, watch, new)?;
     let depth = &mut run.model.vision_tower.rqtransformer;
@@ -114,8 +116,8 @@ fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resul
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (tokenizer, config) = (tokenizer.clone(), config.clone());
         let samples = Samples::of_stage(recipe, &stage.objective, tokenizer, config)?;
-        let (generation, leads) = (generation.clone(), ranks.leads());
-        let objective = MixtureObjective::new(recipe, samples, generation, device, leads)?;
+        let (drawing, leads) = (drawing.clone(), ranks.leads());
+        let objective = MixtureObjective::new(recipe, samples, drawing, device, leads)?;
         run.stage(index, objective)?;
     }
     run.finish()

@@ -214,14 +214,7 @@ impl Recipe {
             "model.drawing is of a new language model, which [model.llm] has the sizes of",
         )?;
         if let Some(drawing) = self.model.drawing {
-            must(
-                drawing.temperature >= 0.0 && drawing.temperature.is_finite(),
-                "model.drawing.temperature must be 0 (greedy) or more",
-            )?;
-            must(
-                drawing.guidance.is_finite(),
-                "model.drawing.guidance must be a number",
-            )?;
+            drawing.check()?;
         }
         must(
             !self.model.position_free || self.stages.iter().all(tower),

@@ -49,22 +49,34 @@ pub struct ModelRecipe {
 
 /// What `llm/generation_config.json` of the finished model says of drawing; left out, the released models' values.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Drawing {
     /// Temperature of visual codes (`visual_temperature`).
-    #[serde(default = "released_temperature")]
     pub temperature: f64,
     /// Strength of classifier-free guidance (`visual_guidance`); 1 is none.
-    #[serde(default = "released_guidance")]
     pub guidance: f64,
 }
 
-fn released_temperature() -> f64 {
-    GenerationConfig::default().visual_temperature
+impl Default for Drawing {
+    fn default() -> Self {
+        let released = GenerationConfig::default();
+        Self {
+            temperature: released.visual_temperature,
+            guidance: released.visual_guidance,
+        }
+    }
 }
 
-fn released_guidance() -> f64 {
-    GenerationConfig::default().visual_guidance
+impl Drawing {
+    pub fn check(self) -> Result<()> {
+        let generation = GenerationConfig {
+            visual_temperature: self.temperature,
+            visual_guidance: self.guidance,
+            ..GenerationConfig::default()
+        };
+        let checked = generation.visual(0).check();
+        checked.map_err(|error| Error::usage(format!("recipe, [model.drawing]: {error}")))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
