@@ -213,7 +213,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
         generation["visual_temperature"] = drawing.temperature.into();
         generation["visual_guidance"] = drawing.guidance.into();
         let name = "llm/generation_config.json".to_string();
-        contents.push((name, Bytes::from(generation.to_string().into_bytes())));
+        contents.push((name, Bytes::from(format!("{generation:#}").into_bytes())));
     }
     let format = VilaUFormat {
         config,
