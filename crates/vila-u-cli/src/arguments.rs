@@ -8,7 +8,7 @@ use clap::{
 };
 use vila_u::{checkpoint::Format, device, media::video};
 
-/// Draw from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
+/// Generate images from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
 #[derive(Parser)]
 #[command(
     name = "vila-u",
@@ -49,7 +49,7 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Draw images or videos from a text prompt
+    /// Generate images or videos from a text prompt
     #[command(after_help = "Examples:\n  \
         vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7\n  \
         vila-u generate --video \"a red heart moves to the left\" -o heart.mp4\n  \
@@ -64,8 +64,8 @@ pub enum Command {
         vila-u ask \"What moves?\" --video clip.mp4 --greedy\n  \
         vila-u ask \"Does <video> show what is in <image>?\" --video clip.mp4 --image heart.png\n  \
         vila-u ask \"<image> one cat. <image> two dogs. <image>\" --image 1.png --image 2.png --image 3.png\n\n\
-        The last learns from examples in the question. A reply may hold pictures and videos that the model draws \
-        itself: they are written into the folder of -o, and the answer says where.")]
+        The last learns from examples in the question. A reply may hold pictures and videos that the model \
+        generates itself: they are written into the folder of -o, and the answer says where.")]
     Ask(Ask),
     /// Turn an image into codes and back, and say how close it comes
     #[command(after_help = "Example: vila-u reconstruct photo.jpg -o back.png --side-by-side")]
@@ -73,7 +73,7 @@ pub enum Command {
     /// Write the codes (and features) of images to a safetensors file
     #[command(after_help = "Example: vila-u encode a.png b.png -o codes.safetensors --features")]
     Encode(Encode),
-    /// Draw the images that codes stand for
+    /// Decode codes to the images that they stand for
     #[command(after_help = "Example: vila-u decode codes.safetensors -o images/")]
     Decode(Decode),
     /// Zero-shot classification: how well each label describes each image
@@ -136,14 +136,14 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct Generate {
-    /// What to draw
+    /// What to generate
     pub prompt: String,
     /// A .png file, or with -n a folder for 0000.png, 0001.png, ... and a contact sheet sheet.png; with --video
     /// a .mp4, .gif or .webp file or a folder of frames, or with -n a folder for 0000.mp4, 0001.mp4, ... and a
     /// sheet with a video in each row
     #[arg(short, long)]
     pub output: Option<PathBuf>,
-    /// Draw a video
+    /// Generate a video
     #[arg(long)]
     pub video: bool,
     /// Frames a second of the video that is written
@@ -315,10 +315,10 @@ pub struct Train {
     /// Where rank 0 waits for the others, in a network that is your own
     #[arg(long, value_name = "HOST:PORT", requires = "rank")]
     pub leader: Option<String>,
-    /// Train nothing; draw the curves of the runs in these folders together, and print where they stand
+    /// Train nothing; plot the curves of the runs in these folders together, and print where they stand
     #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "plan", "memory", "ranks", "rank"])]
     pub compare: Vec<PathBuf>,
-    /// The picture that --compare draws [default: curves.png]
+    /// The picture that --compare writes [default: curves.png]
     #[arg(short, long, conflicts_with = "recipe")]
     pub output: Option<PathBuf>,
 }
@@ -388,7 +388,7 @@ pub struct DataNano {
 
 #[derive(Subcommand)]
 pub enum Eval {
-    /// Reconstruction, matching, questions, drawing and videos on the held-out nano world
+    /// Reconstruction, matching, questions, generated images and videos on the held-out nano world
     #[command(after_help = "Example: vila-u eval nano -n 200 -o report/")]
     Nano(EvalNano),
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
@@ -412,7 +412,7 @@ pub struct EvalNano {
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Classifier-free guidance weight of drawings and videos; 1 turns guidance off [default: the model's own]
+    /// Classifier-free guidance weight of images and videos; 1 turns guidance off [default: the model's own]
     #[arg(long)]
     pub cfg: Option<f32>,
     /// A folder for contact sheets of what was measured
@@ -422,7 +422,7 @@ pub struct EvalNano {
 
 #[derive(Args)]
 pub struct Bench {
-    /// decode, depth, tower or draw of --model; train, nano or growth of the nano model; or all
+    /// decode, depth, tower or generate of --model; train, nano or growth of the nano model; or all
     #[arg(long, default_value = "all")]
     pub suite: String,
     /// A folder for the result as bench.json, and for plots of growth

@@ -5,7 +5,6 @@
 //! [`projector`] -> [`sequence`] (spliced with text tokens from [`text`]) -> [`language`] -> hidden
 //! states -> text head or [`depth`] -> codes -> [`tower`] decoder -> pixels -> [`media`] -> file.
 
-pub mod assistant;
 pub mod atomic;
 pub mod attention;
 pub mod benchmark;

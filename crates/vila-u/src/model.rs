@@ -131,7 +131,7 @@ impl VilaUConfig {
         Ok(())
     }
 
-    /// An untrained model; weights are drawn when first used.
+    /// An untrained model; weights are initialised when first used.
     ///
     /// # Panics
     /// When [`VilaUConfig::check`] fails.

@@ -5,18 +5,18 @@ use std::{ops::ControlFlow, path::Path};
 use serde_json::json;
 use vila_u::{
     Error, Result,
-    assistant::{self, Part, ReplyOptions, Shown},
     burn::tensor::{Device, Tensor},
     checkpoint::Checkpoint,
     generation::{
+        chat::{self, AnswerEvent, AnswerOptions, VisualInputs},
         sampling::Sampling,
         text::TextOptions,
-        visual::{Drawing, VisualOptions},
+        visual::{VisualOptions, VisualOutput},
     },
     media::{
         self,
-        preprocess::Mode,
-        video::{self, Rule},
+        preprocess::ResizeMode,
+        video::{self, FrameSampling},
     },
 };
 
@@ -40,10 +40,10 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     let output = args.output.as_deref().unwrap_or(Path::new("reply"));
     check_folder(output)?;
     let checkpoint = load(global, console)?;
-    let shown = shown(args, &checkpoint, console)?;
+    let inputs = inputs(args, &checkpoint, console)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let visual = checkpoint.generation.visual(seed);
-    let options = ReplyOptions {
+    let options = AnswerOptions {
         text: TextOptions {
             sampling: sampling(args, &checkpoint),
             seed,
@@ -63,22 +63,27 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     };
     let mut failure = None;
     let (mut text, mut files) = (String::new(), Vec::new());
-    let answer = assistant::reply(
+    let answer = chat::answer(
         &checkpoint.model,
         &checkpoint.tokenizer,
         &args.question,
-        shown,
+        inputs,
         &options,
-        &mut |part| {
-            let said = match part {
+        &mut |event| {
+            let said = match event {
                 // An answer begins with a space that belongs to the template.
-                Part::Text(said) if text.is_empty() => Ok(said.trim_start().to_string()),
-                Part::Text(said) => Ok(said.to_string()),
-                Part::Drawing(progress) => {
-                    console.progress("drawing", progress.done as u64, progress.total as u64, "");
+                AnswerEvent::Text(said) if text.is_empty() => Ok(said.trim_start().to_string()),
+                AnswerEvent::Text(said) => Ok(said.to_string()),
+                AnswerEvent::VisualProgress(progress) => {
+                    console.progress(
+                        "generating",
+                        progress.done as u64,
+                        progress.total as u64,
+                        "",
+                    );
                     Ok(String::new())
                 }
-                Part::Drawn(drawing) => save(drawing, output, &mut files),
+                AnswerEvent::Visual(visual) => save(visual, output, &mut files),
             };
             let printed = said.and_then(|said| {
                 text += &said;
@@ -115,9 +120,9 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Writes what was drawn as the next file of the folder; how the answer names it.
-fn save(drawing: &Drawing, folder: &Path, files: &mut Vec<String>) -> Result<String> {
-    let frames = to_frames(drawing.pixels.clone())?;
+/// Writes what was generated as the next file of the folder; how the answer names it.
+fn save(output: &VisualOutput, folder: &Path, files: &mut Vec<String>) -> Result<String> {
+    let frames = to_frames(output.pixels.clone())?;
     create_folder(folder)?;
     let file = folder.join(match frames.len() {
         1 => format!("{:04}.png", files.len()),
@@ -146,17 +151,17 @@ fn sampling(args: &Ask, checkpoint: &Checkpoint) -> Sampling {
 }
 
 /// What the question is about, as the tower sees it.
-fn shown(args: &Ask, checkpoint: &Checkpoint, console: &Console) -> Result<Shown> {
+fn inputs(args: &Ask, checkpoint: &Checkpoint, console: &Console) -> Result<VisualInputs> {
     let device: Device = checkpoint.model.llm.device();
     let size = checkpoint.config.siglip.vision_config.image_size;
     // The released model's inference resizes pictures as they are stored, and frames as RGB.
     let (picture, frame) = match checkpoint.config.root.image_aspect_ratio.as_str() {
-        "pad" => (Mode::Pad, Mode::Pad),
-        _ => (Mode::UnderstandingNative, Mode::Understanding),
+        "pad" => (ResizeMode::Pad, ResizeMode::Pad),
+        _ => (ResizeMode::StretchNative, ResizeMode::Stretch),
     };
-    let mut shown = Shown::default();
+    let mut inputs = VisualInputs::default();
     for path in &args.image {
-        shown
+        inputs
             .images
             .push(read_pixels(path, size, picture, &device)?);
     }
@@ -165,9 +170,9 @@ fn shown(args: &Ask, checkpoint: &Checkpoint, console: &Console) -> Result<Shown
             return Err(Error::Interrupted);
         }
         let frames = checkpoint.config.root.num_video_frames;
-        let frames = video::frames(path, frames, Rule::Inference)?;
+        let frames = video::frames(path, frames, FrameSampling::Inference)?;
         let frames = frames.iter().map(|f| to_tensor(f, size, frame, &device));
-        shown.videos.push(Tensor::cat(frames.collect(), 0));
+        inputs.videos.push(Tensor::cat(frames.collect(), 0));
     }
-    Ok(shown)
+    Ok(inputs)
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, json};
 use vila_u::{
     Error, Result,
     burn::tensor::{Int, Tensor, TensorData, activation::softmax},
-    media::preprocess::Mode,
+    media::preprocess::ResizeMode,
 };
 
 use super::{load_tower, read_pixels};
@@ -31,7 +31,7 @@ pub fn run(global: &Global, args: &Classify, console: &Console) -> Result<()> {
 
     let (mut lines, mut values) = (Vec::new(), Vec::new());
     for path in &args.images {
-        let pixels = read_pixels(path, size, Mode::Understanding, &device)?;
+        let pixels = read_pixels(path, size, ResizeMode::Stretch, &device)?;
         let image = model.image_embeds(pixels, true);
         let logits = model.siglip_model.logits_per_image(image, labels.clone());
         let probabilities: Vec<f32> = softmax(logits, 1)

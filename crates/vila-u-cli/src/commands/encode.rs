@@ -6,7 +6,7 @@ use serde_json::json;
 use vila_u::{
     Error, Result, atomic,
     burn::tensor::{Int, Tensor},
-    media::preprocess::Mode,
+    media::preprocess::ResizeMode,
     safetensors::{Dtype, serialize, tensor::TensorView},
 };
 
@@ -27,7 +27,7 @@ pub fn run(global: &Global, args: &Encode, console: &Console) -> Result<()> {
         if console.stopped() {
             return Err(Error::Interrupted);
         }
-        let quantized = model.encode(read_pixels(path, size, Mode::Understanding, &device)?);
+        let quantized = model.encode(read_pixels(path, size, ResizeMode::Stretch, &device)?);
         codes.push(quantized.codes);
         if args.features {
             features.push(quantized.z_q);

@@ -4,18 +4,19 @@ use std::{num::NonZeroU32, ops::ControlFlow, path::PathBuf, time::Instant};
 
 use serde_json::json;
 use vila_u::{
-    Error, Result, assistant,
+    Error, Result,
     burn::tensor::Tensor,
     checkpoint::Checkpoint,
     generation::{
-        memory::Need,
+        chat,
+        memory::MemoryEstimate,
         sampling::Sampling,
         visual::{Progress, VisualOptions},
     },
     image::RgbImage,
     media::{
         self,
-        video::{self, Output},
+        video::{self, VideoFormat},
     },
 };
 
@@ -44,45 +45,40 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     }
     let rate = NonZeroU32::new(args.fps).unwrap_or(video::RATE);
     let started = Instant::now();
-    let at_once = Need::of_videos(&checkpoint.config, frames).at_once;
+    let at_once = MemoryEstimate::of_videos(&checkpoint.config, frames).at_once;
     let mut pictures = Vec::with_capacity(n * frames);
     let mut codes = Vec::new();
-    for (group, files) in files.chunks(at_once).enumerate() {
-        options.first = group * at_once;
+    for (batch, files) in files.chunks(at_once).enumerate() {
+        options.first = batch * at_once;
         let (before, count) = (options.first, files.len());
         let (model, tokenizer, prompt) = (&checkpoint.model, &checkpoint.tokenizer, &args.prompt);
         let on_progress = &mut |progress: &Progress| {
             let done = before * progress.total + count * progress.done;
-            console.progress("drawing", done as u64, (n * progress.total) as u64, "");
+            console.progress("generating", done as u64, (n * progress.total) as u64, "");
             match console.stopped() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         };
-        let drawing = match args.video {
-            true => assistant::draw_videos(
-                model,
-                tokenizer,
-                prompt,
-                count,
-                frames,
-                &options,
-                on_progress,
-            ),
-            false => assistant::draw(model, tokenizer, prompt, count, &options, on_progress),
+        let output = if args.video {
+            let prompts = vec![chat::video_prompt(tokenizer, prompt)?; count];
+            chat::generate_videos(model, tokenizer, &prompts, frames, &options, on_progress)
+        } else {
+            let prompts = vec![chat::image_prompt(tokenizer, prompt)?; count];
+            chat::generate_images(model, tokenizer, &prompts, &options, on_progress)
         }?;
         if let Some(folder) = files[0].parent().filter(|_| is_folder(args, n)) {
             create_folder(folder)?;
         }
-        for (pixels, file) in drawing.pixels.split(1, 0).into_iter().zip(files) {
-            let drawn = to_frames(pixels)?;
-            match (args.video, drawn.as_slice()) {
+        for (pixels, file) in output.pixels.split(1, 0).into_iter().zip(files) {
+            let images = to_frames(pixels)?;
+            match (args.video, images.as_slice()) {
                 (false, [picture]) => media::save_png(file, picture)?,
-                (_, drawn) => video::save(file, drawn, rate)?,
+                (_, frames) => video::save(file, frames, rate)?,
             }
-            pictures.extend(drawn);
+            pictures.extend(images);
         }
-        codes.push(drawing.codes.flatten::<4>(0, 1));
+        codes.push(output.codes.flatten::<4>(0, 1));
     }
     let seconds = started.elapsed().as_secs_f64();
 
@@ -162,7 +158,7 @@ fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
     };
     if is_folder(args, n) {
         let file = match args.video {
-            true => Output::of(&output)? != Output::Frames,
+            true => VideoFormat::of(&output)? != VideoFormat::Frames,
             false => output.extension().is_some() && !output.is_dir(),
         };
         if file || output.is_file() {
@@ -174,9 +170,9 @@ fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
         let file = |index| numbered(&output, index).with_extension(ending);
         return Ok((0..n).map(file).collect());
     }
-    match args.video.then(|| Output::of(&output)).transpose()? {
+    match args.video.then(|| VideoFormat::of(&output)).transpose()? {
         None => check_file(&output, "png")?,
-        Some(Output::Frames) => check_folder(&output)?,
+        Some(VideoFormat::Frames) => check_folder(&output)?,
         Some(_) => check_parent(&output)?,
     }
     Ok(vec![output])

@@ -68,11 +68,11 @@ fn describe(info: &Contents) -> String {
         in_words(info.memory.q8_0),
         in_words(info.memory.q4_0)
     ));
-    let drawn = [
-        ("drawing", &info.drawing, "images"),
+    let estimates = [
+        ("images", &info.drawing, "images"),
         ("videos", &info.videos, "videos"),
     ];
-    for (name, need, things) in drawn {
+    for (name, need, things) in estimates {
         if let Some(need) = need {
             lines.push(format!(
                 "{name:<18} {} beside the weights, {} for groups of {} {things}",

@@ -59,7 +59,7 @@ fn files(model: &str, console: &Console) -> Result<Files> {
 fn read_pixels(
     path: &Path,
     size: usize,
-    mode: preprocess::Mode,
+    mode: preprocess::ResizeMode,
     device: &Device,
 ) -> Result<Tensor<4>> {
     let picture = media::load(path)?;
@@ -69,7 +69,7 @@ fn read_pixels(
 fn to_tensor(
     picture: &media::Picture,
     size: usize,
-    mode: preprocess::Mode,
+    mode: preprocess::ResizeMode,
     device: &Device,
 ) -> Tensor<4> {
     let pixels = preprocess::pixels(picture, size as u32, mode);

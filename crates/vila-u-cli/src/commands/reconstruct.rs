@@ -4,7 +4,7 @@ use serde_json::json;
 use vila_u::{
     Result,
     evaluation::metrics::{psnr, ssim},
-    media::{self, preprocess::Mode},
+    media::{self, preprocess::ResizeMode},
 };
 
 use super::{check_file, generate::to_picture, load_tower, read_pixels};
@@ -21,12 +21,12 @@ pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()>
     let pixels = read_pixels(
         &args.image,
         size,
-        Mode::Understanding,
+        ResizeMode::Stretch,
         &model.post_quant_conv.weight.device(),
     )?;
     let back = to_picture(model.decode(model.encode(pixels.clone()).z_q))?;
     let original = to_picture(pixels)?;
-    // A decoder may draw larger than the encoder sees, and SSIM looks at 11 x 11 pixels at a time.
+    // A decoder's pictures may be larger than the encoder's, and SSIM looks at 11 x 11 pixels at a time.
     let same = original.dimensions() == back.dimensions();
     let psnr = same.then(|| psnr(&original, &back));
     let ssim = (same && original.width() >= 11).then(|| ssim(&original, &back));

@@ -1,4 +1,4 @@
-//! Speed and memory: the benchmark, models of full size that take no room, and what drawing needs.
+//! Speed and memory: the benchmark, models of full size that take no room, and what generation needs.
 
 use std::{
     fs,
@@ -118,18 +118,18 @@ fn bytes(folder: &Path) -> u64 {
     sizes.sum()
 }
 
-/// What `info` says that drawing needs is between half and twice what it takes.
+/// What `info` says that generation needs is between half and twice what it takes.
 #[test]
 #[cfg(target_os = "linux")]
-fn drawing_takes_the_memory_that_info_says() {
+fn generation_takes_the_memory_that_info_says() {
     let folder = TempDir::new().unwrap();
     let info = &json(folder.path(), &["info"])[0];
     let n = 64;
-    let drawing = &info["drawing"];
-    assert!(positive(drawing, "at_once") >= f64::from(n));
+    let estimate = &info["drawing"];
+    assert!(positive(estimate, "at_once") >= f64::from(n));
     let predicted = positive(&info["memory"], "f32")
-        + positive(drawing, "fixed")
-        + f64::from(n) * positive(drawing, "per_image");
+        + positive(estimate, "fixed")
+        + f64::from(n) * positive(estimate, "per_image");
     let mut child = Command::new(env!("CARGO_BIN_EXE_vila-u"))
         .args(["generate", "a red heart", "-o", "hearts", "-n"])
         .arg(n.to_string())

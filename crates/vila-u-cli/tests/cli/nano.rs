@@ -1,4 +1,4 @@
-//! The embedded model draws, answers and measures itself; data and training work from the command
+//! The embedded model generates, answers and measures itself; data and training work from the command
 //! line.
 
 use std::fs;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{json, vila_u};
 
 #[test]
-fn a_seed_always_draws_the_same_picture() {
+fn a_seed_always_gives_the_same_image() {
     let folder = TempDir::new().unwrap();
     let prompt = "a red heart on a blue background";
     for name in ["a.png", "b.png"] {
@@ -31,7 +31,7 @@ fn a_seed_always_draws_the_same_picture() {
     let alone = image::open(folder.path().join("a.png")).unwrap();
     assert_eq!(
         first, alone,
-        "an image depends on how many are drawn with it"
+        "an image depends on how many are generated with it"
     );
     assert_eq!((first.width(), first.height()), (64, 64));
 }

@@ -9,7 +9,7 @@ use super::{json, vila_u};
 /// The nano model in blocks is smaller, keeps a red heart red on blue, and is the same loaded from a folder
 /// or rounded while loading.
 #[test]
-fn exported_and_drawn_with() {
+fn exported_and_generated_with() {
     let folder = TempDir::new().unwrap();
     let size = |name: &str| {
         let file = folder.path().join(name).join("llm/model.safetensors");
@@ -25,15 +25,15 @@ fn exported_and_drawn_with() {
             &["export", "nano", "--quantize", format, "-o", format],
         )[0];
         assert_eq!(exported["dtype"], format);
-        let draw = |model: &[&str], name: &str| {
+        let generate = |model: &[&str], name: &str| {
             let prompt = "a red heart on a blue background";
             let mut all = model.to_vec();
             all.extend(["generate", prompt, "--greedy", "-o", name]);
             json(folder.path(), &all);
             image::open(folder.path().join(name)).unwrap().into_rgb8()
         };
-        let stored = draw(&["--model", format, "--dtype", format], "stored.png");
-        let made = draw(&["--dtype", format], "made.png");
+        let stored = generate(&["--model", format, "--dtype", format], "stored.png");
+        let made = generate(&["--dtype", format], "made.png");
         // A file of bf16 has everything in it; beside blocks, all else stays as it is.
         assert!(format == "bf16" || stored == made, "{format}");
         let [red, green, blue] = stored.get_pixel(1, 1).0;

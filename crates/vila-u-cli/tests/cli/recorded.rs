@@ -71,7 +71,7 @@ fn encode_gives_the_recorded_codes_and_features() {
 }
 
 #[test]
-fn decode_draws_what_was_encoded() {
+fn decode_gives_back_what_was_encoded() {
     let folder = TempDir::new().unwrap();
     let image = input("img0.png");
     recorded_json(
@@ -80,12 +80,12 @@ fn decode_draws_what_was_encoded() {
     );
     let printed = recorded_json(folder.path(), &["decode", "codes.safetensors", "-o", "out"]);
     assert_eq!(printed[0]["files"].as_array().unwrap().len(), 1);
-    let drawn = image::open(folder.path().join("out/0000.png"))
+    let image = image::open(folder.path().join("out/0000.png"))
         .unwrap()
         .to_rgb8();
     let recorded = File::recorded("tower.safetensors").floats("decoded");
     let plane = 64 * 64;
-    for (x, y, pixel) in drawn.enumerate_pixels() {
+    for (x, y, pixel) in image.enumerate_pixels() {
         for channel in 0..3 {
             let at = channel * plane + (y * 64 + x) as usize;
             let expected = ((recorded[at] + 1.0) * 127.5).clamp(0.0, 255.0);
@@ -127,7 +127,7 @@ fn greedy_answers_are_the_recorded_ones() {
 }
 
 #[test]
-fn guided_greedy_drawing_is_the_recorded_one() {
+fn a_guided_greedy_image_is_the_recorded_one() {
     let folder = TempDir::new().unwrap();
     let recorded = File::recorded("generate.safetensors");
     for (cfg, case) in [("3", "single.cfg3"), ("1", "single.cfg1")] {
@@ -147,11 +147,11 @@ fn guided_greedy_drawing_is_the_recorded_one() {
         assert_eq!(ids(&printed["codes"]), [1, 8, 8, 4]);
         let ours = File(fs::read(folder.path().join("bird.safetensors")).unwrap());
         assert_eq!(ours.ints("codes"), recorded.ints(&format!("{case}.codes")));
-        let drawn = image::open(folder.path().join("bird.png"))
+        let image = image::open(folder.path().join("bird.png"))
             .unwrap()
             .to_rgb8();
         let expected = recorded.floats(&format!("{case}.image"));
-        for (x, y, pixel) in drawn.enumerate_pixels() {
+        for (x, y, pixel) in image.enumerate_pixels() {
             for channel in 0..3 {
                 let at = channel * 64 * 64 + (y * 64 + x) as usize;
                 let difference = f32::from(pixel[channel]) - expected[at];
@@ -176,8 +176,8 @@ fn a_guided_greedy_video_is_the_recorded_one() {
     let expected = recorded.floats("video.cfg3.frames_0_7");
     for (frame, expected) in [0, 7].into_iter().zip(expected.chunks(3 * 64 * 64)) {
         let file = folder.path().join(format!("frames/{frame:04}.png"));
-        let drawn = image::open(file).unwrap().to_rgb8();
-        for (x, y, pixel) in drawn.enumerate_pixels() {
+        let image = image::open(file).unwrap().to_rgb8();
+        for (x, y, pixel) in image.enumerate_pixels() {
             for channel in 0..3 {
                 let at = channel * 64 * 64 + (y * 64 + x) as usize;
                 let difference = f32::from(pixel[channel]) - expected[at];
@@ -213,7 +213,7 @@ fn scores_are_the_recorded_losses() {
         .iter()
         .find(|sample| sample["name"] == "image_generation")
         .unwrap();
-    // The drawing sample of the recorded batch b1, the only one there with visual targets.
+    // The image generation sample of the recorded batch b1, the only one there with visual targets.
     fs::copy(input("img3.png"), folder.path().join("img3.png")).unwrap();
     let record = serde_json::json!({
         "id": "harbor", "image": "img3.png", "conversations": sample["messages"],

@@ -9,7 +9,7 @@ use std::{
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vila_u::media::video::{self, Rule};
+use vila_u::media::video::{self, FrameSampling};
 
 use super::{json as run, recorded_json, vila_u};
 
@@ -20,7 +20,7 @@ fn sample(name: &str) -> String {
 }
 
 fn seen(path: &Path) -> Vec<RgbImage> {
-    let frames = video::frames(path, 8, Rule::Inference).unwrap();
+    let frames = video::frames(path, 8, FrameSampling::Inference).unwrap();
     frames.iter().map(|frame| frame.rgb()).collect()
 }
 
@@ -35,21 +35,21 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn a_video_is_written_as_its_name_says() {
     let folder = TempDir::new().unwrap();
-    let draw = |output: &[&str]| {
+    let generate = |output: &[&str]| {
         let mut arguments = vec!["generate", "--video", "a red heart", "--seed", "5"];
         arguments.extend(output);
         recorded_json(folder.path(), &arguments).remove(0)
     };
-    let printed = draw(&["-o", "frames"]);
+    let printed = generate(&["-o", "frames"]);
     assert_eq!(printed["files"], json!(["frames"]));
     let path = |name: &str| folder.path().join(name);
     assert_eq!(names(&path("frames")).len(), 8);
     let frames = seen(&path("frames"));
     assert_eq!(frames[0].dimensions(), (64, 64));
-    draw(&["-o", "a.webp"]);
+    generate(&["-o", "a.webp"]);
     assert_eq!(seen(&path("a.webp")), frames);
     for name in ["a.mp4", "a.gif"] {
-        draw(&["-o", name, "--fps", "10"]);
+        generate(&["-o", name, "--fps", "10"]);
         let seen = seen(&path(name));
         assert_eq!(seen.len(), 8);
         let apart = |a: &RgbImage, b: &RgbImage| {
@@ -61,13 +61,13 @@ fn a_video_is_written_as_its_name_says() {
             assert!(2 * own < next, "{name}: {own} {next}");
         }
     }
-    // A second video is another one, whatever is drawn with it.
-    let printed = draw(&["-n", "2", "-o", "two"]);
+    // A second video is another one, whatever is generated with it.
+    let printed = generate(&["-n", "2", "-o", "two"]);
     let files = json!(["two/0000.mp4", "two/0001.mp4", "two/sheet.png"]);
     assert_eq!(printed["files"], files);
     assert_eq!(printed["codes"], json!([16, 8, 8, 4]));
     let first = fs::read(path("two/0000.mp4")).unwrap();
-    draw(&["-o", "b.mp4"]);
+    generate(&["-o", "b.mp4"]);
     assert_eq!(first, fs::read(path("b.mp4")).unwrap());
     assert_ne!(first, fs::read(path("two/0001.mp4")).unwrap());
     let sheet = image::open(path("two/sheet.png")).unwrap();
@@ -147,7 +147,7 @@ fn questions_are_about_videos_images_and_examples() {
     assert!(message.contains("1 x <video>, and 0 videos"), "{message}");
 }
 
-/// The embedded model answers a caption with its picture: the one that `generate` draws.
+/// The embedded model answers a caption with its picture: the one that `generate` makes.
 #[test]
 fn pictures_of_a_reply_are_saved_and_named() {
     let folder = TempDir::new().unwrap();
@@ -170,11 +170,11 @@ fn pictures_of_a_reply_are_saved_and_named() {
     assert!(tokens.contains(&json!(-200)) && tokens.last() == Some(&json!(2)));
     run(
         folder.path(),
-        &["generate", caption, "--greedy", "-o", "drawn.png"],
+        &["generate", caption, "--greedy", "-o", "generated.png"],
     );
     let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
-    assert_eq!(read("out/a/0000.png"), read("drawn.png"));
-    assert_eq!(read("reply/0000.png"), read("drawn.png"));
+    assert_eq!(read("out/a/0000.png"), read("generated.png"));
+    assert_eq!(read("reply/0000.png"), read("generated.png"));
     // A reply in words alone makes no folder.
     let answer = &run(
         folder.path(),
@@ -185,12 +185,12 @@ fn pictures_of_a_reply_are_saved_and_named() {
             "-o",
             "none",
             "--image",
-            "drawn.png",
+            "generated.png",
         ],
     )[0];
     assert_eq!(answer["files"], json!([]));
     assert!(!folder.path().join("none").exists());
-    let output = vila_u(folder.path(), &["ask", "x", "-o", "drawn.png"]);
+    let output = vila_u(folder.path(), &["ask", "x", "-o", "generated.png"]);
     assert_eq!(output.status.code(), Some(2));
 }
 

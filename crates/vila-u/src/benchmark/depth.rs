@@ -6,7 +6,7 @@ use super::{Bench, Suite, weight_bytes};
 use crate::{
     Result,
     checkpoint::{Part, config::GenerationConfig},
-    generation::visual::Drawer,
+    generation::visual::CodeGenerator,
 };
 
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -17,14 +17,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let normal = Distribution::Normal(0.0, 1.0);
     let hidden = Tensor::<2>::random([2, width], normal, &bench.subject.device);
     let options = GenerationConfig::default().visual(0);
-    let mut drawer = Drawer::new(&model, 1, &options);
+    let mut generator = CodeGenerator::new(&model, 1, &options);
     let transformer = &model.vision_tower.rqtransformer;
     let step = weight_bytes(&transformer.head_transformer)
         + weight_bytes(&transformer.classifier_mlp.linear);
     bench.case(
         Suite::Depth,
         &format!("position_d{depth}"),
-        || drawer.visual_token(hidden.clone()).map(drop),
+        || generator.visual_token(hidden.clone()).map(drop),
         |seconds| {
             vec![
                 ("ms_per_code", 1e3 * seconds / depth as f64),

@@ -4,7 +4,7 @@ use super::{Bench, Suite, timing::Effort};
 use crate::{
     Error, Result, checkpoint,
     generation::{
-        memory::Need,
+        memory::MemoryEstimate,
         visual::{self, GUIDANCE, VisualOptions},
     },
     memory,
@@ -28,7 +28,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     (watch.say)("loading");
     let checkpoint = checkpoint::load(&subject.files, &subject.device, subject.format)?;
     let (model, tokenizer) = (&checkpoint.model, &checkpoint.tokenizer);
-    let need = Need::of(&checkpoint.config);
+    let need = MemoryEstimate::of(&checkpoint.config);
     let options = VisualOptions {
         guidance: GUIDANCE,
         ..checkpoint.generation.visual(0)
@@ -50,7 +50,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let prompts = vec![tokenizer.encode_prompt(&prompt); n];
         let unconditional = tokenizer.encode_prompt(&unconditional_prompt(reply, true)?);
         let draw = || {
-            visual::draw(
+            visual::generate(
                 model,
                 &prompts,
                 &unconditional,

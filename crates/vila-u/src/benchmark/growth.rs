@@ -9,12 +9,13 @@ use super::{
     timing::{self, Effort},
 };
 use crate::{
-    Result, assistant,
+    Result,
     checkpoint::{self, Checkpoint, Source},
     generation::{
-        rows::{Prompt, Rows},
+        batch::{DecodeBatch, Prompt},
+        chat::{generate_images, image_prompt},
         sampling::Sampling,
-        visual::{self, Drawer, GUIDANCE, VisualOptions},
+        visual::{self, CodeGenerator, GUIDANCE, VisualOptions},
     },
     language::LlamaConfig,
     memory,
@@ -101,17 +102,18 @@ const CAPTION: &str = "a red heart on a blue background";
 
 fn images(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
     let options = options(nano);
+    let prompt = image_prompt(&nano.tokenizer, CAPTION)?;
     measure(
         bench,
-        ("images", "images drawn at once"),
+        ("images", "images generated together"),
         &[1, 2, 4, 8, 16, 32],
         |n| {
             point(bench, n as f64, || {
-                assistant::draw(
+                let prompts = vec![prompt.clone(); n];
+                generate_images(
                     &nano.model,
                     &nano.tokenizer,
-                    CAPTION,
-                    n,
+                    &prompts,
                     &options,
                     &mut |_| bench.watch.go_on(),
                 )
@@ -135,7 +137,7 @@ fn prompt(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
             );
             point(bench, length as f64, || {
                 let prompt = Prompt::new(embeds.clone(), vec![length])?;
-                Rows::start(llm, prompt, 0);
+                DecodeBatch::prefill(llm, prompt, 0);
                 Ok(())
             })
         },
@@ -144,7 +146,7 @@ fn prompt(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
 
 fn frames(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
     let options = options(nano);
-    let prompts = [assistant::drawing_prompt(&nano.tokenizer, CAPTION)?];
+    let prompts = [image_prompt(&nano.tokenizer, CAPTION)?];
     measure(
         bench,
         ("frames", "frames of a video"),
@@ -152,7 +154,7 @@ fn frames(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
         |frames| {
             point(bench, frames as f64, || {
                 let unconditional = &prompts[0];
-                visual::draw(
+                visual::generate(
                     &nano.model,
                     &prompts,
                     unconditional,
@@ -179,9 +181,9 @@ fn depth(bench: &Bench, nano: &Checkpoint) -> Result<Growth> {
         config.vision_tower.rqvaesiglip.code_shape[2] = depth;
         config.vision_tower.rqtransformer.block_size[2] = depth;
         let model = config.init(device);
-        let mut drawer = Drawer::new(&model, 1, &options);
+        let mut generator = CodeGenerator::new(&model, 1, &options);
         point(bench, depth as f64, || {
-            drawer.visual_token(hidden.clone()).map(drop)
+            generator.visual_token(hidden.clone()).map(drop)
         })
     })
 }

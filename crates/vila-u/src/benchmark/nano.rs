@@ -1,14 +1,18 @@
-//! The embedded model inside this process: what a first try costs before it draws.
+//! The embedded model inside this process: what a first try costs before an answer begins.
 
 use burn::tensor::{Tensor, TensorData};
 
 use super::{Bench, Suite};
 use crate::{
     Result,
-    assistant::{self, ReplyOptions, Shown},
     checkpoint::{self, Checkpoint, Source},
     data::nano::{Scene, Split},
-    generation::{sampling::Sampling, text::TextOptions, visual::VisualOptions},
+    generation::{
+        chat::{self, AnswerEvent, AnswerOptions, VisualInputs},
+        sampling::Sampling,
+        text::TextOptions,
+        visual::VisualOptions,
+    },
     media::preprocess::normalize,
 };
 
@@ -28,7 +32,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let pixels = normalize(&scene.render(size as u32));
     let pixels = TensorData::new(pixels, [1, 3, size, size]);
     let pixels = Tensor::<4>::from_data(pixels, &subject.device);
-    let options = ReplyOptions {
+    let options = AnswerOptions {
         text: TextOptions {
             sampling: Sampling::GREEDY,
             seed: 0,
@@ -49,12 +53,12 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         "first_token",
         || {
             let question = "What is in this picture?";
-            let shown = Shown {
+            let inputs = VisualInputs {
                 images: vec![pixels.clone()],
                 videos: Vec::new(),
             };
-            let on_part = &mut |_: assistant::Part| watch.go_on();
-            assistant::reply(model, tokenizer, question, shown, &options, on_part).map(drop)
+            let on_event = &mut |_: AnswerEvent| watch.go_on();
+            chat::answer(model, tokenizer, question, inputs, &options, on_event).map(drop)
         },
         |_| Vec::new(),
     )

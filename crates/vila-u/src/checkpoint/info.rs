@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{config, files::Files, format::Format, keys::Part, weights};
 use crate::{
     Result,
-    generation::memory::Need,
+    generation::memory::MemoryEstimate,
     tower::{RqVaeSiglipConfig, SiglipConfig},
 };
 
@@ -25,9 +25,9 @@ pub struct Info {
     /// Absent in a tower alone.
     pub language: Option<Language>,
     /// What drawing needs beside the weights; absent in a tower alone.
-    pub drawing: Option<Need>,
+    pub drawing: Option<MemoryEstimate>,
     /// The same of videos.
-    pub videos: Option<Need>,
+    pub videos: Option<MemoryEstimate>,
 }
 
 impl Info {
@@ -127,8 +127,12 @@ pub fn info(files: &Files) -> Result<Info> {
             cache_per_token: (8 * llm.num_hidden_layers * llm.kv_heads() * llm.head_dim()) as u64,
         };
         let visual = visual(&config.vision_tower.rqvaesiglip, &config.siglip);
-        let videos = Need::of_videos(&config, config.root.num_video_frames);
-        (visual, Some(language), Some([Need::of(&config), videos]))
+        let videos = MemoryEstimate::of_videos(&config, config.root.num_video_frames);
+        (
+            visual,
+            Some(language),
+            Some([MemoryEstimate::of(&config), videos]),
+        )
     } else {
         let (tower, siglip) = config::read_tower(files)?;
         counter.add(files, Part::RqVaeSiglip, &tower.init(&siglip, &device))?;

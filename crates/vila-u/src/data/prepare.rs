@@ -6,8 +6,8 @@ use crate::{
     Error, Result,
     media::{
         Picture,
-        preprocess::{Mode, pixels},
-        video::{self, Rule},
+        preprocess::{ResizeMode, pixels},
+        video::{self, FrameSampling},
     },
     model::VilaUConfig,
     sequence::{Role, Sample, form},
@@ -34,12 +34,12 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         error => error,
     };
     let looked_at = match config.root.image_aspect_ratio.as_str() {
-        "pad" => Mode::Pad,
-        _ => Mode::Understanding,
+        "pad" => ResizeMode::Pad,
+        _ => ResizeMode::Stretch,
     };
     let size = config.siglip.vision_config.image_size as u32;
     let square = |picture: &Picture, role: &Role| match role.draws() {
-        true => pixels(picture, size, Mode::Generation),
+        true => pixels(picture, size, ResizeMode::Crop),
         false => pixels(picture, size, looked_at),
     };
     let read = |images: &[Image], sample: &Sample| -> Result<Vec<f32>> {
@@ -63,7 +63,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         (Text::Turns(turns), Pictures::Video(path)) => {
             let frames = config.root.num_video_frames;
             let sample = form::video_chat(tokenizer, turns, frames, true).map_err(named)?;
-            let pictures = video::frames(path, frames, Rule::Training)?;
+            let pictures = video::frames(path, frames, FrameSampling::Training)?;
             let roles = sample.images();
             let squares = pictures.iter().zip(&roles);
             let pixels = squares.flat_map(|(picture, role)| square(picture, role));

@@ -1,7 +1,7 @@
 //! The choice of [`super::sampling`] out of tensor operations: logits never leave the device.
 //!
 //! A GPU would have to bring them to the host to sort them, and wait for that at every code, so nothing here
-//! sorts. Both filters keep the tokens from some likelihood upwards, and that is searched for: many
+//! sorts. Both filters keep the tokens from some probability upwards, and that threshold is searched for: many
 //! candidates at once, then as many in the gap between two of them, until the gap is less than `f32`
 //! probabilities can tell apart.
 
@@ -19,9 +19,9 @@ use crate::Result;
 /// and 4 codes.
 const AHEAD: usize = 1024;
 
-/// A search begins at this logarithm of a likelihood, where the best token is at 0. What is below is never
-/// drawn: `exp(-96)` is less than `f32` holds in full.
-const LOWEST: f64 = -96.0;
+/// The search begins at this log weight; the most likely token has 0. What is below is never
+/// sampled: `exp(-96)` is less than `f32` holds in full.
+const MIN_LOG_WEIGHT: f64 = -96.0;
 /// The gap that it begins with, up to above the best token.
 const GAP: f64 = 128.0;
 /// Parts that a round makes of the gap. A power of two, as all else here, so that candidates are exact.
@@ -29,7 +29,7 @@ const PARTS: usize = 64;
 /// What is left of the gap is 2^-23, the accuracy of `f32`.
 const ROUNDS: usize = 5;
 
-/// Draws the tokens of several rows.
+/// Samples the tokens of several rows.
 pub struct DeviceSampler {
     sampling: Sampling,
     rows: Vec<Sampler>,
@@ -39,12 +39,12 @@ pub struct DeviceSampler {
     used: usize,
     /// 1, 2, 3, ... of the parts of a gap, `[1, PARTS - 1]`.
     parts: Tensor<2>,
-    /// `[rows, 1]`, not a number as soon as some logits were none.
-    seen: Tensor<2>,
+    /// `[rows, 1]`, NaN as soon as some logits have been.
+    nan_check: Tensor<2>,
 }
 
 impl DeviceSampler {
-    /// Draws what [`Sampler::rows`] draw, up to rounding.
+    /// Samples what [`Sampler::rows`] sample, up to rounding.
     pub fn new(sampling: Sampling, seed: u64, rows: Range<usize>, device: &Device) -> Self {
         let count = rows.len();
         let parts: Vec<f32> = (1..PARTS).map(|part| part as f32).collect();
@@ -54,26 +54,26 @@ impl DeviceSampler {
             uniforms: Tensor::zeros([count, AHEAD], (device, DType::F32)),
             used: AHEAD,
             parts: floats(parts, [1, PARTS - 1], device),
-            seen: Tensor::zeros([count, 1], (device, DType::F32)),
+            nan_check: Tensor::zeros([count, 1], (device, DType::F32)),
         }
     }
 
-    /// Chooses one token of each row of the logits `[rows, tokens]`: `[rows]`. Logits that are not numbers are
-    /// noticed by [`Self::check`].
-    pub fn draw(&mut self, logits: Tensor<2>) -> Tensor<1, Int> {
-        let (likelihood, weights) = self.likelihood(logits);
-        self.seen = self.seen.clone() + weights.clone().sum_dim(1);
+    /// Samples one token of each row of the logits `[rows, tokens]`: `[rows]`. Logits that are NaN or infinite are
+    /// reported by [`Self::check`].
+    pub fn sample(&mut self, logits: Tensor<2>) -> Tensor<1, Int> {
+        let (log_weights, weights) = self.weights(logits);
+        self.nan_check = self.nan_check.clone() + weights.clone().sum_dim(1);
         if self.sampling.temperature == 0.0 {
-            return likelihood.argmax(1).squeeze_dim(1);
+            return log_weights.argmax(1).squeeze_dim(1);
         }
         let uniforms = self.uniforms();
-        self.choose(likelihood, weights, uniforms)
+        self.choose(log_weights, weights, uniforms)
     }
 
     /// Waits for the device. Fails when some logits have not been numbers.
     pub fn check(&self) -> Result<()> {
-        let seen = read_floats(self.seen.clone())?;
-        match seen.iter().any(|sum| sum.is_nan()) {
+        let sums = read_floats(self.nan_check.clone())?;
+        match sums.iter().any(|sum| sum.is_nan()) {
             true => Err(not_numbers()),
             false => Ok(()),
         }
@@ -87,7 +87,7 @@ impl DeviceSampler {
             let numbers = rows.flat_map(|row| std::iter::repeat_with(|| row.uniform()).take(AHEAD));
             // Less than 1 in `f32` too.
             let numbers = numbers.map(|number| (number as f32).min(1.0 - f32::EPSILON / 2.0));
-            let device = self.seen.device();
+            let device = self.nan_check.device();
             self.uniforms = floats(numbers.collect(), [count, AHEAD], &device);
             self.used = 0;
         }
@@ -95,44 +95,44 @@ impl DeviceSampler {
         self.uniforms.clone().narrow(1, self.used - 1, 1)
     }
 
-    /// Likelihoods over that of the best token, and their logarithms before them: `[rows, tokens]`.
-    fn likelihood(&self, logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    /// The logarithms of the probabilities over the largest one, and these ratios: `[rows, tokens]` each.
+    fn weights(&self, logits: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let logits = logits.cast(DType::F32);
         let scale = match self.sampling.temperature {
             0.0 => 1.0,
             temperature => (1.0 / temperature).clamp(f32::MIN_POSITIVE.into(), f32::MAX.into()),
         };
         let best = logits.clone().max_dim(1);
-        let likelihood = (logits - best) * scale;
-        (likelihood.clone(), likelihood.exp())
+        let log_weights = (logits - best) * scale;
+        (log_weights.clone(), log_weights.exp())
     }
 
     /// As [`Sampling::choose`], for each row. The temperature is above 0.
     fn choose(
         &self,
-        likelihood: Tensor<2>,
+        log_weights: Tensor<2>,
         mut weights: Tensor<2>,
         uniforms: Tensor<2>,
     ) -> Tensor<1, Int> {
-        let [_, tokens] = likelihood.dims();
+        let [_, tokens] = log_weights.dims();
         if let Some(k) = self.sampling.top_k.filter(|k| *k < tokens) {
-            let count = likelihood.ones_like();
-            let wanted = self.seen.full_like(k as f64);
-            let (least, _) = self.least(&likelihood, count, wanted);
-            weights = weights.mask_fill(likelihood.clone().lower(least), 0.0);
+            let count = log_weights.ones_like();
+            let wanted = self.nan_check.full_like(k as f64);
+            let (threshold, _) = self.threshold(&log_weights, count, wanted);
+            weights = weights.mask_fill(log_weights.clone().lower(threshold), 0.0);
         }
         if let Some(p) = self.sampling.top_p.filter(|p| *p < 1.0) {
             let wanted = weights.clone().sum_dim(1) * p;
-            let (least, gap) = self.least(&likelihood, weights.clone(), wanted.clone());
-            let from = |least| {
-                let below = likelihood.clone().lower(least);
+            let (threshold, gap) = self.threshold(&log_weights, weights.clone(), wanted.clone());
+            let from = |threshold| {
+                let below = log_weights.clone().lower(threshold);
                 weights.clone().mask_fill(below, 0.0)
             };
-            // The next number that `f32` can tell from the least, or that the gap does.
-            let next = least.clone() * (1.0 - 2.0 * f64::from(f32::EPSILON)) + gap;
+            // The next number that `f32` can tell from the threshold, or that the gap does.
+            let next = threshold.clone() * (1.0 - 2.0 * f64::from(f32::EPSILON)) + gap;
             let more = from(next);
-            // Of those that are as likely as the least, the first.
-            let equal = from(least) - more.clone();
+            // Of those that are as likely as the threshold, the first.
+            let equal = from(threshold) - more.clone();
             let before = more.clone().sum_dim(1) + cumulative(equal.clone()) - equal.clone();
             weights = more + equal.mask_fill(before.greater_equal(wanted), 0.0);
         }
@@ -141,34 +141,34 @@ impl DeviceSampler {
         sums.lower_equal(limit).int().sum_dim(1).squeeze_dim(1)
     }
 
-    /// The largest likelihood (its logarithm, 0 at most) from which upwards the weights still sum up to
-    /// `wanted`, to within the gap that is returned with it.
+    /// The largest log weight, 0 at most, from which upwards the weights still sum up to `wanted`, to within the
+    /// gap that is returned with it.
     ///
-    /// - `likelihood`, `weights`: `[rows, tokens]`
+    /// - `log_weights`, `weights`: `[rows, tokens]`
     /// - `wanted` and the result: `[rows, 1]`
-    fn least(
+    fn threshold(
         &self,
-        likelihood: &Tensor<2>,
+        log_weights: &Tensor<2>,
         weights: Tensor<2>,
         wanted: Tensor<2>,
     ) -> (Tensor<2>, f64) {
-        let likelihood = likelihood.clone().unsqueeze_dim::<3>(1);
+        let log_weights = log_weights.clone().unsqueeze_dim::<3>(1);
         let weights = weights.unsqueeze_dim::<3>(1);
-        let mut least = wanted.full_like(LOWEST);
+        let mut threshold = wanted.full_like(MIN_LOG_WEIGHT);
         let mut gap = GAP;
         for _ in 0..ROUNDS {
             gap /= PARTS as f64;
-            let candidates = least.clone() + self.parts.clone() * gap;
-            let above = likelihood
+            let candidates = threshold.clone() + self.parts.clone() * gap;
+            let above = log_weights
                 .clone()
                 .greater_equal(candidates.unsqueeze_dim(2));
             let sums = (above.float() * weights.clone())
                 .sum_dim(2)
                 .squeeze_dim::<2>(2);
             let enough = sums.greater_equal(wanted.clone()).float().sum_dim(1);
-            least = least + enough * gap;
+            threshold = threshold + enough * gap;
         }
-        (least.clamp_max(0.0), gap)
+        (threshold.clamp_max(0.0), gap)
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
         sampler.uniforms = floats(vec![uniform; AHEAD], [1, AHEAD], &device);
         sampler.used = 0;
         let logits = floats(logits.to_vec(), [1, logits.len()], &device);
-        let token = sampler.draw(logits).into_scalar::<i64>();
+        let token = sampler.sample(logits).into_scalar::<i64>();
         sampler.check().unwrap();
         token as usize
     }
@@ -323,10 +323,10 @@ mod tests {
             let rows: Vec<f32> = (0..3 * 16)
                 .map(|_| random.random_range(-2.0..2.0))
                 .collect();
-            let found = on_device.draw(floats(rows.clone(), [3, 16], &device));
+            let found = on_device.sample(floats(rows.clone(), [3, 16], &device));
             let found: Vec<i64> = found.into_data().iter().collect();
             let expected = on_host.iter_mut().zip(rows.chunks(16));
-            let expected = expected.map(|(row, logits)| row.draw(logits).unwrap() as i64);
+            let expected = expected.map(|(row, logits)| row.sample(logits).unwrap() as i64);
             different += expected.zip(&found).filter(|(e, f)| e != *f).count();
         }
         assert!(different < 4, "{different} tokens differ");
@@ -344,7 +344,7 @@ mod tests {
             ] {
                 let mut sampler = DeviceSampler::new(sampling, 0, 0..2, &device);
                 for logits in [vec![0.0; 6], [[1.0; 3], logits].concat(), vec![0.0; 6]] {
-                    let tokens = sampler.draw(floats(logits, [2, 3], &device));
+                    let tokens = sampler.sample(floats(logits, [2, 3], &device));
                     let tokens: Vec<i64> = tokens.into_data().iter().collect();
                     assert!(tokens.iter().all(|token| (0..3).contains(token)));
                 }

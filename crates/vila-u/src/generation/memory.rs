@@ -1,34 +1,34 @@
-//! How much memory drawing takes beside the weights, and how many images or videos are drawn at once
-//! because of it.
+//! How much memory generating images takes beside the weights, and how many images or videos are generated
+//! together because of it.
 //!
-//! Keys and values of every position are most of it. More images than fit are drawn group after
-//! group, so a thousand of them take no more memory than one group and the finished pictures.
+//! Keys and values of every position are most of it. More images than fit are generated batch after
+//! batch, so a thousand of them take no more memory than one batch and the finished pictures.
 
 use serde::Serialize;
 
 use crate::model::VilaUConfig;
 
-/// Bytes that a group of images may take, unless a single one takes more.
+/// Bytes that a batch of images may take, unless a single one takes more.
 const MOST: u64 = 4 << 30;
 /// Positions of the prompt: a caption in its conversation template is mostly shorter.
 const PROMPT: usize = 128;
-/// Guidance draws every image twice, with its caption and without.
+/// Guidance runs every image twice, with its caption and without.
 const ROWS: usize = 2;
 /// Maps of the pixel decoder that are held at once: what a block adds to, and three on the way.
 const MAPS: usize = 4;
 
-/// Memory of drawing with guidance, in bytes.
+/// Memory of generating with guidance beside the weights, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Need {
-    /// However many images are drawn.
+pub struct MemoryEstimate {
+    /// However many images are generated.
     pub fixed: u64,
-    /// Of each image of a group, or of each video.
+    /// Of each image of a batch, or of each video.
     pub per_image: u64,
-    /// Images of a group, or videos.
+    /// Images of a batch, or videos.
     pub at_once: usize,
 }
 
-impl Need {
+impl MemoryEstimate {
     /// What a model of these sizes needs for images.
     pub fn of(config: &VilaUConfig) -> Self {
         Self::of_videos(config, 1)
@@ -59,7 +59,7 @@ impl Need {
         }
     }
 
-    /// For `n` images, in as many groups as that takes.
+    /// For `n` images, in as many batches as that takes.
     pub fn bytes(&self, n: usize) -> u64 {
         self.fixed + n.min(self.at_once) as u64 * self.per_image
     }
@@ -88,9 +88,9 @@ mod tests {
     use crate::checkpoint::released;
 
     #[test]
-    fn a_group_is_bounded_and_more_images_take_no_more() {
+    fn a_batch_is_bounded_and_more_images_take_no_more() {
         for name in released::NAMES {
-            let need = Need::of(&released::sizes(name).unwrap());
+            let need = MemoryEstimate::of(&released::sizes(name).unwrap());
             assert!(need.at_once >= 1, "{name}");
             assert!(
                 need.at_once == 1 || need.bytes(need.at_once) <= MOST,
@@ -99,14 +99,14 @@ mod tests {
             assert_eq!(need.bytes(need.at_once), need.bytes(1024));
         }
         // Two rows of 384 positions, 32 layers of 8192 values: 805 MB of keys and values.
-        let need = Need::of(&released::sizes("vila-u-7b-256").unwrap());
+        let need = MemoryEstimate::of(&released::sizes("vila-u-7b-256").unwrap());
         assert!(
             (805..870).contains(&(need.per_image / 1_000_000)),
             "{need:?}"
         );
         assert_eq!(need.at_once, 4);
         // Of a video, 2,176 positions: 4.56 GB of keys and values, one at a time.
-        let need = Need::of_videos(&released::sizes("vila-u-7b-256").unwrap(), 8);
+        let need = MemoryEstimate::of_videos(&released::sizes("vila-u-7b-256").unwrap(), 8);
         assert!(
             (4_560..4_700).contains(&(need.per_image / 1_000_000)),
             "{need:?}"

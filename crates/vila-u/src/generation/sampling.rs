@@ -1,4 +1,4 @@
-//! From logits to one token: temperature, then top-k, then top-p (nucleus), then one draw.
+//! From logits to one token: temperature, then top-k, then top-p (nucleus), then one sample.
 //!
 //! A choice is a function of the logits and of one number in 0..1, which comes from a ChaCha generator of
 //! the host, so that a seed gives the same choice on every device. This is the choice on the host, in double
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct Sampling {
     /// Logits are divided by this; 0 always takes the most likely token.
     pub temperature: f64,
-    /// Only the k most likely tokens, and those exactly as likely as the k-th, may be drawn. More
+    /// Only the k most likely tokens, and those exactly as likely as the k-th, may be sampled. More
     /// than there are is the same as None.
     pub top_k: Option<usize>,
     /// Of what top-k left, only the fewest most likely tokens whose probabilities reach p together.
@@ -31,7 +31,7 @@ impl Sampling {
         top_p: None,
     };
 
-    /// What the released model draws images with.
+    /// What the released model samples visual codes with.
     pub const VISUAL: Self = Self {
         temperature: 1.0,
         top_k: Some(900),
@@ -57,7 +57,7 @@ impl Sampling {
         }
     }
 
-    /// The tokens that may be drawn from `logits`, in order of their ids, with their probabilities.
+    /// The tokens that may be sampled from `logits`, in order of their ids, with their probabilities.
     ///
     /// Fails when the logits are not numbers.
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(usize, f64)>> {
@@ -127,15 +127,15 @@ pub(super) fn not_numbers() -> Error {
     )
 }
 
-/// Draws the tokens of one row.
+/// Samples the tokens of one row.
 pub struct Sampler {
     sampling: Sampling,
     random: ChaCha8Rng,
 }
 
 impl Sampler {
-    /// Every row has a random stream of its own: what it draws does not depend on how many rows
-    /// are drawn together.
+    /// Every row has a random stream of its own: what it samples does not depend on how many rows
+    /// there are.
     pub fn new(sampling: Sampling, seed: u64, row: usize) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(row as u64);
@@ -147,8 +147,8 @@ impl Sampler {
         rows.map(|row| Self::new(sampling, seed, row)).collect()
     }
 
-    /// Chooses one of `logits.len()` tokens. Fails when the logits are not numbers.
-    pub fn draw(&mut self, logits: &[f32]) -> Result<usize> {
+    /// Samples one of `logits.len()` tokens. Fails when the logits are not numbers.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<usize> {
         let uniform = self.uniform();
         self.sampling.choose(logits, uniform)
     }

@@ -1,4 +1,4 @@
-//! Drawing images and videos, visual token by visual token (paper, section 3.3).
+//! Images and videos, generated visual token by visual token (paper, section 3.3).
 //!
 //! Each token: the language model's hidden state goes to the depth transformer, which chooses D
 //! codes one after the other. The sum of their vectors is the token's feature. It goes through the
@@ -12,9 +12,9 @@ use std::ops::ControlFlow;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::{
+    batch::{DecodeBatch, Prompt},
     device_sampling::DeviceSampler,
     read_floats,
-    rows::{Prompt, Rows},
     sampling::{Sampler, Sampling},
 };
 use crate::{Error, Result, language::KvCache, model::VilaU};
@@ -23,17 +23,17 @@ use crate::{Error, Result, language::KvCache, model::VilaU};
 /// of it than can be told and stopped.
 const TOGETHER: usize = 16;
 
-/// The strength of classifier-free guidance that the released model draws with.
+/// The weight of classifier-free guidance that the released model generates with.
 pub const GUIDANCE: f64 = 3.0;
 
-/// How images and videos are drawn.
+/// How images and videos are generated.
 #[derive(Debug, Clone)]
 pub struct VisualOptions {
-    /// Strength of classifier-free guidance. 1 is none, and takes half the time.
+    /// Weight of classifier-free guidance. 1 turns it off, which takes half the time.
     pub guidance: f64,
     pub sampling: Sampling,
     pub seed: u64,
-    /// Number of the first image, where earlier ones were drawn before.
+    /// Number of the first image, where earlier ones were generated before.
     pub first: usize,
 }
 
@@ -47,24 +47,24 @@ impl VisualOptions {
         }
     }
 
-    /// Whether every image is drawn twice, with its prompt and without.
+    /// Whether every image is run twice, with its prompt and without.
     pub fn guided(&self) -> bool {
         self.guidance != 1.0
     }
 }
 
-/// What was drawn.
+/// Generated images or videos.
 #[derive(Debug, Clone)]
-pub struct Drawing {
+pub struct VisualOutput {
     /// `[n, frames, rows, columns, depth]`
     pub codes: Tensor<5, Int>,
     /// `[n, frames, 3, H, W]`, about -1..1 but not bounded.
     pub pixels: Tensor<5>,
 }
 
-/// A drawing under way.
+/// Images or videos under way.
 pub struct Progress<'a> {
-    /// Visual tokens of each image or video drawn so far, of `total`.
+    /// Visual tokens of each image or video sampled so far, of `total`.
     pub done: usize,
     pub total: usize,
     model: &'a VilaU,
@@ -72,7 +72,7 @@ pub struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// The pixels `[n, frames, 3, H, W]` so far; what is not drawn yet is nothing in particular.
+    /// The pixels `[n, frames, 3, H, W]` so far; the rest is decoded from features of zero.
     /// Takes the time of decoding every image once.
     pub fn preview(&self) -> Tensor<5> {
         let mut features = self.features.to_vec();
@@ -84,27 +84,27 @@ impl Progress<'_> {
     }
 }
 
-/// Draws one image (or video of `frames` frames) for each of `prompts`.
+/// Generates one image (or video of `frames` frames) for each of `prompts`.
 ///
 /// - `prompts`: token ids, each ending in the token that starts an image or a video
 /// - `unconditional`: the same without a caption
-/// - `on_progress`: called after every visual token; [`ControlFlow::Break`] ends the drawing with
+/// - `on_progress`: called after every visual token; [`ControlFlow::Break`] ends it with
 ///   [`Error::Interrupted`]
 ///
 /// Image `i`, counted from `options.first`, depends on its prompt, the seed and `i`, not on how many
-/// are drawn together.
-pub fn draw(
+/// are generated together.
+pub fn generate(
     model: &VilaU,
     prompts: &[Vec<i64>],
     unconditional: &[i64],
     frames: usize,
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Drawing> {
+) -> Result<VisualOutput> {
     options.check()?;
     if prompts.is_empty() || frames == 0 {
         return Err(Error::usage(
-            "there is nothing to draw: ask for at least one",
+            "there is nothing to generate: ask for at least one",
         ));
     }
     let total = frames.saturating_mul(model.image_tokens());
@@ -112,20 +112,24 @@ pub fn draw(
     if options.guided() {
         wanted.extend(prompts.iter().map(|_| unconditional));
     }
-    let (mut rows, hidden) = read(model, &wanted, total - 1)?;
-    let mut drawer = Drawer::new(model, prompts.len(), options);
-    let features = drawer.tokens(&mut rows, hidden, total, on_progress)?;
-    let codes = drawer.codes(frames);
+    let (mut batch, hidden) = prefill(model, &wanted, total - 1)?;
+    let mut generator = CodeGenerator::new(model, prompts.len(), options);
+    let features = generator.tokens(&mut batch, hidden, total, on_progress)?;
+    let codes = generator.codes(frames);
     // Keys and values make room for the pixel decoder.
-    drop(rows);
-    Ok(Drawing {
+    drop(batch);
+    Ok(VisualOutput {
         codes,
         pixels: decode(model, &features),
     })
 }
 
 /// Reads the prompts, each distinct one once, and gives every row its own continuation.
-fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'m>, Tensor<2>)> {
+fn prefill<'m>(
+    model: &'m VilaU,
+    prompts: &[&[i64]],
+    room: usize,
+) -> Result<(DecodeBatch<'m>, Tensor<2>)> {
     let mut distinct: Vec<Vec<i64>> = Vec::new();
     let mut origins = Vec::with_capacity(prompts.len());
     for prompt in prompts {
@@ -142,29 +146,29 @@ fn read<'m>(model: &'m VilaU, prompts: &[&[i64]], room: usize) -> Result<(Rows<'
             model.llm.context()
         )));
     }
-    let (rows, hidden) = Rows::start(&model.llm, prompt, 0);
-    let hidden = hidden.select(0, rows.indices(&origins));
-    Ok((rows.fork(&origins, room), hidden))
+    let (batch, hidden) = DecodeBatch::prefill(&model.llm, prompt, 0);
+    let hidden = hidden.select(0, batch.indices(&origins));
+    Ok((batch.fork(&origins, room), hidden))
 }
 
-/// Chooses the codes of one visual position after the other, for `n` images at once.
-pub(crate) struct Drawer<'m> {
+/// Samples the codes of one visual position after the other, for `n` images at once.
+pub(crate) struct CodeGenerator<'m> {
     model: &'m VilaU,
     n: usize,
     /// None without guidance; otherwise rows `n..2n` are those without a caption.
     guidance: Option<f64>,
-    choice: Choice,
+    sampler: CodeSampler,
     cache: KvCache,
     codes: Vec<Tensor<1, Int>>, // [positions * depth][n]
 }
 
-/// Where codes are chosen: nothing waits for a GPU, and on the CPU the host is fastest.
-enum Choice {
+/// Where codes are sampled: on a GPU without bringing logits to the host, on the CPU by the host, which is fastest.
+enum CodeSampler {
     Host(Vec<Sampler>),
     Device(Box<DeviceSampler>),
 }
 
-impl<'m> Drawer<'m> {
+impl<'m> CodeGenerator<'m> {
     pub(crate) fn new(model: &'m VilaU, n: usize, options: &VisualOptions) -> Self {
         let guidance = options.guided().then_some(options.guidance);
         let rows = if guidance.is_some() { 2 * n } else { n };
@@ -175,11 +179,11 @@ impl<'m> Drawer<'m> {
             model,
             n,
             guidance,
-            choice: match device == Device::flex() {
-                true => Choice::Host(Sampler::rows(sampling, seed, images)),
+            sampler: match device == Device::flex() {
+                true => CodeSampler::Host(Sampler::rows(sampling, seed, images)),
                 false => {
                     let sampler = DeviceSampler::new(sampling, seed, images, &device);
-                    Choice::Device(Box::new(sampler))
+                    CodeSampler::Device(Box::new(sampler))
                 }
             },
             cache: model.vision_tower.rqtransformer.cache(rows),
@@ -187,11 +191,11 @@ impl<'m> Drawer<'m> {
         }
     }
 
-    /// Chooses `total` visual tokens, the first after `hidden` `[rows, hidden]`, and lets `rows` read all
+    /// Samples `total` visual tokens, the first after `hidden` `[rows, hidden]`, and lets `batch` read all
     /// but the last. Their features, each `[n, C]`.
     pub(super) fn tokens(
         &mut self,
-        rows: &mut Rows,
+        batch: &mut DecodeBatch,
         mut hidden: Tensor<2>,
         total: usize,
         on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
@@ -216,7 +220,7 @@ impl<'m> Drawer<'m> {
                 break;
             }
             let embeds = self.model.mm_projector.forward(feature);
-            hidden = rows.extend(self.both(embeds));
+            hidden = batch.step(self.both(embeds));
         }
         Ok(features)
     }
@@ -232,7 +236,7 @@ impl<'m> Drawer<'m> {
                 None => transformer.first(hidden.clone(), &mut self.cache),
                 Some(sum) => transformer.next(sum, &mut self.cache),
             };
-            let chosen = self.choose(logits)?;
+            let chosen = self.sample(logits)?;
             self.codes.push(chosen.clone());
             let vectors = tower.rqvaesiglip.quantizer.embed_code(depth, chosen);
             sum = Some(match sum {
@@ -244,7 +248,7 @@ impl<'m> Drawer<'m> {
     }
 
     /// One code for each image, `[n]`, from the logits `[rows, codes]`.
-    fn choose(&mut self, logits: Tensor<2>) -> Result<Tensor<1, Int>> {
+    fn sample(&mut self, logits: Tensor<2>) -> Result<Tensor<1, Int>> {
         let (n, device) = (self.n, logits.device());
         let logits = logits.cast(DType::F32);
         let [_, width] = logits.dims();
@@ -256,26 +260,26 @@ impl<'m> Drawer<'m> {
             }
             None => logits,
         };
-        let samplers = match &mut self.choice {
-            Choice::Host(samplers) => samplers,
-            Choice::Device(sampler) => return Ok(sampler.draw(logits)),
+        let samplers = match &mut self.sampler {
+            CodeSampler::Host(samplers) => samplers,
+            CodeSampler::Device(sampler) => return Ok(sampler.sample(logits)),
         };
         let logits = read_floats(logits)?;
         let rows = logits.chunks_exact(width).zip(samplers);
-        let codes = rows.map(|(logits, sampler)| Ok(sampler.draw(logits)? as i64));
+        let codes = rows.map(|(logits, sampler)| Ok(sampler.sample(logits)? as i64));
         let codes = codes.collect::<Result<Vec<i64>>>()?;
         Ok(Tensor::from_data(TensorData::new(codes, [n]), &device))
     }
 
     /// Waits for what has been asked of the device. Fails when some logits have not been numbers.
     fn check(&self) -> Result<()> {
-        match &self.choice {
-            Choice::Host(_) => Ok(()),
-            Choice::Device(sampler) => sampler.check(),
+        match &self.sampler {
+            CodeSampler::Host(_) => Ok(()),
+            CodeSampler::Device(sampler) => sampler.check(),
         }
     }
 
-    /// What all rows read, given what each image does: `[n, width]` -> `[rows, width]`.
+    /// What all rows read, given what each image reads: `[n, width]` -> `[rows, width]`.
     fn both(&self, x: Tensor<2>) -> Tensor<2> {
         match self.guidance {
             Some(_) => x.repeat_dim(0, 2),

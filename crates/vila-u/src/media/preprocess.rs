@@ -6,35 +6,35 @@ use super::{Picture, resize};
 
 /// How a picture becomes a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ResizeMode {
     /// Stretched to a square, colours only; how training read images to understand.
-    Understanding,
+    Stretch,
     /// Stretched to a square as the kind of picture it is: transparent colours weigh less, palette
     /// colours are not mixed. How the released model is asked about images.
-    UnderstandingNative,
+    StretchNative,
     /// A square cut out of it: the middle of a wide one, the top of a tall one. How training read
     /// images to generate.
-    Generation,
+    Crop,
     /// Made square by grey bars at both sides.
     Pad,
 }
 
 /// The picture as `[3, size, size]` in [-1, 1], channels first.
-pub fn pixels(picture: &Picture, size: u32, mode: Mode) -> Vec<f32> {
+pub fn pixels(picture: &Picture, size: u32, mode: ResizeMode) -> Vec<f32> {
     normalize(&square(picture, size, mode))
 }
 
 /// The picture as a square image of that many pixels.
-pub fn square(picture: &Picture, size: u32, mode: Mode) -> RgbImage {
+pub fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
     let resize = |image: &RgbImage| resize::bicubic(image, size, size);
     match (mode, picture) {
-        (Mode::UnderstandingNative, Picture::Rgba(image)) => {
+        (ResizeMode::StretchNative, Picture::Rgba(image)) => {
             resize::bicubic_rgba(image, size, size)
         }
-        (Mode::UnderstandingNative, Picture::Indexed(image)) => resize::nearest(image, size, size),
-        (Mode::Understanding | Mode::UnderstandingNative, _) => resize(&picture.rgb()),
-        (Mode::Generation, _) => resize(&crop(&picture.rgb())),
-        (Mode::Pad, _) => resize(&pad(&picture.rgb())),
+        (ResizeMode::StretchNative, Picture::Indexed(image)) => resize::nearest(image, size, size),
+        (ResizeMode::Stretch | ResizeMode::StretchNative, _) => resize(&picture.rgb()),
+        (ResizeMode::Crop, _) => resize(&crop(&picture.rgb())),
+        (ResizeMode::Pad, _) => resize(&pad(&picture.rgb())),
     }
 }
 
@@ -75,15 +75,15 @@ mod tests {
 
     #[test]
     fn wide_is_cut_in_the_middle_and_tall_at_the_top() {
-        let wide = square(&columns(13, 8), 8, Mode::Generation);
+        let wide = square(&columns(13, 8), 8, ResizeMode::Crop);
         assert_eq!(wide.get_pixel(0, 0).0, [2, 0, 0]);
-        let tall = square(&columns(8, 13), 8, Mode::Generation);
+        let tall = square(&columns(8, 13), 8, ResizeMode::Crop);
         assert_eq!(tall.get_pixel(0, 7).0, [0, 7, 0]);
     }
 
     #[test]
     fn bars_are_grey() {
-        let padded = square(&columns(8, 5), 8, Mode::Pad);
+        let padded = square(&columns(8, 5), 8, ResizeMode::Pad);
         assert_eq!(padded.get_pixel(3, 0).0, [127; 3]);
         assert_eq!(padded.get_pixel(3, 1).0, [3, 0, 0]);
         assert_eq!(padded.get_pixel(3, 6).0, [127; 3]);

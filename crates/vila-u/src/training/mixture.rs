@@ -24,10 +24,10 @@ use super::recipe::{self, Data, Mixture, Recipe};
 use super::run::{Losses, Objective};
 use super::seen::Seen;
 use super::sheet::save_sheet;
-use crate::assistant::{draw_prompts, draw_video_prompts, drawing_prompt, video_prompt};
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{self, Pictures, Record, Text, prepare};
+use crate::generation::chat::{generate_images, generate_videos, image_prompt, video_prompt};
 use crate::generation::visual::VisualOptions;
 use crate::media::preprocess::normalize;
 use crate::model::{VilaU, VilaUConfig};
@@ -418,7 +418,7 @@ impl Objective<VilaU> for MixtureObjective {
                 for index in 0..SHOWN as u64 {
                     let scene = Scene::sample(Split::HeldOut, 0, index);
                     meant.extend(normalize(&scene.render(self.samples.size() as u32)));
-                    prompts.push(drawing_prompt(&self.samples.tokenizer, &scene.caption())?);
+                    prompts.push(image_prompt(&self.samples.tokenizer, &scene.caption())?);
                 }
             }
         }
@@ -427,7 +427,7 @@ impl Objective<VilaU> for MixtureObjective {
         }
         let options = &self.drawing;
         let tokenizer = &self.samples.tokenizer;
-        let drawing = draw_prompts(&model, tokenizer, &prompts, options, &mut |_| {
+        let drawing = generate_images(&model, tokenizer, &prompts, options, &mut |_| {
             ControlFlow::Continue(())
         })?;
         let mut drawn: Tensor<4> = drawing.pixels.squeeze_dim(1);
@@ -487,7 +487,7 @@ impl MixtureObjective {
             .iter()
             .map(|video| video_prompt(tokenizer, &video.caption()));
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
-        let drawing = draw_video_prompts(
+        let drawing = generate_videos(
             model,
             tokenizer,
             &prompts,

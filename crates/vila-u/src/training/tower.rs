@@ -29,7 +29,7 @@ use super::trained_tower::{DISCRIMINATOR, TrainedTower};
 use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{Pictures, Record};
-use crate::media::preprocess::{Mode, normalize, pixels};
+use crate::media::preprocess::{ResizeMode, normalize, pixels};
 use crate::sequence::form::VIDEO_FRAMES;
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
@@ -124,7 +124,7 @@ impl Make for Captions {
             .ok_or_else(|| Error::usage("has no picture"))?
             .read()?;
         Ok(Captioned {
-            pixels: pixels(&image, self.size as u32, Mode::Generation),
+            pixels: pixels(&image, self.size as u32, ResizeMode::Crop),
             ids: self.tokenizer.encode(caption),
         })
     }

@@ -1,4 +1,4 @@
-//! Drawing images and videos with guidance, always taking the most likely code.
+//! Generating images and videos with guidance, always taking the most likely code.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -9,7 +9,7 @@ use vila_u::{
     checkpoint::{Part, weights},
     generation::{
         sampling::Sampling,
-        visual::{Drawing, VisualOptions, draw},
+        visual::{self, VisualOptions, VisualOutput},
     },
     model::{VilaU, VilaUConfig},
 };
@@ -65,16 +65,16 @@ fn greedy(guidance: f64) -> VisualOptions {
     }
 }
 
-fn drawn(
+fn generated(
     model: &VilaU,
     prompts: &[Vec<i64>],
     unconditional: &[i64],
     frames: usize,
     options: &VisualOptions,
-) -> Drawing {
+) -> VisualOutput {
     let begin = Instant::now();
     let mut seen = 0;
-    let drawing = draw(
+    let output = visual::generate(
         model,
         prompts,
         unconditional,
@@ -89,18 +89,18 @@ fn drawn(
     .unwrap();
     println!("{seen} visual tokens in {:?}", begin.elapsed());
     assert_eq!(seen, 64 * frames);
-    drawing
+    output
 }
 
 /// Codes of all rows and frames in one list.
-fn codes(drawing: &Drawing) -> Vec<i64> {
-    let codes = drawing.codes.to_data().convert::<i64>();
+fn codes(output: &VisualOutput) -> Vec<i64> {
+    let codes = output.codes.to_data().convert::<i64>();
     codes.iter::<i64>().collect()
 }
 
 /// Pixels as they are recorded, 0..255.
-fn pixels(drawing: Drawing) -> Tensor<5> {
-    ((drawing.pixels + 1.0) * 127.5).clamp(0.0, 255.0)
+fn pixels(output: VisualOutput) -> Tensor<5> {
+    ((output.pixels + 1.0) * 127.5).clamp(0.0, 255.0)
 }
 
 fn assert_pixels(actual: Tensor<5>, expected: &[f32]) {
@@ -118,12 +118,12 @@ fn image() {
     let prompt = [recorded.ints("single.cond_ids")];
     let unconditional = recorded.ints("single.uncond_ids");
     for (case, guidance) in [("cfg3", 3.0), ("cfg1", 1.0)] {
-        let drawing = drawn(&model, &prompt, &unconditional, 1, &greedy(guidance));
-        assert_eq!(drawing.codes.dims(), [1, 1, 8, 8, 4]);
+        let output = generated(&model, &prompt, &unconditional, 1, &greedy(guidance));
+        assert_eq!(output.codes.dims(), [1, 1, 8, 8, 4]);
         let expected = recorded.ints(&format!("single.{case}.codes"));
-        assert_eq!(codes(&drawing), expected, "{case}");
+        assert_eq!(codes(&output), expected, "{case}");
         let expected = recorded.floats(&format!("single.{case}.image"));
-        assert_pixels(pixels(drawing), &expected);
+        assert_pixels(pixels(output), &expected);
     }
 }
 
@@ -145,11 +145,11 @@ fn pair() {
         })
         .collect();
     for (case, guidance) in [("cfg3", 3.0), ("cfg1", 1.0)] {
-        let drawing = drawn(&model, &rows[..2], &rows[2], 1, &greedy(guidance));
+        let output = generated(&model, &rows[..2], &rows[2], 1, &greedy(guidance));
         let expected = recorded.ints(&format!("pair.{case}.codes"));
-        assert_eq!(codes(&drawing), expected, "{case}");
+        assert_eq!(codes(&output), expected, "{case}");
         if case == "cfg3" {
-            assert_pixels(pixels(drawing), &recorded.floats("pair.cfg3.images"));
+            assert_pixels(pixels(output), &recorded.floats("pair.cfg3.images"));
         }
     }
 }
@@ -160,10 +160,10 @@ fn video() {
     let model = load(&Device::flex());
     let prompt = [recorded.ints("video.cond_ids")];
     let unconditional = recorded.ints("video.uncond_ids");
-    let drawing = drawn(&model, &prompt, &unconditional, 8, &greedy(3.0));
-    assert_eq!(drawing.codes.dims(), [1, 8, 8, 8, 4]);
-    assert_eq!(codes(&drawing), recorded.ints("video.cfg3.codes"));
-    let frames = pixels(drawing);
+    let output = generated(&model, &prompt, &unconditional, 8, &greedy(3.0));
+    assert_eq!(output.codes.dims(), [1, 8, 8, 8, 4]);
+    assert_eq!(codes(&output), recorded.ints("video.cfg3.codes"));
+    let frames = pixels(output);
     let ends = Tensor::cat(
         vec![frames.clone().narrow(1, 0, 1), frames.narrow(1, 7, 1)],
         1,
@@ -171,7 +171,7 @@ fn video() {
     assert_pixels(ends, &recorded.floats("video.cfg3.frames_0_7"));
 }
 
-/// A seed gives the same images again, however many are drawn together.
+/// A seed gives the same images again, however many are generated together.
 #[test]
 fn sampled_images_follow_the_seed() {
     let recorded = Recorded::open("generate.safetensors");
@@ -186,7 +186,7 @@ fn sampled_images_follow_the_seed() {
             first,
         };
         let prompts = vec![prompt.clone(); n];
-        codes(&drawn(&model, &prompts, &unconditional, 1, &options))
+        codes(&generated(&model, &prompts, &unconditional, 1, &options))
     };
     let sample = |n, seed| sample_from(0, n, seed);
     let three = sample(3, 1);
@@ -207,7 +207,7 @@ fn preview_and_interruption() {
     let prompt = [recorded.ints("single.cond_ids")];
     let unconditional = recorded.ints("single.uncond_ids");
     let mut previews = Vec::new();
-    let stopped = draw(
+    let stopped = visual::generate(
         &model,
         &prompt,
         &unconditional,
@@ -230,15 +230,15 @@ fn preview_and_interruption() {
 #[test]
 fn impossible_requests() {
     let model = load(&Device::flex());
-    let draw = |prompts: &[Vec<i64>], options: &VisualOptions| {
-        let result = draw(&model, prompts, &[1, 600], 1, options, &mut |_| {
+    let refused = |prompts: &[Vec<i64>], options: &VisualOptions| {
+        let result = visual::generate(&model, prompts, &[1, 600], 1, options, &mut |_| {
             ControlFlow::Break(())
         });
         result.err().unwrap().to_string()
     };
-    assert!(draw(&[], &greedy(3.0)).contains("nothing to draw"));
-    assert!(draw(&[vec![]], &greedy(3.0)).contains("at least one token"));
-    assert!(draw(&[vec![1, 604]], &greedy(3.0)).contains("604"));
-    assert!(draw(&[vec![1, -200]], &greedy(3.0)).contains("-200"));
-    assert!(draw(&[vec![1]], &greedy(f64::NAN)).contains("guidance"));
+    assert!(refused(&[], &greedy(3.0)).contains("nothing to generate"));
+    assert!(refused(&[vec![]], &greedy(3.0)).contains("at least one token"));
+    assert!(refused(&[vec![1, 604]], &greedy(3.0)).contains("604"));
+    assert!(refused(&[vec![1, -200]], &greedy(3.0)).contains("-200"));
+    assert!(refused(&[vec![1]], &greedy(f64::NAN)).contains("guidance"));
 }

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use vila_u::{
     checkpoint::{Part, weights},
     generation::{
-        rows::Prompt,
+        batch::Prompt,
         sampling::Sampling,
         text::{self, TextOptions},
     },
@@ -45,7 +45,7 @@ fn greedy(llm: &Llama, prompt: Prompt) -> Vec<i64> {
         stop: vec![2],
     };
     let mut streamed = vec![Vec::new(); 2];
-    let rows = text::write(llm, prompt, &options, &mut |row, token| {
+    let rows = text::generate(llm, prompt, &options, &mut |row, token| {
         streamed[row].push(token);
         ControlFlow::Continue(())
     })
@@ -129,7 +129,7 @@ fn left_padded_batch() {
     let rows: Vec<Tensor<3>> = rows.collect();
     let left = Tensor::cat(rows, 0);
     let prompt = Prompt::new(left, lengths).unwrap();
-    let (_, hidden) = vila_u::generation::rows::Rows::start(&llm, prompt.clone(), 0);
+    let (_, hidden) = vila_u::generation::batch::DecodeBatch::prefill(&llm, prompt.clone(), 0);
     let logits = llm.logits(hidden.unsqueeze_dim(1)).squeeze_dim::<2>(1);
     assert_close(&recorded, "f.right.logits_last", logits, 1e-5);
     assert_eq!(greedy(&llm, prompt), recorded.ints("f.left.greedy_tokens"));

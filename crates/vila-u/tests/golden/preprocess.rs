@@ -2,7 +2,7 @@
 
 use vila_u::media::{
     self,
-    preprocess::{Mode, pixels},
+    preprocess::{ResizeMode, pixels},
 };
 
 use crate::fixture::{self, Recorded};
@@ -12,10 +12,10 @@ fn images() {
     let recorded = Recorded::open("preprocess.safetensors");
     let inputs = fixture::folder().join("inputs");
     let cases = [
-        ("understanding", Mode::Understanding, &[0, 1, 2, 3, 4][..]),
-        ("understanding_pil", Mode::UnderstandingNative, &[3, 4]),
-        ("generation", Mode::Generation, &[0, 1, 2, 3, 4]),
-        ("pad", Mode::Pad, &[0, 2]),
+        ("understanding", ResizeMode::Stretch, &[0, 1, 2, 3, 4][..]),
+        ("understanding_pil", ResizeMode::StretchNative, &[3, 4]),
+        ("generation", ResizeMode::Crop, &[0, 1, 2, 3, 4]),
+        ("pad", ResizeMode::Pad, &[0, 2]),
     ];
     for (name, mode, images) in cases {
         for image in images {
@@ -34,7 +34,7 @@ fn images() {
 #[test]
 fn grey_is_the_same_in_both_modes() {
     let picture = media::load(&fixture::folder().join("inputs/img2.png")).unwrap();
-    let modes = [Mode::Understanding, Mode::UnderstandingNative];
+    let modes = [ResizeMode::Stretch, ResizeMode::StretchNative];
     let [path, native] = modes.map(|mode| pixels(&picture, 64, mode));
     assert_eq!(path, native);
 }

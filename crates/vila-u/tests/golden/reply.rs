@@ -11,11 +11,11 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use vila_u::{
-    assistant::{self, Answer, Part, ReplyOptions, Shown},
     generation::{
+        chat::{self, Answer, AnswerEvent, AnswerOptions, VisualInputs},
         sampling::Sampling,
         text::TextOptions,
-        visual::{Drawing, VisualOptions},
+        visual::{VisualOptions, VisualOutput},
     },
     model::{VilaU, VilaUConfig},
     sequence::{Layout, Sample},
@@ -104,30 +104,30 @@ fn options(max_tokens: usize, guidance: f64) -> (TextOptions, VisualOptions) {
 
 fn reply(
     model: &VilaU,
-    shown: Shown,
+    shown: VisualInputs,
     question: &str,
     max_tokens: usize,
     guidance: f64,
-) -> (Answer, Vec<Drawing>) {
+) -> (Answer, Vec<VisualOutput>) {
     let (text, visual) = options(max_tokens, guidance);
-    let mut drawings = Vec::new();
+    let mut outputs = Vec::new();
     let mut said = String::new();
-    let answer = assistant::reply(
+    let answer = chat::answer(
         model,
         &tokenizer(),
         question,
         shown,
-        &ReplyOptions {
+        &AnswerOptions {
             text,
             visual,
             frames: FRAMES,
             system: true,
         },
-        &mut |part| {
-            match part {
-                Part::Text(text) => said += text,
-                Part::Drawing(progress) => assert!(progress.done <= progress.total),
-                Part::Drawn(drawing) => drawings.push(drawing.clone()),
+        &mut |event| {
+            match event {
+                AnswerEvent::Text(text) => said += text,
+                AnswerEvent::VisualProgress(progress) => assert!(progress.done <= progress.total),
+                AnswerEvent::Visual(output) => outputs.push(output.clone()),
             }
             ControlFlow::Continue(())
         },
@@ -135,7 +135,7 @@ fn reply(
     .unwrap();
     let words = answer.text.replace("<image>", "").replace("<video>", "");
     assert_eq!(words.trim(), said.trim());
-    (answer, drawings)
+    (answer, outputs)
 }
 
 fn prompt(question: &str) -> Vec<i64> {
@@ -144,7 +144,7 @@ fn prompt(question: &str) -> Vec<i64> {
     tokenizer().encode_prompt(&prompt)
 }
 
-/// What the language model reads of drawings, and the sums of their codes' vectors.
+/// What the language model reads of outputs, and the sums of their codes' vectors.
 fn visual(model: &VilaU, codes: &[Tensor<2, Int>]) -> (Tensor<2>, Tensor<3>) {
     let quantizer = &model.vision_tower.rqvaesiglip.quantizer;
     let sums = quantizer.cumulative_embeddings(Tensor::cat(codes.to_vec(), 0));
@@ -159,12 +159,12 @@ fn assert_most_likely(
     shown: Option<Tensor<2>>,
     prompt: &[i64],
     answer: &Answer,
-    drawings: &[Drawing],
+    outputs: &[VisualOutput],
     guidance: f64,
 ) {
-    let codes: Vec<Tensor<2, Int>> = drawings
+    let codes: Vec<Tensor<2, Int>> = outputs
         .iter()
-        .map(|drawing| drawing.codes.clone().flatten::<2>(0, 3))
+        .map(|output| output.codes.clone().flatten::<2>(0, 3))
         .collect();
     let ids = [prompt, &answer.tokens].concat();
     let own = (!codes.is_empty()).then(|| visual(model, &codes).0);
@@ -177,7 +177,7 @@ fn assert_most_likely(
         .iter()
         .map(|&id| if id == IMAGE_ID { tokens } else { 1 })
         .sum();
-    let mut drawing = 0;
+    let mut output = 0;
     let mut rest = answer.tokens.as_slice();
     while let Some((&token, after)) = rest.split_first() {
         rest = after;
@@ -197,7 +197,7 @@ fn assert_most_likely(
         let frames = 1 + rest.iter().take_while(|&&id| id == IMAGE_ID).count();
         rest = &rest[frames - 1..];
         let total = frames * tokens;
-        let codes = codes[drawing].clone();
+        let codes = codes[output].clone();
         let (embeds, sums) = visual(model, std::slice::from_ref(&codes));
         let predict = |states: Tensor<2>, last: usize| {
             let before = states.narrow(0, last, total);
@@ -223,13 +223,13 @@ fn assert_most_likely(
             let (_, most) = best(logits);
             assert!(
                 logits[code as usize] >= most - 1e-3,
-                "code {place} of drawing {drawing}"
+                "code {place} of output {output}"
             );
         }
         at += total;
-        drawing += 1;
+        output += 1;
     }
-    assert_eq!(drawing, drawings.len());
+    assert_eq!(output, outputs.len());
 }
 
 fn load() -> VilaU {
@@ -237,7 +237,7 @@ fn load() -> VilaU {
 }
 
 #[test]
-fn pictures_and_videos_are_opened_drawn_and_followed_by_text() {
+fn images_and_videos_are_opened_generated_and_followed_by_text() {
     let prompt = prompt(QUESTION);
     for (start, end, frames, guidance) in [
         (IMAGE_START, IMAGE_END, 1, 3.0),
@@ -245,7 +245,7 @@ fn pictures_and_videos_are_opened_drawn_and_followed_by_text() {
         (VIDEO_START, VIDEO_END, FRAMES, 3.0),
     ] {
         let model = made_to_open(load(), &prompt, 3, start);
-        let (answer, drawings) = reply(&model, Shown::default(), QUESTION, 8, guidance);
+        let (answer, outputs) = reply(&model, VisualInputs::default(), QUESTION, 8, guidance);
         let at = answer.tokens.iter().position(|&id| id == start).unwrap();
         assert_eq!(at, 3);
         assert_eq!(answer.tokens[at + 1..=at + frames], vec![IMAGE_ID; frames]);
@@ -256,9 +256,9 @@ fn pictures_and_videos_are_opened_drawn_and_followed_by_text() {
         assert_eq!(written.count(), 8);
         let name = if frames == 1 { "<image>" } else { "<video>" };
         assert!(answer.text.contains(name), "{}", answer.text);
-        assert_eq!(drawings[0].codes.dims(), [1, frames, 8, 8, 4]);
-        assert_eq!(drawings[0].pixels.dims(), [1, frames, 3, 64, 64]);
-        assert_most_likely(&model, None, &prompt, &answer, &drawings, guidance);
+        assert_eq!(outputs[0].codes.dims(), [1, frames, 8, 8, 4]);
+        assert_eq!(outputs[0].pixels.dims(), [1, frames, 3, 64, 64]);
+        assert_most_likely(&model, None, &prompt, &answer, &outputs, guidance);
     }
 }
 
@@ -270,27 +270,27 @@ fn the_row_without_a_question_may_be_the_longer_one() {
     let short = [1, 5];
     let opened = made_to_open(load(), &short, 0, IMAGE_START);
     let unconditional = conversation::unconditional_prompt(Reply::Image, true).unwrap();
-    let opening = vila_u::generation::reply::Opening {
+    let modality = vila_u::generation::interleaved::Modality {
         start: IMAGE_START,
         end: IMAGE_END,
         frames: 1,
         unconditional: tokenizer().encode_prompt(&unconditional),
     };
-    let (mut tokens, mut drawings) = (Vec::new(), Vec::new());
-    let prompt = vila_u::generation::rows::Prompt::from_ids(&opened.llm, &[short.to_vec()]);
-    vila_u::generation::reply::write(
+    let (mut tokens, mut outputs) = (Vec::new(), Vec::new());
+    let prompt = vila_u::generation::batch::Prompt::from_ids(&opened.llm, &[short.to_vec()]);
+    vila_u::generation::interleaved::generate(
         &opened,
         prompt.unwrap(),
-        &[opening],
+        &[modality],
         &text,
         &visual,
         &mut |event| {
-            use vila_u::generation::reply::Event;
+            use vila_u::generation::interleaved::Event;
             match event {
                 Event::Token(token) => tokens.push(token),
-                Event::Visual(_) => {}
-                Event::Drawn(drawing) => {
-                    drawings.push(drawing.clone());
+                Event::VisualProgress(_) => {}
+                Event::Visual(output) => {
+                    outputs.push(output.clone());
                     tokens.push(IMAGE_ID);
                 }
             }
@@ -304,20 +304,20 @@ fn the_row_without_a_question_may_be_the_longer_one() {
         tokens,
         prompt_tokens: 2,
     };
-    assert_most_likely(&opened, None, &short, &answer, &drawings, 3.0);
+    assert_most_likely(&opened, None, &short, &answer, &outputs, 3.0);
 
     let image = Recorded::open("preprocess.safetensors").tensor::<3>("img0.understanding");
-    let shown = || Shown {
+    let shown = || VisualInputs {
         images: vec![image.clone().unsqueeze()],
         videos: Vec::new(),
     };
-    let (answer, drawings) = reply(&model, shown(), "What is in the image?", 4, 3.0);
+    let (answer, outputs) = reply(&model, shown(), "What is in the image?", 4, 3.0);
     let codes = model.vision_tower.rqvaesiglip.encode(image.unsqueeze());
     let codes = codes.codes.flatten::<2>(0, 2);
     let (read, _) = self::visual(&model, &[codes]);
     let prompt = self::prompt("<image>\nWhat is in the image?");
     assert_eq!(answer.prompt_tokens, prompt.len() + 63);
-    assert_most_likely(&model, Some(read), &prompt, &answer, &drawings, 3.0);
+    assert_most_likely(&model, Some(read), &prompt, &answer, &outputs, 3.0);
 }
 
 /// Where the context has no room for a picture, the model goes on in words.
@@ -330,45 +330,45 @@ fn no_picture_is_opened_without_room() {
         config.llm.tokenizer_model_max_length = Some(prompt.len() + room);
         let model = load_config(&config, &Device::flex());
         let model = made_to_open(model, &prompt, 3, IMAGE_START);
-        reply(&model, Shown::default(), QUESTION, 100, 3.0)
+        reply(&model, VisualInputs::default(), QUESTION, 100, 3.0)
     };
     // Three tokens, the start, 64 visual tokens and the end.
-    let (with, drawings) = answer(3 + 66);
-    assert_eq!((drawings.len(), with.tokens.len()), (1, 6));
-    let (without, drawings) = answer(3 + 65);
-    assert!(drawings.is_empty() && !without.tokens.contains(&IMAGE_START));
+    let (with, outputs) = answer(3 + 66);
+    assert_eq!((outputs.len(), with.tokens.len()), (1, 6));
+    let (without, outputs) = answer(3 + 65);
+    assert!(outputs.is_empty() && !without.tokens.contains(&IMAGE_START));
 }
 
 #[test]
-fn a_break_ends_the_reply_or_the_drawing() {
+fn a_break_ends_the_reply_or_the_output() {
     let prompt = prompt(QUESTION);
     let model = made_to_open(load(), &prompt, 1, IMAGE_START);
     let (text, visual) = options(8, 3.0);
-    let options = ReplyOptions {
+    let options = AnswerOptions {
         text,
         visual,
         frames: FRAMES,
         system: true,
     };
-    let run = |stop: fn(&Part) -> bool| {
-        assistant::reply(
+    let run = |stop: fn(&AnswerEvent) -> bool| {
+        chat::answer(
             &model,
             &tokenizer(),
             QUESTION,
-            Shown::default(),
+            VisualInputs::default(),
             &options,
-            &mut |part| match stop(&part) {
+            &mut |event| match stop(&event) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             },
         )
     };
-    let words = run(|part| matches!(part, Part::Text(_))).unwrap();
+    let words = run(|event| matches!(event, AnswerEvent::Text(_))).unwrap();
     assert_eq!(words.tokens.len(), 1);
-    let drawing = run(|part| matches!(part, Part::Drawing(_)));
-    assert!(matches!(drawing, Err(vila_u::Error::Interrupted)));
-    let drawn = run(|part| matches!(part, Part::Drawn(_))).unwrap();
-    assert_eq!(drawn.tokens[1..], [IMAGE_START, IMAGE_ID]);
+    let output = run(|event| matches!(event, AnswerEvent::VisualProgress(_)));
+    assert!(matches!(output, Err(vila_u::Error::Interrupted)));
+    let whole = run(|event| matches!(event, AnswerEvent::Visual(_))).unwrap();
+    assert_eq!(whole.tokens[1..], [IMAGE_START, IMAGE_ID]);
 }
 
 /// Examples in one question: pictures with words between them, each where it is named.
@@ -380,15 +380,15 @@ fn examples_are_laid_out_in_reading_order() {
     let [a, b, c] = ["img0", "img1", "img2"].map(|name| image(&format!("{name}.understanding")));
     let question = "<image>A cat. <video>A bird runs. <image>";
     let video = Tensor::cat(vec![b.clone(), c.clone()], 0);
-    let shown = Shown {
+    let shown = VisualInputs {
         images: vec![a.clone(), c.clone()],
         videos: vec![video],
     };
-    let (answer, drawings) = reply(&model, shown, question, 5, 3.0);
+    let (answer, outputs) = reply(&model, shown, question, 5, 3.0);
     let ids = prompt("<image>\nA cat. <image>\n<image>\nA bird runs. <image>\n");
     let tower = &model.vision_tower.rqvaesiglip;
     let codes = tower.encode(Tensor::cat(vec![a, b, c.clone(), c], 0)).codes;
     let (read, _) = visual(&model, &[codes.flatten::<2>(0, 2)]);
     assert_eq!(answer.prompt_tokens, ids.len() + 4 * 63);
-    assert_most_likely(&model, Some(read), &ids, &answer, &drawings, 3.0);
+    assert_most_likely(&model, Some(read), &ids, &answer, &outputs, 3.0);
 }

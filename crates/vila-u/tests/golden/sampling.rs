@@ -1,4 +1,4 @@
-//! The sampling filter: the probabilities that a token is drawn from.
+//! The sampling filter: the probabilities that a token is sampled from.
 
 use vila_u::generation::sampling::{Sampler, Sampling};
 
@@ -12,7 +12,7 @@ fn sampling(temperature: f64, top_k: Option<usize>, top_p: Option<f64>) -> Sampl
     }
 }
 
-/// Probabilities of every token, 0 where it cannot be drawn.
+/// Probabilities of every token, 0 where it cannot be sampled.
 fn probabilities(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
     let mut all = vec![0.0; logits.len()];
     for (token, probability) in sampling.distribution(logits).unwrap() {
@@ -58,21 +58,21 @@ fn filter() {
 }
 
 #[test]
-fn draws_follow_the_distribution_and_the_seed() {
+fn samples_follow_the_distribution_and_the_seed() {
     let logits = [0.0, 1.0, f32::NEG_INFINITY, 2.0];
     let all = sampling(1.0, None, None);
-    let draw = |seed, row| -> Vec<usize> {
+    let sample = |seed, row| -> Vec<usize> {
         let mut sampler = Sampler::new(all, seed, row);
         (0..20_000)
-            .map(|_| sampler.draw(&logits).unwrap())
+            .map(|_| sampler.sample(&logits).unwrap())
             .collect()
     };
-    let drawn = draw(1, 0);
-    assert_eq!(drawn, draw(1, 0));
-    assert_ne!(drawn, draw(2, 0));
-    assert_ne!(drawn, draw(1, 1));
+    let samples = sample(1, 0);
+    assert_eq!(samples, sample(1, 0));
+    assert_ne!(samples, sample(2, 0));
+    assert_ne!(samples, sample(1, 1));
     for (token, expected) in probabilities(all, &logits).into_iter().enumerate() {
-        let share = drawn.iter().filter(|t| **t == token).count() as f64 / drawn.len() as f64;
+        let share = samples.iter().filter(|t| **t == token).count() as f64 / samples.len() as f64;
         assert!(
             (share - expected).abs() < 0.015,
             "{token}: {share} is not {expected}"

@@ -242,7 +242,8 @@ mod tests {
             panic!("{videos:?}");
         };
         let frames =
-            crate::media::video::frames(frames, 8, crate::media::video::Rule::Inference).unwrap();
+            crate::media::video::frames(frames, 8, crate::media::video::FrameSampling::Inference)
+                .unwrap();
         let frames: Vec<RgbImage> = frames.iter().map(|frame| frame.rgb()).collect();
         assert_eq!(frames, video.render(8, 64));
         let names = |shard: &str| -> Vec<String> {

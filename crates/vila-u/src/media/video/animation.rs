@@ -10,7 +10,7 @@ use image::{
     codecs::{gif::GifDecoder, webp::WebPDecoder},
 };
 
-use super::{Found, Video};
+use super::{FrameRead, Video};
 use crate::{
     Error, Result,
     media::{
@@ -92,7 +92,7 @@ impl Video for Animation {
         self.count(MOST_PIXELS)
     }
 
-    fn read(&mut self, wanted: &[usize]) -> Result<Found> {
+    fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
         let mut pictures = Vec::with_capacity(wanted.len());
         for (index, frame) in self.decoded()?.enumerate() {
             let frame = frame?;
@@ -103,7 +103,7 @@ impl Video for Animation {
                 break;
             }
         }
-        Ok(Found::All(pictures))
+        Ok(FrameRead::All(pictures))
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     use super::{
         super::{
-            RATE, Rule, frames, save,
+            FrameSampling, RATE, frames, save,
             tests::{dot, levels},
         },
         *,
@@ -148,7 +148,7 @@ mod tests {
             let mut seen = HashSet::new();
             for length in 12..=whole.len() {
                 fs::write(&path, &whole[..length]).unwrap();
-                if let Ok(frames) = frames(&path, 1 << 8, Rule::Inference) {
+                if let Ok(frames) = frames(&path, 1 << 8, FrameSampling::Inference) {
                     let mut levels = levels(&frames);
                     levels.dedup();
                     let expected: Vec<u8> = (0..levels.len() as u8).map(|n| 20 * n).collect();
@@ -187,10 +187,10 @@ mod tests {
             .encode_frames([0, 100, 200].map(|level| Frame::new(dot(level))))
             .unwrap();
         drop(encoder);
-        let seen = |count, rule| levels(&frames(&path, count, rule).unwrap());
-        assert_eq!(seen(3, Rule::Inference), [0, 100, 200]);
-        assert_eq!(seen(5, Rule::Inference), [0, 0, 100, 200, 200]);
-        assert_eq!(seen(5, Rule::Training), [0, 0, 0, 100, 200]);
+        let seen = |count, sampling| levels(&frames(&path, count, sampling).unwrap());
+        assert_eq!(seen(3, FrameSampling::Inference), [0, 100, 200]);
+        assert_eq!(seen(5, FrameSampling::Inference), [0, 0, 100, 200, 200]);
+        assert_eq!(seen(5, FrameSampling::Training), [0, 0, 0, 100, 200]);
         assert_eq!(load(&path).unwrap().dimensions(), (4, 4));
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use image::RgbImage;
 
-use super::{Found, Video};
+use super::{FrameRead, Video};
 use crate::{
     Error, Result,
     media::{Picture, read::check_size},
@@ -185,7 +185,7 @@ impl Video for Ffmpeg {
         }
     }
 
-    fn read(&mut self, wanted: &[usize]) -> Result<Found> {
+    fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
         let chosen: Vec<String> = wanted
             .iter()
             .map(|index| format!("eq(n,{index})"))
@@ -203,8 +203,8 @@ impl Video for Ffmpeg {
         }
         self.in_time(&run)?;
         Ok(match found.len() == wanted.len() {
-            true => Found::All(found),
-            false => Found::Only(wanted.get(found.len()).copied().unwrap_or(0)),
+            true => FrameRead::All(found),
+            false => FrameRead::CutAfter(wanted.get(found.len()).copied().unwrap_or(0)),
         })
     }
 }
@@ -289,7 +289,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{
         super::{
-            Rule, frames,
+            FrameSampling, frames,
             tests::{levels, sample},
         },
         *,
@@ -334,7 +334,7 @@ mod tests {
             ("hevc.mp4", "HEVC"),
             ("interlaced.mp4", "interlaced"),
         ] {
-            let seen = frames(&sample(name), 6, Rule::Inference);
+            let seen = frames(&sample(name), 6, FrameSampling::Inference);
             if installed().is_none() {
                 let error = seen.unwrap_err().to_string();
                 assert!(
@@ -347,7 +347,7 @@ mod tests {
             for (seen, level) in seen.iter().zip([27_u8, 44, 60, 76, 93, 109]) {
                 assert!(seen.abs_diff(level) <= 3, "{name}: {seen} is not {level}");
             }
-            let few = levels(&frames(&sample(name), 2, Rule::Training).unwrap());
+            let few = levels(&frames(&sample(name), 2, FrameSampling::Training).unwrap());
             assert!(
                 few[0].abs_diff(27) <= 3 && few[1].abs_diff(93) <= 3,
                 "{few:?}"

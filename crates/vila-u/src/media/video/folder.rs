@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Found, Video};
+use super::{FrameRead, Video};
 use crate::{Error, Result, media::load};
 
 /// Endings of the files that are taken for frames.
@@ -40,9 +40,9 @@ impl Video for Folder {
         Ok(self.files.len())
     }
 
-    fn read(&mut self, wanted: &[usize]) -> Result<Found> {
+    fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
         let pictures = wanted.iter().map(|&index| load(&self.files[index]));
-        Ok(Found::All(pictures.collect::<Result<_>>()?))
+        Ok(FrameRead::All(pictures.collect::<Result<_>>()?))
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{
         super::{
-            Rule, frames,
+            FrameSampling, frames,
             tests::{dot, levels},
         },
         *,
@@ -84,16 +84,16 @@ mod tests {
     #[test]
     fn a_folder_is_a_video() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(frames(folder.path(), 2, Rule::Inference).is_err());
+        assert!(frames(folder.path(), 2, FrameSampling::Inference).is_err());
         for level in [0, 2, 10] {
             let path = folder.path().join(format!("frame{level}.png"));
             dot(level).save(path).unwrap();
         }
         fs::write(folder.path().join("notes.txt"), "not a frame").unwrap();
-        let seen = |count, rule| levels(&frames(folder.path(), count, rule).unwrap());
-        assert_eq!(seen(3, Rule::Inference), [0, 2, 10]);
-        assert_eq!(seen(2, Rule::Inference), [0, 10]);
-        assert_eq!(seen(2, Rule::Training), [0, 2]);
+        let seen = |count, sampling| levels(&frames(folder.path(), count, sampling).unwrap());
+        assert_eq!(seen(3, FrameSampling::Inference), [0, 2, 10]);
+        assert_eq!(seen(2, FrameSampling::Inference), [0, 10]);
+        assert_eq!(seen(2, FrameSampling::Training), [0, 2]);
     }
 
     #[test]

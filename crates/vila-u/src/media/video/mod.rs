@@ -17,14 +17,14 @@ use image::{ImageFormat, RgbImage};
 
 use super::Picture;
 use crate::{Error, Result};
-pub use write::{Output, RATE, check, save};
+pub use write::{RATE, VideoFormat, check, save};
 
 /// Bytes at the beginning of a file in which its kind is looked for.
 const HEAD: u64 = 64 << 10;
 
 /// Which frames of a video are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum FrameSampling {
     /// `round(linspace(0, n - 1, count))`: evenly from the first frame to the last. A video of fewer
     /// frames repeats some.
     Inference,
@@ -33,7 +33,7 @@ pub enum Rule {
     Training,
 }
 
-impl Rule {
+impl FrameSampling {
     /// Which `count` of `total` frames are seen, `None` for a black one.
     pub fn choose(self, total: usize, count: usize) -> Vec<Option<usize>> {
         let evenly = |last: usize, round: fn(f64) -> f64| {
@@ -62,7 +62,7 @@ trait Video {
     fn total(&mut self) -> Result<usize>;
 
     /// The frames of these numbers, which ascend.
-    fn read(&mut self, wanted: &[usize]) -> Result<Found>;
+    fn read(&mut self, wanted: &[usize]) -> Result<FrameRead>;
 
     /// What it is where no frame can be decoded here, if `ffmpeg` may know better.
     fn unknown(&self) -> Option<&'static str> {
@@ -71,10 +71,10 @@ trait Video {
 }
 
 /// What reading frames gives.
-enum Found {
+enum FrameRead {
     All(Vec<Picture>),
     /// The video ends earlier, after so many frames: it is cut short or damaged.
-    Only(usize),
+    CutAfter(usize),
 }
 
 /// `count` frames of a video.
@@ -84,14 +84,14 @@ enum Found {
 ///
 /// Errors when the file cannot be read, is no video, has no frame that can be decoded, or needs an
 /// `ffmpeg` that is not there.
-pub fn frames(path: &Path, count: usize, rule: Rule) -> Result<Vec<Picture>> {
+pub fn frames(path: &Path, count: usize, sampling: FrameSampling) -> Result<Vec<Picture>> {
     let mut video = open(path)?;
-    if let Some(frames) = chosen(&mut *video, count, rule)? {
+    if let Some(frames) = chosen(&mut *video, count, sampling)? {
         return Ok(frames);
     }
     if let Some(kind) = video.unknown() {
         let mut video = ffmpeg::Ffmpeg::open(path, kind)?;
-        if let Some(frames) = chosen(&mut video, count, rule)? {
+        if let Some(frames) = chosen(&mut video, count, sampling)? {
             return Ok(frames);
         }
     }
@@ -101,16 +101,20 @@ pub fn frames(path: &Path, count: usize, rule: Rule) -> Result<Vec<Picture>> {
     ))
 }
 
-/// The frames that the rule chooses, if any can be decoded.
-fn chosen(video: &mut dyn Video, count: usize, rule: Rule) -> Result<Option<Vec<Picture>>> {
+/// The frames that are sampled, if any can be decoded.
+fn chosen(
+    video: &mut dyn Video,
+    count: usize,
+    sampling: FrameSampling,
+) -> Result<Option<Vec<Picture>>> {
     let mut total = video.total()?;
     while total > 0 {
-        let chosen = rule.choose(total, count);
+        let chosen = sampling.choose(total, count);
         let mut wanted: Vec<usize> = chosen.iter().flatten().copied().collect();
         wanted.dedup();
         match video.read(&wanted)? {
-            Found::All(pictures) => return Ok(Some(arrange(&chosen, &wanted, &pictures))),
-            Found::Only(fewer) => total = fewer.min(total - 1),
+            FrameRead::All(pictures) => return Ok(Some(arrange(&chosen, &wanted, &pictures))),
+            FrameRead::CutAfter(fewer) => total = fewer.min(total - 1),
         }
     }
     Ok(None)
@@ -185,15 +189,15 @@ mod tests {
         frames.iter().filter_map(corner).collect()
     }
 
-    fn numbers(rule: Rule, total: usize, count: usize) -> Vec<i64> {
-        let chosen = rule.choose(total, count);
+    fn numbers(sampling: FrameSampling, total: usize, count: usize) -> Vec<i64> {
+        let chosen = sampling.choose(total, count);
         let number = |index: &Option<usize>| index.map_or(-1, |index| index as i64);
         chosen.iter().map(number).collect()
     }
 
     #[test]
     fn frames_to_answer_about_are_spread_to_the_last() {
-        let seen = |total, count| numbers(Rule::Inference, total, count);
+        let seen = |total, count| numbers(FrameSampling::Inference, total, count);
         assert_eq!(seen(8, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(seen(100, 8), [0, 14, 28, 42, 57, 71, 85, 99]);
         assert_eq!(seen(2, 4), [0, 0, 1, 1]);
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn frames_to_learn_from_leave_the_last_out_and_may_be_black() {
-        let seen = |total, count| numbers(Rule::Training, total, count);
+        let seen = |total, count| numbers(FrameSampling::Training, total, count);
         // What numpy's linspace(0, n - 2, count, dtype=int) gives.
         assert_eq!(seen(100, 8), [0, 14, 28, 42, 56, 70, 84, 98]);
         assert_eq!(seen(9, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
@@ -219,9 +223,9 @@ mod tests {
     #[test]
     fn other_files_say_what_to_do() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = frames(file.path(), 8, Rule::Inference).unwrap_err();
+        let error = frames(file.path(), 8, FrameSampling::Inference).unwrap_err();
         assert!(error.to_string().contains("ffmpeg"));
-        let error = frames(Path::new("none.mp4"), 8, Rule::Inference).unwrap_err();
+        let error = frames(Path::new("none.mp4"), 8, FrameSampling::Inference).unwrap_err();
         assert!(matches!(error, Error::Io { .. }));
     }
 }

@@ -10,7 +10,7 @@ use image::{DynamicImage, metadata::Orientation};
 use shiguredo_mp4::bitstream::h264::{LengthSize, length_prefixed_to_annexb, parse_sps};
 
 use super::{
-    Found, Video,
+    FrameRead, Video,
     container::{Index, MOST_FRAMES, Place},
     h264::{Colours, Decoder},
 };
@@ -114,7 +114,7 @@ impl Video for Box<Mp4> {
     }
 
     /// Decodes from the first frame to the last one wanted. Frames that cannot be decoded are not there.
-    fn read(&mut self, wanted: &[usize]) -> Result<Found> {
+    fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
         let failed = |reason| Error::invalid(&self.path, reason);
         let mut decoder = Decoder::new(self.colours).map_err(failed)?;
         // Parameters are checked when the first frame needs them.
@@ -139,7 +139,7 @@ impl Video for Box<Mp4> {
             }
             shown += 1;
             if found.len() == wanted.len() {
-                return Ok(Found::All(found));
+                return Ok(FrameRead::All(found));
             }
         }
         for frame in decoder.rest() {
@@ -149,8 +149,8 @@ impl Video for Box<Mp4> {
             shown += 1;
         }
         Ok(match found.len() == wanted.len() {
-            true => Found::All(found),
-            false => Found::Only(shown.saturating_sub(self.hidden)),
+            true => FrameRead::All(found),
+            false => FrameRead::CutAfter(shown.saturating_sub(self.hidden)),
         })
     }
 
@@ -190,7 +190,7 @@ mod tests {
     use image::Rgb;
 
     use super::super::{
-        Rule, frames,
+        FrameSampling, frames,
         tests::{levels, sample},
     };
     use super::*;
@@ -202,7 +202,7 @@ mod tests {
 
     #[track_caller]
     fn assert_frames(path: &Path, expected: &[u32]) {
-        let seen = levels(&frames(path, expected.len(), Rule::Inference).unwrap());
+        let seen = levels(&frames(path, expected.len(), FrameSampling::Inference).unwrap());
         assert_eq!(seen.len(), expected.len());
         for (seen, n) in seen.iter().zip(expected) {
             assert!(
@@ -233,20 +233,20 @@ mod tests {
 
     #[test]
     fn some_frames_are_chosen_by_either_rule() {
-        let seen = |rule| levels(&frames(&sample("bframes.mp4"), 4, rule).unwrap());
-        for (rule, expected) in [
-            (Rule::Inference, [0, 4, 7, 11]),
-            (Rule::Training, [0, 3, 6, 10]),
+        let seen = |sampling| levels(&frames(&sample("bframes.mp4"), 4, sampling).unwrap());
+        for (sampling, expected) in [
+            (FrameSampling::Inference, [0, 4, 7, 11]),
+            (FrameSampling::Training, [0, 3, 6, 10]),
         ] {
-            let apart = seen(rule).into_iter().zip(expected);
+            let apart = seen(sampling).into_iter().zip(expected);
             for (seen, n) in apart {
                 assert!(
                     seen.abs_diff(grey(n)) <= 2,
-                    "{rule:?}: {seen} is not frame {n}"
+                    "{sampling:?}: {seen} is not frame {n}"
                 );
             }
         }
-        let all = levels(&frames(&sample("odd.mp4"), 6, Rule::Training).unwrap());
+        let all = levels(&frames(&sample("odd.mp4"), 6, FrameSampling::Training).unwrap());
         assert_eq!(all[..2], [0, 0], "two of six are black");
         assert!(all[2].abs_diff(grey(0)) <= 2 && all[5].abs_diff(grey(3)) <= 2);
     }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn frames_are_upright_and_have_their_size() {
         let one = |name| {
-            frames(&sample(name), 1, Rule::Inference)
+            frames(&sample(name), 1, FrameSampling::Inference)
                 .unwrap()
                 .remove(0)
                 .rgb()
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn colours_are_what_the_file_says_they_are() {
-        let red = frames(&sample("bt709.mp4"), 1, Rule::Inference)
+        let red = frames(&sample("bt709.mp4"), 1, FrameSampling::Inference)
             .unwrap()
             .remove(0)
             .rgb();
@@ -311,7 +311,7 @@ mod tests {
         let mut lengths = std::collections::HashSet::new();
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            match frames(&path, 1 << 8, Rule::Inference) {
+            match frames(&path, 1 << 8, FrameSampling::Inference) {
                 Ok(seen) => {
                     let mut seen = levels(&seen);
                     seen.dedup();
@@ -330,7 +330,9 @@ mod tests {
         // Its index is at the end.
         let whole = fs::read(sample("bframes.mp4")).unwrap();
         fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-        let error = frames(&path, 8, Rule::Inference).unwrap_err().to_string();
+        let error = frames(&path, 8, FrameSampling::Inference)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("cut short") && error.contains("whole file"),
             "{error}"
@@ -348,7 +350,7 @@ mod tests {
                 let mut bytes = whole.clone();
                 bytes[at] ^= 0xff;
                 fs::write(&path, &bytes).unwrap();
-                if let Err(error) = frames(&path, 3, Rule::Inference) {
+                if let Err(error) = frames(&path, 3, FrameSampling::Inference) {
                     assert!(!error.to_string().contains('\n'), "{error}");
                 }
             }

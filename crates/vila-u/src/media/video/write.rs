@@ -22,13 +22,13 @@ use super::{
 };
 use crate::{Error, Result, atomic, media::save_png};
 
-/// Frames a second of what a model draws, where nobody asks for another rate: the 8 frames of a video
+/// Frames a second of what a model generates, where nobody asks for another rate: the 8 frames of a video
 /// stand for a scene of some seconds.
 pub const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(3);
 
 /// What a name says a video is to be written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum VideoFormat {
     Mp4,
     Gif,
     WebP,
@@ -36,7 +36,7 @@ pub enum Output {
     Frames,
 }
 
-impl Output {
+impl VideoFormat {
     /// By the ending of the name; without one, a folder. A usage error for any other ending.
     pub fn of(path: &Path) -> Result<Self> {
         let Some(ending) = path.extension().filter(|_| !path.is_dir()) else {
@@ -56,11 +56,11 @@ impl Output {
 
 /// What a video of that many frames is written as.
 ///
-/// A usage error for a name that [`Output::of`] refuses, and for a folder with pictures that the frames do
+/// A usage error for a name that [`VideoFormat::of`] refuses, and for a folder with pictures that the frames do
 /// not replace: they would be frames of the video as well.
-pub fn check(path: &Path, frames: usize) -> Result<Output> {
-    let output = Output::of(path)?;
-    if output == Output::Frames && path.is_dir() {
+pub fn check(path: &Path, frames: usize) -> Result<VideoFormat> {
+    let output = VideoFormat::of(path)?;
+    if output == VideoFormat::Frames && path.is_dir() {
         let written: HashSet<_> = (0..frames)
             .map(|index| path.join(frame_name(index)))
             .collect();
@@ -92,10 +92,10 @@ pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
     }
     let failed = |error: String| Error::invalid(path, format!("cannot be written: {error}"));
     let bytes = match output {
-        Output::Mp4 => mp4(frames, rate),
-        Output::Gif => gif(frames, rate),
-        Output::WebP => webp(frames, rate),
-        Output::Frames => return save_frames(path, frames),
+        VideoFormat::Mp4 => mp4(frames, rate),
+        VideoFormat::Gif => gif(frames, rate),
+        VideoFormat::WebP => webp(frames, rate),
+        VideoFormat::Frames => return save_frames(path, frames),
     };
     atomic::write(path, &bytes.map_err(failed)?)
 }
@@ -236,7 +236,7 @@ mod tests {
     use image::Rgb;
 
     use super::{
-        super::{Rule, frames},
+        super::{FrameSampling, frames},
         *,
     };
 
@@ -259,7 +259,7 @@ mod tests {
         save(&path, frames_in, RATE).unwrap();
         let names = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(names, 1, "something else was written");
-        let frames = frames(&path, frames_in.len(), Rule::Inference).unwrap();
+        let frames = frames(&path, frames_in.len(), FrameSampling::Inference).unwrap();
         frames.iter().map(|frame| frame.rgb()).collect()
     }
 
@@ -322,11 +322,11 @@ mod tests {
 
     #[test]
     fn the_name_says_what_is_written() {
-        let of = |name: &str| Output::of(Path::new(name));
-        assert_eq!(of("a/b.MP4").unwrap(), Output::Mp4);
-        assert_eq!(of("b.gif").unwrap(), Output::Gif);
-        assert_eq!(of("b.webp").unwrap(), Output::WebP);
-        assert_eq!(of("a/b").unwrap(), Output::Frames);
+        let of = |name: &str| VideoFormat::of(Path::new(name));
+        assert_eq!(of("a/b.MP4").unwrap(), VideoFormat::Mp4);
+        assert_eq!(of("b.gif").unwrap(), VideoFormat::Gif);
+        assert_eq!(of("b.webp").unwrap(), VideoFormat::WebP);
+        assert_eq!(of("a/b").unwrap(), VideoFormat::Frames);
         for name in ["a.avi", "a.png", "a."] {
             let error = of(name).unwrap_err();
             assert!(matches!(error, Error::Usage(_)), "{name}");

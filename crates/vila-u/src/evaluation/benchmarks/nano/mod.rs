@@ -16,12 +16,13 @@ use rayon::prelude::*;
 pub use report::{Drawing, Quality, Report, VideoDrawing};
 
 use crate::{
-    Error, Result, assistant,
+    Error, Result,
     checkpoint::{Checkpoint, config::siglip_tokenizer},
     data::nano::{Comparison, Kind, Layout, Question, Scene, Split, Video, riddle},
     evaluation::metrics::{Estimate, code_use, mean, psnr, share, ssim},
     generation::{
-        rows::Prompt,
+        batch::Prompt,
+        chat::{generate_images, image_prompt},
         sampling::Sampling,
         text::{self, TextOptions},
     },
@@ -306,7 +307,7 @@ impl Bench<'_> {
                 .map(|s| s.length(model.image_tokens()))
                 .collect();
             let prompt = Prompt::new(embeds, lengths)?;
-            let written = text::write(&model.llm, prompt, &options, &mut |_, _| {
+            let written = text::generate(&model.llm, prompt, &options, &mut |_, _| {
                 ControlFlow::Continue(())
             })?;
             for (question, tokens) in questions.iter().zip(written) {
@@ -344,19 +345,18 @@ impl Bench<'_> {
         for (batch, now) in wanted.chunks(BATCH).enumerate() {
             let mut prompts = Vec::new();
             for (scene, _) in now {
-                prompts.push(assistant::drawing_prompt(tokenizer, &scene.caption())?);
+                prompts.push(image_prompt(tokenizer, &scene.caption())?);
             }
             let seed = seed.wrapping_add(batch as u64);
             let options = self.checkpoint.generation.visual(seed);
             let on_progress = &mut self.on_progress;
-            let drawing =
-                assistant::draw_prompts(model, tokenizer, &prompts, &options, &mut |progress| {
-                    let done = batch * BATCH + now.len() * progress.done / progress.total;
-                    match on_progress("drawing", done, n) {
-                        true => ControlFlow::Continue(()),
-                        false => ControlFlow::Break(()),
-                    }
-                })?;
+            let drawing = generate_images(model, tokenizer, &prompts, &options, &mut |progress| {
+                let done = batch * BATCH + now.len() * progress.done / progress.total;
+                match on_progress("drawing", done, n) {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
             pictures.extend(to_pictures(drawing.pixels.squeeze_dim::<4>(1))?);
         }
         let seen: Vec<_> = pictures.par_iter().map(fit::look).collect();

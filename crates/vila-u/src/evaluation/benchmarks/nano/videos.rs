@@ -6,7 +6,13 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::{Answers, Bench, VideoDrawing, part, to_pictures, watch};
-use crate::{Result, assistant, data::nano::Video, media::sheet, sequence::form::VIDEO_FRAMES};
+use crate::{
+    Result,
+    data::nano::Video,
+    generation::chat::{generate_videos, video_prompt},
+    media::sheet,
+    sequence::form::VIDEO_FRAMES,
+};
 
 /// Videos the model makes at once.
 const BATCH: usize = 8;
@@ -44,12 +50,12 @@ impl Bench<'_> {
             let mut prompts = Vec::new();
             for video in now {
                 let caption = video.caption();
-                prompts.push(assistant::video_prompt(&checkpoint.tokenizer, &caption)?);
+                prompts.push(video_prompt(&checkpoint.tokenizer, &caption)?);
             }
             let seed = self.seed.wrapping_add(batch as u64);
             let options = checkpoint.generation.visual(seed);
             let on_progress = &mut self.on_progress;
-            let drawing = assistant::draw_video_prompts(
+            let drawing = generate_videos(
                 &checkpoint.model,
                 &checkpoint.tokenizer,
                 &prompts,

@@ -1,5 +1,5 @@
 //! Replies of text and pictures in one line (paper, section 3.3): the language model writes, opens an
-//! image or a video, draws it, and goes on writing.
+//! image or a video, generates it, and goes on with text.
 //!
 //! ```text
 //! text  text  <image_start>  N visual tokens  <image_end>  text  </s>
@@ -16,17 +16,17 @@ use std::ops::ControlFlow;
 use burn::tensor::{Int, Tensor};
 
 use super::{
+    batch::{DecodeBatch, Prompt},
     read_floats,
-    rows::{Prompt, Rows},
     sampling::Sampler,
     text::TextOptions,
-    visual::{Drawer, Drawing, Progress, VisualOptions, decode},
+    visual::{CodeGenerator, Progress, VisualOptions, VisualOutput, decode},
 };
 use crate::{Result, model::VilaU};
 
-/// Something that the model may draw in a reply.
+/// What the model may open in a reply: an image or a video.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct Modality {
     /// The token with which the model opens it, and the one that ends it.
     pub start: i64,
     pub end: i64,
@@ -41,21 +41,22 @@ pub enum Event<'a> {
     /// A token of the text, the start and end tokens included.
     Token(i64),
     /// A visual token.
-    Visual(&'a Progress<'a>),
-    /// A whole picture or video, of `n = 1`.
-    Drawn(&'a Drawing),
+    VisualProgress(&'a Progress<'a>),
+    /// A whole image or video, of `n = 1`.
+    Visual(&'a VisualOutput),
 }
 
 /// Replies to the prompt, which is one row; at most `text.max_tokens` tokens of text, in as many positions as
 /// the model's context has. A picture for which there is no room is not opened.
 ///
-/// - `openings`: what may be drawn; nothing makes it text alone
+/// - `modalities`: what may be opened; nothing makes it text alone
 /// - `visual`: its `first` numbers the first picture, whose random choices are of its own
-/// - `on_event`: [`ControlFlow::Break`] ends the reply, and a drawing with [`crate::Error::Interrupted`]
-pub fn write(
+/// - `on_event`: [`ControlFlow::Break`] ends the reply, and within an image or a video it is
+///   [`crate::Error::Interrupted`]
+pub fn generate(
     model: &VilaU,
     prompt: Prompt,
-    openings: &[Opening],
+    modalities: &[Modality],
     text: &TextOptions,
     visual: &VisualOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
@@ -67,32 +68,32 @@ pub fn write(
     if left == 0 {
         return Ok(());
     }
-    let (mut rows, mut hidden) = Rows::start(llm, prompt, left);
+    let (mut batch, mut hidden) = DecodeBatch::prefill(llm, prompt, left);
     let mut sampler = Sampler::new(text.sampling, text.seed, 0);
     let mut visual = visual.clone();
     loop {
         let mut logits = read_floats(llm.logits(hidden.unsqueeze_dim(1)))?;
-        for opening in openings {
-            let needed = opening.frames.saturating_mul(model.image_tokens()) + 2;
-            if let Some(logit) = logits.get_mut(opening.start as usize)
-                && rows.filled().saturating_add(needed) > llm.context()
+        for modality in modalities {
+            let needed = modality.frames.saturating_mul(model.image_tokens()) + 2;
+            if let Some(logit) = logits.get_mut(modality.start as usize)
+                && batch.filled().saturating_add(needed) > llm.context()
             {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        let mut token = sampler.draw(&logits)? as i64;
+        let mut token = sampler.sample(&logits)? as i64;
         left -= 1;
         if on_event(Event::Token(token)).is_break() || text.stop.contains(&token) {
             break;
         }
-        if let Some(opening) = openings.iter().find(|opening| opening.start == token) {
-            let drawing;
-            (rows, drawing) = draw(model, rows, opening, left, &visual, on_event)?;
+        if let Some(modality) = modalities.iter().find(|modality| modality.start == token) {
+            let output;
+            (batch, output) = generate_visual(model, batch, modality, left, &visual, on_event)?;
             visual.first += 1;
-            token = opening.end;
+            token = modality.end;
             // The end token takes a position as well.
-            left = left.min(llm.context().saturating_sub(rows.filled() + 1));
-            if on_event(Event::Drawn(&drawing)).is_break()
+            left = left.min(llm.context().saturating_sub(batch.filled() + 1));
+            if on_event(Event::Visual(&output)).is_break()
                 || on_event(Event::Token(token)).is_break()
             {
                 break;
@@ -101,43 +102,43 @@ pub fn write(
         if left == 0 {
             break;
         }
-        hidden = rows.extend(embed(model, token));
+        hidden = batch.step(embed(model, token));
     }
     Ok(())
 }
 
-/// Draws after the rows and the start token, and reads what was drawn. The rows then have room for the end token
+/// Generates after the rows and the start token, and reads what came of it. The rows then have room for the end token
 /// and `left` more.
-fn draw<'m>(
+fn generate_visual<'m>(
     model: &'m VilaU,
-    mut rows: Rows<'m>,
-    opening: &Opening,
+    mut batch: DecodeBatch<'m>,
+    modality: &Modality,
     left: usize,
     options: &VisualOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-) -> Result<(Rows<'m>, Drawing)> {
-    let total = opening.frames * model.image_tokens();
-    let mut hidden = rows.extend(embed(model, opening.start));
-    let mut rows = match options.guided() {
+) -> Result<(DecodeBatch<'m>, VisualOutput)> {
+    let total = modality.frames * model.image_tokens();
+    let mut hidden = batch.step(embed(model, modality.start));
+    let mut batch = match options.guided() {
         true => {
             let prompt =
-                Prompt::from_ids(&model.llm, std::slice::from_ref(&opening.unconditional))?;
-            let (without, unasked) = Rows::start(&model.llm, prompt, 0);
+                Prompt::from_ids(&model.llm, std::slice::from_ref(&modality.unconditional))?;
+            let (without, unasked) = DecodeBatch::prefill(&model.llm, prompt, 0);
             hidden = Tensor::cat(vec![hidden, unasked], 0);
-            rows.beside(&without, total)
+            batch.concat(&without, total)
         }
-        false => rows.fork(&[0], total),
+        false => batch.fork(&[0], total),
     };
-    let mut drawer = Drawer::new(model, 1, options);
-    let progress = &mut |progress: &Progress| on_event(Event::Visual(progress));
-    let features = drawer.tokens(&mut rows, hidden, total, progress)?;
-    let mut rows = rows.fork(&[0], left + 2);
+    let mut generator = CodeGenerator::new(model, 1, options);
+    let progress = &mut |progress: &Progress| on_event(Event::VisualProgress(progress));
+    let features = generator.tokens(&mut batch, hidden, total, progress)?;
+    let mut batch = batch.fork(&[0], left + 2);
     if let Some(last) = features.last() {
-        rows.extend(model.mm_projector.forward(last.clone()));
+        batch.step(model.mm_projector.forward(last.clone()));
     }
-    let codes = drawer.codes(opening.frames);
+    let codes = generator.codes(modality.frames);
     let pixels = decode(model, &features);
-    Ok((rows, Drawing { codes, pixels }))
+    Ok((batch, VisualOutput { codes, pixels }))
 }
 
 /// What the language model reads of a token, `[1, hidden]`.

@@ -1,17 +1,17 @@
-//! What people ask of the model, in its conversation template: an answer, or pictures.
+//! What people ask of the model, in its conversation template: an answer, images or videos.
 
 use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 
+use super::{
+    batch::Prompt,
+    interleaved::{self, Event, Modality},
+    text::TextOptions,
+    visual::{self, Progress, VisualOptions, VisualOutput},
+};
 use crate::{
     Error, Result,
-    generation::{
-        reply::{self, Event, Opening},
-        rows::Prompt,
-        text::TextOptions,
-        visual::{self, Drawing, Progress, VisualOptions},
-    },
     model::VilaU,
     sequence::{Layout, Sample},
     text::{
@@ -26,68 +26,68 @@ use crate::{
 /// An answer and what it took.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Without special tokens and surrounding space; `<image>` and `<video>` where something was drawn.
+    /// Without special tokens and surrounding space; `<image>` and `<video>` where one was generated.
     pub text: String,
-    /// The ids written, the one that ended the answer included; [`IMAGE_ID`] for every image or frame.
+    /// The ids generated, the one that ended the answer included; [`IMAGE_ID`] for every image or frame.
     pub tokens: Vec<i64>,
-    /// Positions the model read before it wrote, those of images included.
+    /// Positions of the prompt, those of images included.
     pub prompt_tokens: usize,
 }
 
-/// What a question is about.
+/// The images and videos that a question is about.
 #[derive(Default)]
-pub struct Shown {
+pub struct VisualInputs {
     /// Each `[1, 3, size, size]` in -1..1.
     pub images: Vec<Tensor<4>>,
     /// Each `[frames, 3, size, size]`, all with as many frames.
     pub videos: Vec<Tensor<4>>,
 }
 
-/// How a reply is made.
+/// How a question is answered.
 #[derive(Debug, Clone)]
-pub struct ReplyOptions {
+pub struct AnswerOptions {
     pub text: TextOptions,
     pub visual: VisualOptions,
-    /// Of a video that is drawn.
+    /// Of a video in the answer.
     pub frames: usize,
     /// Whether the prompt begins with the system sentence.
     pub system: bool,
 }
 
-/// A part of a reply, as soon as it is known.
-pub enum Part<'a> {
+/// A part of an answer, as soon as it is known.
+pub enum AnswerEvent<'a> {
     Text(&'a str),
-    /// A picture or video is being drawn.
-    Drawing(&'a Progress<'a>),
-    Drawn(&'a Drawing),
+    /// An image or a video is being generated.
+    VisualProgress(&'a Progress<'a>),
+    Visual(&'a VisualOutput),
 }
 
-/// Answers a question about images and videos, or about none, in words and in pictures and videos that the
-/// model draws where it opens them.
+/// Answers a question about images and videos, or about none, in words and in images and videos that the
+/// model generates where it opens them.
 ///
-/// - `on_part`: gets the answer piece by piece; [`ControlFlow::Break`] ends it there, and a drawing with
-///   [`crate::Error::Interrupted`]
+/// - `on_event`: gets the answer part by part; [`ControlFlow::Break`] ends it there, and within an image or a
+///   video it is [`crate::Error::Interrupted`]
 ///
 /// Errors when the question names another number of images or videos.
-pub fn reply(
+pub fn answer(
     model: &VilaU,
     tokenizer: &Tokenizer,
     question: &str,
-    shown: Shown,
-    options: &ReplyOptions,
-    on_part: &mut dyn FnMut(Part) -> ControlFlow<()>,
+    inputs: VisualInputs,
+    options: &AnswerOptions,
+    on_event: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
 ) -> Result<Answer> {
     let system = options.system;
-    let openings = openings(tokenizer, options.frames, system)?;
+    let modalities = modalities(tokenizer, options.frames, system)?;
     let image = tokenizer.added(IMAGE_START);
-    let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, shown, system)?;
+    let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, inputs, system)?;
     let mut stream = tokenizer.stream();
     let (mut text, mut tokens) = (String::new(), Vec::new());
     let (words, visual) = (&options.text, &options.visual);
-    reply::write(
+    interleaved::generate(
         model,
         prompt,
-        &openings,
+        &modalities,
         words,
         visual,
         &mut |event| match event {
@@ -95,17 +95,18 @@ pub fn reply(
                 tokens.push(token);
                 let piece = stream.push(token);
                 text += &piece;
-                on_part(Part::Text(&piece))
+                on_event(AnswerEvent::Text(&piece))
             }
-            Event::Visual(progress) => on_part(Part::Drawing(progress)),
-            Event::Drawn(drawing) => {
-                let [_, frames, ..] = drawing.codes.dims();
-                text += match tokens.last() == image.as_ref() {
-                    true => IMAGE_PLACEHOLDER,
-                    false => VIDEO_PLACEHOLDER,
+            Event::VisualProgress(progress) => on_event(AnswerEvent::VisualProgress(progress)),
+            Event::Visual(output) => {
+                let [_, frames, ..] = output.codes.dims();
+                text += if tokens.last() == image.as_ref() {
+                    IMAGE_PLACEHOLDER
+                } else {
+                    VIDEO_PLACEHOLDER
                 };
                 tokens.extend(std::iter::repeat_n(IMAGE_ID, frames));
-                on_part(Part::Drawn(drawing))
+                on_event(AnswerEvent::Visual(output))
             }
         },
     )?;
@@ -113,7 +114,7 @@ pub fn reply(
     let rest = stream.finish();
     if !rest.is_empty() {
         text += &rest;
-        let _ = on_part(Part::Text(&rest));
+        let _ = on_event(AnswerEvent::Text(&rest));
     }
     Ok(Answer {
         text: text.trim().to_string(),
@@ -122,75 +123,48 @@ pub fn reply(
     })
 }
 
-/// Draws `n` images of one description, each with random choices of its own.
-pub fn draw(
-    model: &VilaU,
-    tokenizer: &Tokenizer,
-    description: &str,
-    n: usize,
-    options: &VisualOptions,
-    on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Drawing> {
-    let prompt = drawing_prompt(tokenizer, description)?;
-    draw_prompts(model, tokenizer, &vec![prompt; n], options, on_progress)
-}
-
-/// Draws one image for each prompt of [`drawing_prompt`].
-pub fn draw_prompts(
+/// Generates one image for each prompt of [`image_prompt`], each with random choices of its own.
+pub fn generate_images(
     model: &VilaU,
     tokenizer: &Tokenizer,
     prompts: &[Vec<i64>],
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Drawing> {
+) -> Result<VisualOutput> {
     let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Image, true)?);
-    visual::draw(model, prompts, &unconditional, 1, options, on_progress)
+    visual::generate(model, prompts, &unconditional, 1, options, on_progress)
 }
 
-/// Draws `n` videos of one description, `frames` frames each, with random choices of their own.
-///
-/// A usage error where the model's vocabulary has no `<vi_start>`.
-pub fn draw_videos(
-    model: &VilaU,
-    tokenizer: &Tokenizer,
-    description: &str,
-    n: usize,
-    frames: usize,
-    options: &VisualOptions,
-    on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Drawing> {
-    let prompts = vec![video_prompt(tokenizer, description)?; n];
-    draw_video_prompts(model, tokenizer, &prompts, frames, options, on_progress)
-}
-
-/// Draws one video of `frames` frames for each prompt of [`video_prompt`].
-pub fn draw_video_prompts(
+/// Generates one video of `frames` frames for each prompt of [`video_prompt`], each with random choices of its
+/// own.
+pub fn generate_videos(
     model: &VilaU,
     tokenizer: &Tokenizer,
     prompts: &[Vec<i64>],
     frames: usize,
     options: &VisualOptions,
     on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Drawing> {
+) -> Result<VisualOutput> {
     let unconditional = tokenizer.encode_prompt(&unconditional_prompt(Reply::Video, true)?);
-    visual::draw(model, prompts, &unconditional, frames, options, on_progress)
+    visual::generate(model, prompts, &unconditional, frames, options, on_progress)
 }
 
-/// The token ids after which the model draws a video of that description.
+/// The token ids after which the model generates an image of that description; a usage error if it has a
+/// placeholder.
+pub fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+    description_prompt(tokenizer, description, Reply::Image)
+}
+
+/// The token ids after which the model generates a video of that description.
 ///
 /// A usage error where the model's vocabulary has no `<vi_start>`, or the description has a placeholder.
 pub fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     if tokenizer.added(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
-            "this model draws no videos: its vocabulary has no {VIDEO_START}"
+            "this model generates no videos: its vocabulary has no {VIDEO_START}"
         )));
     }
     description_prompt(tokenizer, description, Reply::Video)
-}
-
-/// The token ids after which the model draws that description; a usage error if it has a placeholder.
-pub fn drawing_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
-    description_prompt(tokenizer, description, Reply::Image)
 }
 
 fn description_prompt(tokenizer: &Tokenizer, description: &str, reply: Reply) -> Result<Vec<i64>> {
@@ -208,15 +182,15 @@ fn description_prompt(tokenizer: &Tokenizer, description: &str, reply: Reply) ->
     Ok(tokenizer.encode_prompt(&prompt))
 }
 
-/// What the model may open in a reply: what its vocabulary has start and end tokens for.
-fn openings(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Opening>> {
-    let mut openings = Vec::new();
+/// What the model may open in an answer: what its vocabulary has start and end tokens for.
+fn modalities(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Modality>> {
+    let mut modalities = Vec::new();
     for (start, end, frames, reply) in [
         (IMAGE_START, IMAGE_END, 1, Reply::Image),
         (VIDEO_START, VIDEO_END, frames, Reply::Video),
     ] {
         if let (Some(start), Some(end)) = (tokenizer.added(start), tokenizer.added(end)) {
-            openings.push(Opening {
+            modalities.push(Modality {
                 start,
                 end,
                 frames,
@@ -224,18 +198,18 @@ fn openings(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Op
             });
         }
     }
-    Ok(openings)
+    Ok(modalities)
 }
 
-/// A question and what is shown with it, up to where the answer begins; and its length.
+/// A question and its images and videos, up to where the answer begins; and its length.
 fn question_prompt(
     model: &VilaU,
     tokenizer: &Tokenizer,
     question: &str,
-    shown: Shown,
+    inputs: VisualInputs,
     system: bool,
 ) -> Result<(Prompt, usize)> {
-    let Shown { images, videos } = shown;
+    let VisualInputs { images, videos } = inputs;
     let frames = videos.first().map_or(0, |video| video.dims()[0]);
     let (question, order) =
         conversation::question_about(question, images.len(), videos.len(), frames)?;

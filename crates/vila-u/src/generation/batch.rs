@@ -1,4 +1,4 @@
-//! Rows of a batch that the language model continues together, one position at a time.
+//! Rows that the language model continues together, one position at a time, with their key/value cache.
 
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
@@ -14,8 +14,8 @@ pub struct Prompt {
     lengths: Vec<usize>,
 }
 
-/// Prompts are read in pieces of this many positions, which bounds the memory of attention.
-const PIECE: usize = 512;
+/// Prompts are read in chunks of this many positions, which bounds the memory of attention.
+const PREFILL_CHUNK: usize = 512;
 
 impl Prompt {
     /// - `embeds`: `[rows, positions, hidden]`; what is on the padding is never looked at
@@ -74,7 +74,7 @@ impl Prompt {
 ///
 /// What it needs to know of every place in the cache is on the device from the start: a token takes parts of it
 /// that are there already.
-pub struct Rows<'m> {
+pub struct DecodeBatch<'m> {
     llm: &'m Llama,
     cache: KvCache,
     /// Of each row, the positions that are padding; all of them come first.
@@ -85,7 +85,7 @@ pub struct Rows<'m> {
     padded: Option<Tensor<4, Bool>>,
 }
 
-impl<'m> Rows<'m> {
+impl<'m> DecodeBatch<'m> {
     fn new(llm: &'m Llama, cache: KvCache, padding: Vec<usize>, capacity: usize) -> Self {
         let (rows, device) = (padding.len(), llm.device());
         let places = || {
@@ -109,18 +109,18 @@ impl<'m> Rows<'m> {
         }
     }
 
-    /// Reads the prompt, with room for `room` more positions. Also returns the hidden state
+    /// Reads the prompt in one pass, with room for `room` more positions. Also returns the hidden state
     /// `[rows, hidden]` of every row's last position.
-    pub fn start(llm: &'m Llama, prompt: Prompt, room: usize) -> (Self, Tensor<2>) {
+    pub fn prefill(llm: &'m Llama, prompt: Prompt, room: usize) -> (Self, Tensor<2>) {
         let Prompt { embeds, lengths } = prompt;
         let [rows, longest, _] = embeds.dims();
         let capacity = longest + room;
         let padding = lengths.iter().map(|length| longest - length).collect();
         let mut read = Self::new(llm, llm.cache(rows, capacity), padding, capacity);
-        let first = PIECE.min(longest);
+        let first = PREFILL_CHUNK.min(longest);
         let mut hidden = read.forward(embeds.clone().narrow(1, 0, first));
-        for start in (first..longest).step_by(PIECE) {
-            let count = PIECE.min(longest - start);
+        for start in (first..longest).step_by(PREFILL_CHUNK) {
+            let count = PREFILL_CHUNK.min(longest - start);
             hidden = read.forward(embeds.clone().narrow(1, start, count));
         }
         (read, hidden)
@@ -128,7 +128,7 @@ impl<'m> Rows<'m> {
 
     /// Reads one more position of every row, `[rows, hidden]`; returns its hidden state
     /// `[rows, hidden]`.
-    pub fn extend(&mut self, embeds: Tensor<2>) -> Tensor<2> {
+    pub fn step(&mut self, embeds: Tensor<2>) -> Tensor<2> {
         self.forward(embeds.unsqueeze_dim(1))
     }
 
@@ -141,7 +141,7 @@ impl<'m> Rows<'m> {
     }
 
     /// These rows and then those of `other`, all of them up to now, with room for `room` more positions.
-    pub fn beside(&self, other: &Self, room: usize) -> Self {
+    pub fn concat(&self, other: &Self, room: usize) -> Self {
         let filled = self.filled().max(other.filled());
         let cache = self.cache.beside(&other.cache, filled + room);
         let padding = [self, other].into_iter().flat_map(|rows| {
