@@ -52,9 +52,10 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
         },
         visual: VisualOptions {
             guidance: args.cfg.map_or(visual.guidance, f64::from),
-            sampling: match args.greedy {
-                true => Sampling::GREEDY,
-                false => visual.sampling,
+            sampling: if args.greedy {
+                Sampling::GREEDY
+            } else {
+                visual.sampling
             },
             ..visual
         },
@@ -87,15 +88,17 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
             };
             let printed = said.and_then(|said| {
                 text += &said;
-                match console.json {
-                    true => Ok(()),
-                    false => console.print(&said),
+                if console.json {
+                    Ok(())
+                } else {
+                    console.print(&said)
                 }
             });
             failure = printed.err();
-            match console.stopped() || failure.is_some() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            if console.stopped() || failure.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
         },
     );

@@ -36,9 +36,10 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let checkpoint = load(global, console)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let mut options = options(args, &checkpoint, seed)?;
-    let frames = match args.video {
-        true => checkpoint.config.root.num_video_frames,
-        false => 1,
+    let frames = if args.video {
+        checkpoint.config.root.num_video_frames
+    } else {
+        1
     };
     if args.video && n == 1 {
         video::check(&files[0], frames)?;
@@ -55,9 +56,10 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         let on_progress = &mut |progress: &Progress| {
             let done = before * progress.total + count * progress.done;
             console.progress("generating", done as u64, (n * progress.total) as u64, "");
-            match console.stopped() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            if console.stopped() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
         };
         let output = if args.video {
@@ -84,9 +86,10 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
 
     let mut written: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
     if n > 1 {
-        let columns = match args.video {
-            true => frames,
-            false => (n as f64).sqrt().ceil() as usize,
+        let columns = if args.video {
+            frames
+        } else {
+            (n as f64).sqrt().ceil() as usize
         };
         let sheet = files[0].with_file_name("sheet.png");
         media::save_png(&sheet, &media::sheet::grid(&pictures, columns))?;
@@ -122,13 +125,14 @@ fn options(args: &Generate, checkpoint: &Checkpoint, seed: u64) -> Result<Visual
     }
     let default = checkpoint.generation.visual(seed);
     let top_k = args.top_k.unwrap_or(900.min(codes));
-    let sampling = match args.greedy {
-        true => Sampling::GREEDY,
-        false => Sampling {
+    let sampling = if args.greedy {
+        Sampling::GREEDY
+    } else {
+        Sampling {
             temperature: (args.temperature).map_or(default.sampling.temperature, f64::from),
             top_k: (top_k > 0).then_some(top_k),
             top_p: Some(args.top_p.into()),
-        },
+        }
     };
     Ok(VisualOptions {
         guidance: args.cfg.map_or(default.guidance, f64::from),
@@ -152,14 +156,16 @@ fn files(args: &Generate, n: usize) -> Result<Vec<PathBuf>> {
         (None, true, 1) => "video.mp4".into(),
         (None, true, _) => "videos".into(),
     };
-    let (ending, things) = match args.video {
-        true => ("mp4", "videos"),
-        false => ("png", "images"),
+    let (ending, things) = if args.video {
+        ("mp4", "videos")
+    } else {
+        ("png", "images")
     };
     if is_folder(args, n) {
-        let file = match args.video {
-            true => VideoFormat::of(&output)? != VideoFormat::Frames,
-            false => output.extension().is_some() && !output.is_dir(),
+        let file = if args.video {
+            VideoFormat::of(&output)? != VideoFormat::Frames
+        } else {
+            output.extension().is_some() && !output.is_dir()
         };
         if file || output.is_file() {
             return Err(Error::usage(format!(

@@ -84,12 +84,13 @@ fn numbered(folder: &Path, index: usize) -> PathBuf {
 /// Refuses a file that does not end so, or whose folder is not there, before anything is computed for it.
 fn check_file(file: &Path, ending: &str) -> Result<()> {
     let ends = |extension: &std::ffi::OsStr| extension.eq_ignore_ascii_case(ending);
-    match file.extension().is_some_and(ends) {
-        true => check_parent(file),
-        false => Err(Error::usage(format!(
+    if file.extension().is_some_and(ends) {
+        check_parent(file)
+    } else {
+        Err(Error::usage(format!(
             "{}: give a name that ends in .{ending}",
             file.display()
-        ))),
+        )))
     }
 }
 
@@ -109,12 +110,13 @@ fn check_parent(file: &Path) -> Result<()> {
 
 /// Refuses a folder whose name is that of a file.
 fn check_folder(folder: &Path) -> Result<()> {
-    match folder.exists() && !folder.is_dir() {
-        true => Err(Error::usage(format!(
+    if folder.exists() && !folder.is_dir() {
+        Err(Error::usage(format!(
             "{} is a file: name a folder",
             folder.display()
-        ))),
-        false => Ok(()),
+        )))
+    } else {
+        Ok(())
     }
 }
 

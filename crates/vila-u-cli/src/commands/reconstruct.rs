@@ -30,9 +30,10 @@ pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()>
     let same = original.dimensions() == back.dimensions();
     let psnr = same.then(|| psnr(&original, &back));
     let ssim = (same && original.width() >= 11).then(|| ssim(&original, &back));
-    let picture = match args.side_by_side {
-        true => media::sheet::side_by_side(&[original, back]),
-        false => back,
+    let picture = if args.side_by_side {
+        media::sheet::side_by_side(&[original, back])
+    } else {
+        back
     };
     media::save_png(&args.output, &picture)?;
     let file = args.output.display().to_string();

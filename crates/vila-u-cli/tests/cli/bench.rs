@@ -111,9 +111,12 @@ fn a_random_model_of_full_size_takes_no_room() {
 
 fn bytes(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let sizes = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => bytes(&entry.path()),
-        false => entry.metadata().unwrap().len(),
+    let sizes = entries.map(|entry| {
+        if entry.file_type().unwrap().is_dir() {
+            bytes(&entry.path())
+        } else {
+            entry.metadata().unwrap().len()
+        }
     });
     sizes.sum()
 }

@@ -73,9 +73,10 @@ impl DeviceSampler {
     /// Waits for the device. Fails when some logits have not been numbers.
     pub fn check(&self) -> Result<()> {
         let sums = read_floats(self.nan_check.clone())?;
-        match sums.iter().any(|sum| sum.is_nan()) {
-            true => Err(not_numbers()),
-            false => Ok(()),
+        if sums.iter().any(|sum| sum.is_nan()) {
+            Err(not_numbers())
+        } else {
+            Ok(())
         }
     }
 
@@ -215,9 +216,10 @@ mod tests {
         let mut logits: Vec<f32> = (0..tokens)
             .map(|_| {
                 let number = spread * (0..4).map(|_| random.random_range(-1f32..1.0)).sum::<f32>();
-                match random.random_bool(impossible) {
-                    true => f32::NEG_INFINITY,
-                    false => grain.map_or(number, |grain| (number / grain).round() * grain),
+                if random.random_bool(impossible) {
+                    f32::NEG_INFINITY
+                } else {
+                    grain.map_or(number, |grain| (number / grain).round() * grain)
                 }
             })
             .collect();

@@ -119,15 +119,13 @@ fn generate_visual<'m>(
 ) -> Result<(DecodeBatch<'m>, VisualOutput)> {
     let total = modality.frames * model.image_tokens();
     let mut hidden = batch.step(embed(model, modality.start));
-    let mut batch = match options.guided() {
-        true => {
-            let prompt =
-                Prompt::from_ids(&model.llm, std::slice::from_ref(&modality.unconditional))?;
-            let (without, unasked) = DecodeBatch::prefill(&model.llm, prompt, 0);
-            hidden = Tensor::cat(vec![hidden, unasked], 0);
-            batch.concat(&without, total)
-        }
-        false => batch.fork(&[0], total),
+    let mut batch = if options.guided() {
+        let prompt = Prompt::from_ids(&model.llm, std::slice::from_ref(&modality.unconditional))?;
+        let (without, unasked) = DecodeBatch::prefill(&model.llm, prompt, 0);
+        hidden = Tensor::cat(vec![hidden, unasked], 0);
+        batch.concat(&without, total)
+    } else {
+        batch.fork(&[0], total)
     };
     let mut generator = CodeGenerator::new(model, 1, options);
     let progress = &mut |progress: &Progress| on_event(Event::VisualProgress(progress));

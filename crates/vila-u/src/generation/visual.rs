@@ -41,9 +41,10 @@ impl VisualOptions {
     /// A usage error unless every number is in its range.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
-        match self.guidance.is_finite() {
-            true => Ok(()),
-            false => Err(Error::usage("the guidance must be a number")),
+        if self.guidance.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::usage("the guidance must be a number"))
         }
     }
 
@@ -179,12 +180,11 @@ impl<'m> CodeGenerator<'m> {
             model,
             n,
             guidance,
-            sampler: match device == Device::flex() {
-                true => CodeSampler::Host(Sampler::rows(sampling, seed, images)),
-                false => {
-                    let sampler = DeviceSampler::new(sampling, seed, images, &device);
-                    CodeSampler::Device(Box::new(sampler))
-                }
+            sampler: if device == Device::flex() {
+                CodeSampler::Host(Sampler::rows(sampling, seed, images))
+            } else {
+                let sampler = DeviceSampler::new(sampling, seed, images, &device);
+                CodeSampler::Device(Box::new(sampler))
             },
             cache: model.vision_tower.rqtransformer.cache(rows),
             codes: Vec::new(),

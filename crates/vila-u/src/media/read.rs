@@ -63,9 +63,10 @@ pub fn decode(bytes: &[u8]) -> std::result::Result<Picture, String> {
     let orientation = decoder.orientation().map_err(explain)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
     image.apply_orientation(orientation);
-    let kind = match bilevel {
-        true => Kind::Indexed,
-        false => kind(bytes, format, image.color().has_alpha()),
+    let kind = if bilevel {
+        Kind::Indexed
+    } else {
+        kind(bytes, format, image.color().has_alpha())
     };
     let image = high_bytes(image);
     Ok(match kind {

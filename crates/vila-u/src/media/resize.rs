@@ -215,9 +215,12 @@ mod tests {
 
     #[test]
     fn invisible_pixels_do_not_bleed() {
-        let image = RgbaImage::from_fn(8, 8, |x, _| match x < 4 {
-            true => Rgba([255, 0, 0, 255]),
-            false => Rgba([0, 255, 0, 0]),
+        let image = RgbaImage::from_fn(8, 8, |x, _| {
+            if x < 4 {
+                Rgba([255, 0, 0, 255])
+            } else {
+                Rgba([0, 255, 0, 0])
+            }
         });
         let resized = bicubic_rgba(&image, 5, 5);
         assert!(resized.pixels().all(|pixel| pixel[1] == 0), "{resized:?}");

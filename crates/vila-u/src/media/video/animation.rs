@@ -50,9 +50,10 @@ impl Animation {
         let mut decoder = WebPDecoder::new(cursor).map_err(explain)?;
         check_size(decoder.dimensions().0, decoder.dimensions().1)?;
         decoder.set_limits(limits()).map_err(explain)?;
-        match decoder.has_animation() {
-            true => Ok(decoder.into_frames()),
-            false => Err("a WebP image, not an animation".into()),
+        if decoder.has_animation() {
+            Ok(decoder.into_frames())
+        } else {
+            Err("a WebP image, not an animation".into())
         }
     }
 

@@ -146,9 +146,10 @@ impl Ffmpeg {
 
     /// An error when a run has been stopped.
     fn in_time(&self, run: &Run) -> Result<()> {
-        match run.late.load(Ordering::SeqCst) {
-            true => Err(self.failed("it takes more than 10 minutes: cut the video")),
-            false => Ok(()),
+        if run.late.load(Ordering::SeqCst) {
+            Err(self.failed("it takes more than 10 minutes: cut the video"))
+        } else {
+            Ok(())
         }
     }
 
@@ -202,9 +203,10 @@ impl Video for Ffmpeg {
             }
         }
         self.in_time(&run)?;
-        Ok(match found.len() == wanted.len() {
-            true => FrameRead::All(found),
-            false => FrameRead::CutAfter(wanted.get(found.len()).copied().unwrap_or(0)),
+        Ok(if found.len() == wanted.len() {
+            FrameRead::All(found)
+        } else {
+            FrameRead::CutAfter(wanted.get(found.len()).copied().unwrap_or(0))
         })
     }
 }

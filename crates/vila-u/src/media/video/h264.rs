@@ -100,9 +100,10 @@ impl Frame<'_> {
         let Colours { weights, full } = self.colours;
         let [kr, kb] = weights;
         let kg = 1.0 - kr - kb;
-        let (black, luma, chroma) = match full {
-            true => (0.0, 255.0, 255.0),
-            false => (16.0, 219.0, 224.0),
+        let (black, luma, chroma) = if full {
+            (0.0, 255.0, 255.0)
+        } else {
+            (16.0, 219.0, 224.0)
         };
         let at = |plane: &[u8], index: usize| f32::from(plane.get(index).copied().unwrap_or(128));
         let (y, u, v) = (self.planes.y(), self.planes.u(), self.planes.v());

@@ -38,9 +38,12 @@ impl FrameSampling {
     pub fn choose(self, total: usize, count: usize) -> Vec<Option<usize>> {
         let evenly = |last: usize, round: fn(f64) -> f64| {
             let step = last as f64 / count.saturating_sub(1).max(1) as f64;
-            let index = move |index: usize| match index > 0 && index + 1 == count {
-                true => Some(last),
-                false => Some(round(index as f64 * step) as usize),
+            let index = move |index: usize| {
+                if index > 0 && index + 1 == count {
+                    Some(last)
+                } else {
+                    Some(round(index as f64 * step) as usize)
+                }
             };
             (0..count).map(index).collect()
         };

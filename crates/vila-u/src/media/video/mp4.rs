@@ -148,9 +148,10 @@ impl Video for Box<Mp4> {
             }
             shown += 1;
         }
-        Ok(match found.len() == wanted.len() {
-            true => FrameRead::All(found),
-            false => FrameRead::CutAfter(shown.saturating_sub(self.hidden)),
+        Ok(if found.len() == wanted.len() {
+            FrameRead::All(found)
+        } else {
+            FrameRead::CutAfter(shown.saturating_sub(self.hidden))
         })
     }
 

@@ -244,9 +244,10 @@ mod tests {
     fn scene(width: u32, height: u32) -> Vec<RgbImage> {
         let frame = |index: u32| {
             RgbImage::from_fn(width, height, |x, y| {
-                match (4 * index..4 * index + 12).contains(&x) && (8..20).contains(&y) {
-                    true => Rgb([220, 30, 40]),
-                    false => Rgb([30, 60, 200]),
+                if (4 * index..4 * index + 12).contains(&x) && (8..20).contains(&y) {
+                    Rgb([220, 30, 40])
+                } else {
+                    Rgb([30, 60, 200])
                 }
             })
         };
