@@ -1,6 +1,6 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
-use burn::tensor::{Device, DeviceType};
+use burn::tensor::{Device, DeviceType, Int, Tensor};
 
 use crate::{Error, Result};
 
@@ -31,6 +31,25 @@ pub fn select(name: &str) -> Result<Device> {
             }),
         },
     }
+}
+
+/// Whether tensors of the device are in the memory of the host, gradients recorded or not.
+pub fn is_cpu(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
+}
+
+/// Brings a tensor to the host, row-major.
+pub(crate) fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor.try_into_vec_as().map_err(unread)
+}
+
+/// The same of integers.
+pub(crate) fn read_ints<const D: usize>(tensor: Tensor<D, Int>) -> Result<Vec<i64>> {
+    tensor.try_into_vec_as().map_err(unread)
+}
+
+fn unread(error: impl std::fmt::Display) -> Error {
+    Error::failed(format!("reading from the device: {error}"))
 }
 
 /// The kind of device and its number, or an error that says how devices are named.

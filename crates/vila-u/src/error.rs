@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Every message is one line that names the thing at fault and, where there is one, the next step.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The request itself cannot be carried out (unknown option, impossible value). Exit code 2.
     #[error("{0}")]
@@ -41,6 +42,13 @@ impl Error {
             path: path.as_ref().to_path_buf(),
             reason: reason.into(),
         }
+    }
+
+    /// For `map_err` where the content of a file was found wrong by code that does not know the file:
+    /// `parse(&bytes).map_err(Error::in_file(path))`.
+    pub(crate) fn in_file(path: impl AsRef<Path>) -> impl Fn(Self) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |error| Self::invalid(&path, error.to_string())
     }
 
     /// For `map_err` on file operations: `fs::read(p).map_err(Error::io(p))`.

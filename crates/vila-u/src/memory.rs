@@ -4,6 +4,8 @@ use std::fs;
 
 use burn::tensor::Device;
 
+use crate::device::is_cpu;
+
 /// The most bytes of this process that were resident since the start or [`forget_peak`], if they hold the
 /// tensors of `device`.
 pub fn peak(device: &Device) -> Option<u64> {
@@ -51,7 +53,7 @@ pub fn forget_peak() {
 }
 
 fn held(file: &str, name: &str, device: &Device) -> Option<u64> {
-    if *device != Device::flex() {
+    if !is_cpu(device) {
         return None;
     }
     let text = fs::read_to_string(file).ok()?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     language::{Llama, LlamaConfig},
+    media::preprocess::ResizeMode,
     projector::{Projector, ProjectorConfig},
     sequence::form::VIDEO_FRAMES,
     tower::{SiglipConfig, VisionTower, VisionTowerConfig},
@@ -55,6 +56,24 @@ pub struct RootConfig {
 }
 
 impl RootConfig {
+    /// How the model was trained to see images to understand, and frames of videos.
+    pub fn training_resize(&self) -> ResizeMode {
+        if self.image_aspect_ratio == "pad" {
+            ResizeMode::Pad
+        } else {
+            ResizeMode::Stretch
+        }
+    }
+
+    /// How the released model is asked about images: stretched as they are stored, unlike in training. Frames of
+    /// videos are seen as in training.
+    pub fn inference_resize(&self) -> ResizeMode {
+        match self.training_resize() {
+            ResizeMode::Stretch => ResizeMode::StretchNative,
+            mode => mode,
+        }
+    }
+
     /// As the released models have it, for a language model and visual features of these widths.
     pub fn new(language: usize, visual: usize) -> Self {
         Self {
@@ -151,6 +170,17 @@ impl VilaU {
     /// Rows and columns of the visual tokens of an image.
     pub fn grid(&self) -> [usize; 2] {
         self.grid
+    }
+
+    /// What the language model reads for images `[images, 3, size, size]` in -1..1: `[images * tokens, hidden]`.
+    ///
+    /// Images are encoded one at a time: attention within an image is the largest need of memory.
+    pub fn visual_embeds(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let tower = &self.vision_tower.rqvaesiglip;
+        let features = pixels.split(1, 0).into_iter();
+        let features = features.map(|image| tower.encode(image).z_q.flatten::<2>(0, 2));
+        self.mm_projector
+            .forward(Tensor::cat(features.collect(), 0))
     }
 
     /// Visual tokens of an image.

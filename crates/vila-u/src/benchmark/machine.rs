@@ -46,7 +46,7 @@ impl Machine {
     /// # Errors
     /// When the device fails, and [`Error::Interrupted`] when stopped.
     pub fn measure(device: &Device, format: Format, watch: &Watch) -> Result<Self> {
-        let on_cpu = *device == Device::flex();
+        let on_cpu = crate::device::is_cpu(device);
         let [read, copy] = match on_cpu {
             true => bandwidth()?,
             false => device_bandwidth(device, watch)?,

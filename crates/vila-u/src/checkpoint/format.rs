@@ -71,7 +71,7 @@ impl Format {
     /// A usage error unless the device takes weights of this format. A GPU computes in it; the CPU holds
     /// the weights of linear layers in it and computes in f32.
     pub fn check(self, device: &Device) -> Result<()> {
-        let (takes, others) = match *device == Device::flex() {
+        let (takes, others) = match crate::device::is_cpu(device) {
             true => (self != Self::F16, "f32, bf16, q8_0 or q4_0"),
             false => {
                 let float = self == Self::F32 || device.supports_dtype(self.float());

@@ -46,8 +46,9 @@ pub struct Tower {
 /// tower's encoders are read when they are first used.
 ///
 /// # Errors
-/// One error that names the file and the field or tensor at fault.
+/// One error that names the file and the field or tensor at fault, or a device that does not take the format.
 pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint> {
+    format.check(device)?;
     let config = config::read(files)?;
     let llm_files = files.join("llm");
     let tokenizer = config::tokenizer(&llm_files)?;
@@ -84,6 +85,7 @@ pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint
 /// # Errors
 /// As [`load`].
 pub fn load_tower(files: &Files, device: &Device, format: Format) -> Result<Tower> {
+    format.check(device)?;
     let (config, siglip) = config::read_tower(files)?;
     let mut model = config.init(&siglip, device);
     Opened::check(files, Part::RqVaeSiglip, &model)?.load(&mut model, format)?;

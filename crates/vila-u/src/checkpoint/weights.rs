@@ -494,7 +494,7 @@ impl Incoming {
             part,
             format,
         } = self;
-        let cpu = *device == Device::flex();
+        let cpu = crate::device::is_cpu(device);
         let blocks = stored.blocks(parameter).filter(|_| cpu);
         if let Some(blocks) = blocks.or_else(|| parameter.blocks(*part, key, *format)) {
             let rows = stored.read_blocks(key, parameter, blocks)?;

@@ -33,10 +33,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         Error::Usage(reason) => Error::usage(format!("record {}: {reason}", record.id)),
         error => error,
     };
-    let looked_at = match config.root.image_aspect_ratio.as_str() {
-        "pad" => ResizeMode::Pad,
-        _ => ResizeMode::Stretch,
-    };
+    let looked_at = config.root.training_resize();
     let size = config.siglip.vision_config.image_size as u32;
     let square = |picture: &Picture, role: &Role| match role.draws() {
         true => pixels(picture, size, ResizeMode::Crop),

@@ -43,6 +43,28 @@ pub struct VisualInputs {
     pub videos: Vec<Tensor<4>>,
 }
 
+impl VisualInputs {
+    /// A usage error unless every tensor has the shape that it should.
+    fn check(&self) -> Result<()> {
+        let mut all = self.images.iter().chain(&self.videos);
+        let Some([_, sizes @ ..]) = all.next().map(Tensor::dims) else {
+            return Ok(());
+        };
+        let frames = self.videos.first().map_or(1, |video| video.dims()[0]);
+        let fits = |tensors: &[Tensor<4>], count: usize| {
+            let mut shapes = tensors.iter().map(Tensor::dims);
+            count > 0 && shapes.all(|[own, rest @ ..]| own == count && rest == sizes)
+        };
+        if fits(&self.images, 1) && fits(&self.videos, frames) {
+            Ok(())
+        } else {
+            Err(Error::usage(
+                "images to ask about must be of one size, and videos of one number of frames",
+            ))
+        }
+    }
+}
+
 /// How a question is answered.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -209,6 +231,7 @@ fn question_prompt(
     inputs: VisualInputs,
     system: bool,
 ) -> Result<(Prompt, usize)> {
+    inputs.check()?;
     let VisualInputs { images, videos } = inputs;
     let frames = videos.first().map_or(0, |video| video.dims()[0]);
     let (question, order) =
@@ -222,22 +245,8 @@ fn question_prompt(
             conversation::Shown::Video(index) => videos[index].clone(),
         })
         .collect();
-    let features = (!pixels.is_empty()).then(|| visual_embeds(model, Tensor::cat(pixels, 0)));
+    let features = (!pixels.is_empty()).then(|| model.visual_embeds(Tensor::cat(pixels, 0)));
     let layout = Layout::left_padded(std::slice::from_ref(&sample), model.image_tokens());
     let embeds = layout.embeddings(&model.llm, features);
     Ok((Prompt::new(embeds, vec![layout.length])?, layout.length))
-}
-
-/// What the language model reads for images `[images, 3, size, size]`: `[images * tokens, hidden]`.
-///
-/// Images are encoded one at a time: attention within an image is the largest need of memory.
-fn visual_embeds(model: &VilaU, images: Tensor<4>) -> Tensor<2> {
-    let tower = &model.vision_tower.rqvaesiglip;
-    let features = images.split(1, 0).into_iter().map(|image| {
-        let z_q = tower.encode(image).z_q;
-        z_q.flatten::<2>(0, 2)
-    });
-    model
-        .mm_projector
-        .forward(Tensor::cat(features.collect(), 0))
 }

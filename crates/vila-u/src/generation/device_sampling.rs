@@ -9,11 +9,8 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{
-    read_floats,
-    sampling::{Sampler, Sampling, not_numbers},
-};
-use crate::Result;
+use super::sampling::{Sampler, Sampling, not_numbers};
+use crate::{Result, device::read_floats};
 
 /// Random numbers of each row that are brought to the device at once: those of an image of 256 positions
 /// and 4 codes.

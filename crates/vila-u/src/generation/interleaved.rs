@@ -17,12 +17,10 @@ use burn::tensor::{Int, Tensor};
 
 use super::{
     batch::{DecodeBatch, Prompt},
-    read_floats,
-    sampling::Sampler,
-    text::TextOptions,
+    text::{TextDecoder, TextOptions},
     visual::{CodeGenerator, Progress, VisualOptions, VisualOutput, decode},
 };
-use crate::{Result, model::VilaU};
+use crate::{Error, Result, model::VilaU};
 
 /// What the model may open in a reply: an image or a video.
 #[derive(Debug, Clone)]
@@ -61,18 +59,14 @@ pub fn generate(
     visual: &VisualOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<()> {
-    text.sampling.check()?;
     visual.check()?;
-    let llm = &model.llm;
-    let mut left = text.max_tokens.min(prompt.room(llm)?);
-    if left == 0 {
-        return Ok(());
+    if modalities.iter().any(|modality| modality.frames == 0) {
+        return Err(Error::usage("a video has at least one frame"));
     }
-    let (mut batch, mut hidden) = DecodeBatch::prefill(llm, prompt, left);
-    let mut sampler = Sampler::new(text.sampling, text.seed, 0);
+    let llm = &model.llm;
     let mut visual = visual.clone();
-    loop {
-        let mut logits = read_floats(llm.logits(hidden.unsqueeze_dim(1)))?;
+    let mut decoder = TextDecoder::new(llm, prompt, text)?;
+    let mask = |batch: &DecodeBatch, logits: &mut [f32]| {
         for modality in modalities {
             let needed = modality.frames.saturating_mul(model.image_tokens()) + 2;
             if let Some(logit) = logits.get_mut(modality.start as usize)
@@ -81,45 +75,44 @@ pub fn generate(
                 *logit = f32::NEG_INFINITY;
             }
         }
-        let mut token = sampler.sample(&logits)? as i64;
-        left -= 1;
+    };
+    while let Some(tokens) = decoder.next(mask)? {
+        let &[(_, token)] = tokens.as_slice() else {
+            return Err(Error::usage("a reply is to one prompt at a time"));
+        };
         if on_event(Event::Token(token)).is_break() || text.stop.contains(&token) {
             break;
         }
         if let Some(modality) = modalities.iter().find(|modality| modality.start == token) {
-            let output;
-            (batch, output) = generate_visual(model, batch, modality, left, &visual, on_event)?;
+            let (batch, left) = (&mut decoder.batch, decoder.left);
+            let output = generate_visual(model, batch, modality, left, &visual, on_event)?;
             visual.first += 1;
-            token = modality.end;
+            decoder.unread = Some(vec![modality.end]);
             // The end token takes a position as well.
-            left = left.min(llm.context().saturating_sub(batch.filled() + 1));
+            decoder.left = left.min(llm.context().saturating_sub(decoder.batch.filled() + 1));
             if on_event(Event::Visual(&output)).is_break()
-                || on_event(Event::Token(token)).is_break()
+                || on_event(Event::Token(modality.end)).is_break()
             {
                 break;
             }
         }
-        if left == 0 {
-            break;
-        }
-        hidden = batch.step(embed(model, token));
     }
     Ok(())
 }
 
-/// Generates after the rows and the start token, and reads what came of it. The rows then have room for the end token
-/// and `left` more.
+/// Generates after what `batch` has read and the start token, and lets it read what came of it. It then has room
+/// for the end token and `left` more.
 fn generate_visual<'m>(
     model: &'m VilaU,
-    mut batch: DecodeBatch<'m>,
+    batch: &mut DecodeBatch<'m>,
     modality: &Modality,
     left: usize,
     options: &VisualOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-) -> Result<(DecodeBatch<'m>, VisualOutput)> {
+) -> Result<VisualOutput> {
     let total = modality.frames * model.image_tokens();
     let mut hidden = batch.step(embed(model, modality.start));
-    let mut batch = if options.guided() {
+    let mut rows = if options.guided() {
         let prompt = Prompt::from_ids(&model.llm, std::slice::from_ref(&modality.unconditional))?;
         let (without, unasked) = DecodeBatch::prefill(&model.llm, prompt, 0);
         hidden = Tensor::cat(vec![hidden, unasked], 0);
@@ -129,14 +122,14 @@ fn generate_visual<'m>(
     };
     let mut generator = CodeGenerator::new(model, 1, options);
     let progress = &mut |progress: &Progress| on_event(Event::VisualProgress(progress));
-    let features = generator.tokens(&mut batch, hidden, total, progress)?;
-    let mut batch = batch.fork(&[0], left + 2);
+    let features = generator.tokens(&mut rows, hidden, total, progress)?;
+    *batch = rows.fork(&[0], left + 2);
     if let Some(last) = features.last() {
         batch.step(model.mm_projector.forward(last.clone()));
     }
     let codes = generator.codes(modality.frames);
     let pixels = decode(model, &features);
-    Ok((batch, VisualOutput { codes, pixels }))
+    Ok(VisualOutput { codes, pixels })
 }
 
 /// What the language model reads of a token, `[1, hidden]`.

@@ -11,14 +11,3 @@ pub mod memory;
 pub mod sampling;
 pub mod text;
 pub mod visual;
-
-use burn::tensor::Tensor;
-
-use crate::{Error, Result};
-
-/// Brings a small tensor to the host.
-fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    tensor
-        .try_into_vec_as::<f32>()
-        .map_err(|error| Error::failed(format!("reading from the device: {error}")))
-}

@@ -6,10 +6,9 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::{
     batch::{DecodeBatch, Prompt},
-    read_floats,
     sampling::{Sampler, Sampling},
 };
-use crate::{Result, language::Llama};
+use crate::{Result, device::read_floats, language::Llama};
 
 /// How text is generated.
 #[derive(Debug, Clone)]
@@ -32,36 +31,88 @@ pub fn generate(
     options: &TextOptions,
     on_token: &mut dyn FnMut(usize, i64) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<i64>>> {
-    options.sampling.check()?;
-    let max_tokens = options.max_tokens.min(prompt.room(llm)?);
-    let (mut batch, mut hidden) = DecodeBatch::prefill(llm, prompt, max_tokens);
-    let [count, _] = hidden.dims();
-    let mut samplers = Sampler::rows(options.sampling, options.seed, 0..count);
-    let mut written = vec![Vec::new(); count];
-    let ended = |row: &Vec<i64>| row.last().is_some_and(|token| options.stop.contains(token));
+    let mut decoder = TextDecoder::new(llm, prompt, options)?;
+    let mut generated = vec![Vec::new(); decoder.ended.len()];
+    while let Some(tokens) = decoder.next(|_, _| {})? {
+        for (row, token) in tokens {
+            generated[row].push(token);
+            if on_token(row, token).is_break() {
+                return Ok(generated);
+            }
+        }
+    }
+    Ok(generated)
+}
 
-    for step in 0..max_tokens {
-        let logits = llm.logits(hidden.unsqueeze_dim(1));
+/// Text under way, one token of every row at a time.
+pub(super) struct TextDecoder<'m> {
+    llm: &'m Llama,
+    /// What the language model has read.
+    pub batch: DecodeBatch<'m>,
+    /// `[rows, hidden]`, after the last position read.
+    hidden: Tensor<2>,
+    /// The tokens to read next, one a row.
+    pub unread: Option<Vec<i64>>,
+    /// Tokens that every row may still get.
+    pub left: usize,
+    samplers: Vec<Sampler>,
+    stop: &'m [i64],
+    /// Whether a row has got its stop token.
+    ended: Vec<bool>,
+}
+
+impl<'m> TextDecoder<'m> {
+    pub fn new(llm: &'m Llama, prompt: Prompt, options: &'m TextOptions) -> Result<Self> {
+        options.sampling.check()?;
+        let left = options.max_tokens.min(prompt.room(llm)?);
+        let (batch, hidden) = DecodeBatch::prefill(llm, prompt, left);
+        let [rows, _] = hidden.dims();
+        Ok(Self {
+            llm,
+            batch,
+            hidden,
+            unread: None,
+            left,
+            samplers: Sampler::rows(options.sampling, options.seed, 0..rows),
+            stop: &options.stop,
+            ended: vec![false; rows],
+        })
+    }
+
+    /// The next token of each row that has not ended, with the row's number; `None` when all have, or no more
+    /// tokens are left.
+    ///
+    /// - `mask`: may change the logits of a row before a token is sampled from them
+    pub fn next(
+        &mut self,
+        mask: impl Fn(&DecodeBatch, &mut [f32]),
+    ) -> Result<Option<Vec<(usize, i64)>>> {
+        if self.left == 0 || self.ended.iter().all(|ended| *ended) {
+            return Ok(None);
+        }
+        self.left -= 1;
+        if let Some(tokens) = self.unread.take() {
+            let tokens = TensorData::new(tokens, [self.ended.len(), 1]);
+            let tokens = Tensor::from_data(tokens, &self.llm.device());
+            self.hidden = self.batch.step(self.llm.embed(tokens).squeeze_dim(1));
+        }
+        let logits = self.llm.logits(self.hidden.clone().unsqueeze_dim(1));
         let [_, _, vocabulary] = logits.dims();
-        let logits = read_floats(logits)?;
-        // DecodeBatch that have ended are fed token 0 until the others have too.
-        let mut next = vec![0; count];
-        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-            if ended(&written[row]) {
+        let mut logits = read_floats(logits)?;
+        // Rows that have ended read token 0 until the others have too.
+        let mut unread = vec![0; self.ended.len()];
+        let mut tokens = Vec::with_capacity(unread.len());
+        for (row, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
+            if self.ended[row] {
                 continue;
             }
-            next[row] = samplers[row].sample(logits)? as i64;
-            written[row].push(next[row]);
-            if on_token(row, next[row]).is_break() {
-                return Ok(written);
-            }
+            mask(&self.batch, logits);
+            let token = self.samplers[row].sample(logits)? as i64;
+            self.ended[row] = self.stop.contains(&token);
+            unread[row] = token;
+            tokens.push((row, token));
         }
-        if step + 1 == max_tokens || written.iter().all(ended) {
-            break;
-        }
-        let next = TensorData::new(next, [count, 1]);
-        let next = Tensor::from_data(next, &llm.device());
-        hidden = batch.step(llm.embed(next).squeeze_dim(1));
+        self.unread = Some(unread);
+        Ok(Some(tokens))
     }
-    Ok(written)
 }

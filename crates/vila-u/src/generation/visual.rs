@@ -9,15 +9,19 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::{
     batch::{DecodeBatch, Prompt},
     device_sampling::DeviceSampler,
-    read_floats,
     sampling::{Sampler, Sampling},
 };
-use crate::{Error, Result, language::KvCache, model::VilaU};
+use crate::{
+    Error, Result,
+    device::{is_cpu, read_floats},
+    language::KvCache,
+    model::VilaU,
+};
 
 /// Visual tokens after which a GPU is waited for: until then it never waits for the host, and no more is asked
 /// of it than can be told and stopped.
@@ -180,7 +184,7 @@ impl<'m> CodeGenerator<'m> {
             model,
             n,
             guidance,
-            sampler: if device == Device::flex() {
+            sampler: if is_cpu(&device) {
                 CodeSampler::Host(Sampler::rows(sampling, seed, images))
             } else {
                 let sampler = DeviceSampler::new(sampling, seed, images, &device);

@@ -1,14 +1,17 @@
 //! Image and video files <-> pixels.
 //!
-//! [`load`] reads a file, [`preprocess::pixels`] makes of it what the vision tower sees, [`to_rgb`]
-//! and [`save_png`] turn the tower's output into a file again.
+//! [`load`] reads a file, [`to_tensor`] makes of it what the vision tower sees, [`to_images`] and [`save_png`] turn
+//! the tower's output into files again.
 
 pub mod preprocess;
 mod read;
 pub mod resize;
 pub mod sheet;
+mod tensor;
 pub mod video;
 mod write;
 
 pub use read::{Picture, decode, load};
+pub(crate) use tensor::stack;
+pub use tensor::{to_images, to_tensor};
 pub use write::{save_png, to_rgb};

@@ -6,6 +6,7 @@ use super::{Picture, resize};
 
 /// How a picture becomes a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ResizeMode {
     /// Stretched to a square, colours only; how training read images to understand.
     Stretch,

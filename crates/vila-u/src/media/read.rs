@@ -16,6 +16,7 @@ const LARGEST_FILE: u64 = 1 << 30;
 
 /// An image as its file describes it. What differs between the kinds is how they are resized.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Picture {
     /// Colour or grey (three equal channels).
     Rgb(RgbImage),
@@ -43,16 +44,41 @@ impl Picture {
     }
 }
 
+impl From<RgbImage> for Picture {
+    fn from(image: RgbImage) -> Self {
+        Self::Rgb(image)
+    }
+}
+
+impl From<RgbaImage> for Picture {
+    fn from(image: RgbaImage) -> Self {
+        Self::Rgba(image)
+    }
+}
+
+/// Of 16-bit channels the high byte is kept. That a file had a palette is known to [`load`] alone.
+impl From<DynamicImage> for Picture {
+    fn from(image: DynamicImage) -> Self {
+        let transparent = image.color().has_alpha();
+        let image = high_bytes(image);
+        if transparent {
+            Self::Rgba(image.into_rgba8())
+        } else {
+            Self::Rgb(image.into_rgb8())
+        }
+    }
+}
+
 /// Reads an image file; of an animation, the first frame.
 ///
 /// The format is told from the content: PNG, JPEG, GIF, WebP, BMP or TIFF. Of 16-bit channels the
 /// high byte is kept. An orientation stored in the file is applied.
 pub fn load(path: &Path) -> Result<Picture> {
-    decode(&read_file(path)?).map_err(|reason| Error::invalid(path, reason))
+    decode(&read_file(path)?).map_err(Error::in_file(path))
 }
 
-/// As [`load`], from the content of a file; the error is the reason it cannot be read.
-pub fn decode(bytes: &[u8]) -> std::result::Result<Picture, String> {
+/// As [`load`], from the content of a file.
+pub fn decode(bytes: &[u8]) -> Result<Picture> {
     let format = format(bytes)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
@@ -90,11 +116,13 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(super) fn format(bytes: &[u8]) -> std::result::Result<ImageFormat, String> {
+pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat> {
     image::guess_format(bytes)
         .ok()
         .filter(ImageFormat::reading_enabled)
-        .ok_or_else(|| "not an image: PNG, JPEG, GIF, WebP, BMP and TIFF can be read".into())
+        .ok_or_else(|| {
+            Error::failed("not an image: PNG, JPEG, GIF, WebP, BMP and TIFF can be read")
+        })
 }
 
 pub(super) fn limits() -> Limits {
@@ -104,20 +132,22 @@ pub(super) fn limits() -> Limits {
     limits
 }
 
-pub(super) fn check_size(width: u32, height: u32) -> std::result::Result<(), String> {
+pub(super) fn check_size(width: u32, height: u32) -> Result<()> {
     if width == 0 || height == 0 {
-        return Err(format!("an image of {width} x {height} pixels"));
+        return Err(Error::usage(format!(
+            "an image of {width} x {height} pixels"
+        )));
     }
     if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(format!(
+        return Err(Error::usage(format!(
             "{width} x {height} pixels are more than the {MOST_PIXELS} that are read: make the image smaller"
-        ));
+        )));
     }
     Ok(())
 }
 
-pub(super) fn explain(error: ImageError) -> String {
-    format!("cannot be decoded: {error}")
+pub(super) fn explain(error: ImageError) -> Error {
+    Error::failed(format!("cannot be decoded: {error}"))
 }
 
 enum Kind {
@@ -243,7 +273,12 @@ mod tests {
     #[test]
     fn files_that_are_no_images_or_too_large_are_errors() {
         assert!(decode(b"").is_err());
-        assert!(decode(b"not an image").unwrap_err().contains("PNG"));
+        assert!(
+            decode(b"not an image")
+                .unwrap_err()
+                .to_string()
+                .contains("PNG")
+        );
         let mut bomb = png(&[0; 3], 1, 1, ColorType::Rgb8);
         bomb[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
         assert!(decode(&bomb).is_err());

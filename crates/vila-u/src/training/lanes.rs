@@ -23,7 +23,7 @@ impl Lanes {
     /// At most `most` lanes with equally many cores; on a GPU one.
     pub fn new(most: usize, device: &Device) -> Result<Self> {
         let cores = rayon::current_num_threads();
-        let lanes = match device.clone().inner() == Device::flex() {
+        let lanes = match crate::device::is_cpu(device) {
             true => self::most(most),
             false => 1,
         };

@@ -18,7 +18,9 @@ use vila_u_kernels::{cross_entropy, exactly};
 
 use super::pieces::Pieces;
 use super::recompute::Recomputed;
-use crate::{Error, Result, model::VilaU, sequence::Layout, tower::RqVaeSiglip};
+use crate::{
+    Error, Result, device::read_floats, model::VilaU, sequence::Layout, tower::RqVaeSiglip,
+};
 
 /// Attention within images is the largest need of memory in encoding them.
 const IMAGES_AT_ONCE: usize = 16;
@@ -321,8 +323,6 @@ impl Mean {
 }
 
 fn read(values: Tensor<1>) -> Result<Vec<f64>> {
-    values
-        .try_into_vec_as::<f32>()
-        .map(|values| values.into_iter().map(f64::from).collect())
-        .map_err(|error| Error::failed(format!("reading from the device: {error}")))
+    let values = read_floats(values)?;
+    Ok(values.into_iter().map(f64::from).collect())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use crate::Result;
-use crate::media::{save_png, sheet::grid, to_rgb};
+use crate::media::{save_png, sheet::grid, to_images};
 
 /// Pairs side by side.
 const COLUMNS: usize = 8;
@@ -13,13 +13,7 @@ const COLUMNS: usize = 8;
 /// Writes a sheet of two equally long rows of square pictures, `[n, 3, size, size]` in -1..1,
 /// folded to lines of eight pairs.
 pub fn save_sheet(path: &Path, above: Tensor<4>, below: Tensor<4>) -> Result<()> {
-    let [_, _, _, size] = above.dims();
-    let [above, below] = [above, below].map(|pixels| {
-        let values: Vec<f32> = pixels.into_data_as::<f32>().iter::<f32>().collect();
-        let pictures = values.chunks_exact(3 * size * size);
-        let picture = |values| to_rgb(values, size as u32, size as u32);
-        pictures.map(picture).collect::<Vec<_>>()
-    });
+    let (above, below) = (to_images(above)?, to_images(below)?);
     let lines = above.chunks(COLUMNS).zip(below.chunks(COLUMNS));
     let cells: Vec<_> = lines
         .flat_map(|(above, below)| [above, below].concat())

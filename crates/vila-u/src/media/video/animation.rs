@@ -39,7 +39,7 @@ impl Animation {
         })
     }
 
-    fn frames(&self) -> std::result::Result<Frames<'_>, String> {
+    fn frames(&self) -> Result<Frames<'_>> {
         let cursor = Cursor::new(self.bytes.as_slice());
         if self.format == ImageFormat::Gif {
             let mut decoder = GifDecoder::new(cursor).map_err(explain)?;
@@ -53,17 +53,18 @@ impl Animation {
         if decoder.has_animation() {
             Ok(decoder.into_frames())
         } else {
-            Err("a WebP image, not an animation".into())
+            Err(Error::failed("a WebP image, not an animation"))
         }
     }
 
     /// The frames in their order. An error after the first ends them: the file is cut short there. A WebP that
     /// ends in the description of a frame, its first 32 bytes, is not opened at all.
     fn decoded(&self) -> Result<impl Iterator<Item = Result<Frame>>> {
-        let frames = self.frames().map_err(|reason| self.invalid(reason))?;
+        let frames = self.frames().map_err(Error::in_file(&self.path))?;
         let known = |(index, frame): &(usize, ImageResult<Frame>)| *index == 0 || frame.is_ok();
         let frames = frames.enumerate().take_while(known);
-        Ok(frames.map(|(_, frame)| frame.map_err(|error| self.invalid(explain(error)))))
+        Ok(frames
+            .map(|(_, frame)| frame.map_err(|error| Error::in_file(&self.path)(explain(error)))))
     }
 
     /// How many frames there are; an error if they have more pixels together.
@@ -75,16 +76,15 @@ impl Animation {
             let most = MOST_FRAMES.min(most_pixels / pixels.max(1));
             total += 1;
             if total > most {
-                return Err(self.invalid(format!(
-                    "more than {most} frames of {width} x {height} pixels: cut the video, or make it smaller"
-                )));
+                return Err(Error::invalid(
+                    &self.path,
+                    format!(
+                        "more than {most} frames of {width} x {height} pixels: cut the video, or make it smaller"
+                    ),
+                ));
             }
         }
         Ok(total as usize)
-    }
-
-    fn invalid(&self, reason: String) -> Error {
-        Error::invalid(&self.path, reason)
     }
 }
 

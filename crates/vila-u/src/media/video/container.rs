@@ -16,6 +16,7 @@ use shiguredo_mp4::{
 };
 
 use super::h264::Colours;
+use crate::{Error, Result};
 
 /// Larger indices are refused: hours of video have some megabytes.
 const LARGEST_INDEX: u64 = 64 << 20;
@@ -25,11 +26,10 @@ pub const MOST_FRAMES: usize = 1 << 20;
 const MOST_SAMPLES: usize = 8 << 20;
 /// Boxes on the highest level of a file, two for a fragment.
 const MOST_BOXES: usize = 1 << 20;
-type Parsed<T> = std::result::Result<T, String>;
 
 /// Where a coded frame lies in the file.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct ByteRange {
     pub offset: u64,
     pub size: u64,
 }
@@ -38,8 +38,15 @@ pub struct Place {
 pub struct Index {
     /// Content of `moov`.
     moov: Vec<u8>,
-    /// Place of every `moof`.
-    fragments: Vec<Place>,
+    /// ByteRange of every `moof`.
+    fragments: Vec<ByteRange>,
+}
+
+/// The video track of a file.
+pub enum VideoTrack {
+    H264(Box<Track>),
+    /// What another one is coded with.
+    Other(String),
 }
 
 /// The track that is shown.
@@ -51,7 +58,7 @@ pub struct Track {
 
 impl Index {
     /// Finds the boxes on the highest level of the file.
-    pub fn read(file: &mut File, length: u64) -> Parsed<Self> {
+    pub fn read(file: &mut File, length: u64) -> Result<Self> {
         let (mut moov, mut fragments, mut at) = (None, Vec::new(), 0);
         for _ in 0..MOST_BOXES {
             if at >= length {
@@ -59,7 +66,7 @@ impl Index {
             }
             let header = read(
                 file,
-                Place {
+                ByteRange {
                     offset: at,
                     size: 32.min(length - at),
                 },
@@ -71,7 +78,7 @@ impl Index {
                 0 => length - at,
                 size => size,
             };
-            let place = Place { offset: at, size };
+            let place = ByteRange { offset: at, size };
             let cut = size > length - at;
             match header.box_type {
                 BoxType::Normal(kind) if &kind == b"moov" && moov.is_none() => {
@@ -85,14 +92,17 @@ impl Index {
             }
             at = at.saturating_add(size);
         }
-        let moov = moov.ok_or(
-            "cut short: it has no index of its frames (`moov`), without which nothing can be read; get the whole file",
-        )?;
+        let moov = moov.ok_or_else(|| {
+            Error::failed(
+                "cut short: it has no index of its frames (`moov`), without which nothing can be read; get the whole \
+                 file",
+            )
+        })?;
         Ok(Self { moov, fragments })
     }
 
     /// The first H.264 track, or else what the first video track is coded with.
-    pub fn track(&self) -> Parsed<std::result::Result<Track, String>> {
+    pub fn track(&self) -> Result<VideoTrack> {
         let mut other = None;
         for (kind, _, whole) in boxes(&self.moov) {
             let trak = match &kind {
@@ -113,19 +123,19 @@ impl Index {
                     let colour = entry.unknown_boxes.iter();
                     let mut colour = colour.filter(|b| b.box_type == BoxType::Normal(*b"colr"));
                     let colours = colour.next().map(|colour| Colours::of(&colour.payload));
-                    return Ok(Ok(Track {
+                    return Ok(VideoTrack::H264(Box::new(Track {
                         avcc: entry.avcc_box.clone(),
                         colours: colours.unwrap_or_default(),
                         trak,
-                    }));
+                    })));
                 }
                 Some(entry) => drop(other.insert(codec(entry))),
                 None => {}
             }
         }
         match other {
-            Some(codec) => Ok(Err(codec)),
-            None => Err("no video in this file".into()),
+            Some(codec) => Ok(VideoTrack::Other(codec)),
+            None => Err(Error::failed("no video in this file")),
         }
     }
 }
@@ -137,18 +147,18 @@ impl Track {
         index: &Index,
         file: &mut File,
         length: u64,
-    ) -> Parsed<(Vec<Place>, usize)> {
-        let damaged = |error: &dyn std::fmt::Display| format!("damaged: {error}");
+    ) -> Result<(Vec<ByteRange>, usize)> {
+        let damaged = |error: &dyn std::fmt::Display| Error::failed(format!("damaged: {error}"));
         let stbl = &self.trak.mdia_box.minf_box.stbl_box;
         let table = SampleTableAccessor::new(stbl).map_err(|error| damaged(&error))?;
         if table.sample_count() as usize > MOST_FRAMES {
-            return Err(format!("more than {MOST_FRAMES} frames: cut the video"));
+            return Err(too_long());
         }
         let mut places = Vec::new();
         let mut hidden = 0;
         let start = self.start();
         for sample in table.samples() {
-            places.push(Place {
+            places.push(ByteRange {
                 offset: sample.data_offset(),
                 size: sample.data_size().into(),
             });
@@ -185,9 +195,9 @@ impl Track {
         offset: u64,
         default: u32,
         samples: &mut usize,
-        places: &mut Vec<Place>,
-    ) -> Parsed<()> {
-        let damaged = |error: shiguredo_mp4::Error| format!("damaged: {error}");
+        places: &mut Vec<ByteRange>,
+    ) -> Result<()> {
+        let damaged = |error: shiguredo_mp4::Error| Error::failed(format!("damaged: {error}"));
         let content = |bytes| {
             boxes(bytes)
                 .next()
@@ -213,13 +223,13 @@ impl Track {
                     }
                     b"trun" => {
                         let Some((tfhd, base)) = &header else {
-                            return Err("damaged: frames without a header".into());
+                            return Err(Error::failed("damaged: frames without a header"));
                         };
                         let count = run.get(4..8).and_then(|count| count.first_chunk());
                         let count = count.map_or(0, |count| u32::from_be_bytes(*count));
                         *samples = samples.saturating_add(count as usize);
                         if *samples > MOST_SAMPLES {
-                            return Err(format!("more than {MOST_FRAMES} frames: cut the video"));
+                            return Err(too_long());
                         }
                         let (run, _) = TrunBox::decode(whole).map_err(damaged)?;
                         if let Some(from) = run.data_offset {
@@ -229,7 +239,7 @@ impl Track {
                             let size = sample.size.or(tfhd.default_sample_size).unwrap_or(default);
                             let size = u64::from(size);
                             if tfhd.track_id == self.trak.tkhd_box.track_id {
-                                places.push(Place { offset: at, size });
+                                places.push(ByteRange { offset: at, size });
                             }
                             at = at.saturating_add(size);
                         }
@@ -271,15 +281,19 @@ fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8], &[u8])> {
     })
 }
 
-fn read(file: &mut File, place: Place) -> Parsed<Vec<u8>> {
+fn read(file: &mut File, place: ByteRange) -> Result<Vec<u8>> {
     if place.size > LARGEST_INDEX {
-        return Err("damaged: its index is larger than 64 MiB".into());
+        return Err(Error::failed("damaged: its index is larger than 64 MiB"));
     }
     let mut bytes = vec![0; place.size as usize];
     file.seek(SeekFrom::Start(place.offset))
         .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|error| format!("cannot be read: {error}"))?;
+        .map_err(|error| Error::failed(format!("cannot be read: {error}")))?;
     Ok(bytes)
+}
+
+fn too_long() -> Error {
+    Error::failed(format!("more than {MOST_FRAMES} frames: cut the video"))
 }
 
 /// What people call the codec of a track.

@@ -199,7 +199,7 @@ impl Video for Ffmpeg {
             match ppm(&mut run.out) {
                 Ok(Some(image)) => found.push(Picture::Rgb(image)),
                 Ok(None) => break,
-                Err(reason) => return Err(self.failed(&reason)),
+                Err(reason) => return Err(self.failed(&reason.to_string())),
             }
         }
         self.in_time(&run)?;
@@ -255,8 +255,8 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// The next image of a stream of binary PPM images: `P6 width height 255` and the pixels.
-fn ppm(stream: &mut impl BufRead) -> std::result::Result<Option<RgbImage>, String> {
-    let read = |error: std::io::Error| error.to_string();
+fn ppm(stream: &mut impl BufRead) -> Result<Option<RgbImage>> {
+    let read = |error: std::io::Error| Error::failed(error.to_string());
     if stream.fill_buf().map_err(read)?.is_empty() {
         return Ok(None);
     }
@@ -268,15 +268,16 @@ fn ppm(stream: &mut impl BufRead) -> std::result::Result<Option<RgbImage>, Strin
                 byte => word.push(byte.into()),
             }
         }
-        Ok::<_, String>(word)
+        Ok::<_, Error>(word)
     };
     let header = [word()?, word()?, word()?, word()?];
     let number = |text: &String| text.parse::<u32>().ok();
+    let other = || Error::failed("it sends something other than images");
     let (Some(width), Some(height)) = (number(&header[1]), number(&header[2])) else {
-        return Err("it sends something other than images".into());
+        return Err(other());
     };
     if header[0] != "P6" || header[3] != "255" {
-        return Err("it sends something other than images".into());
+        return Err(other());
     }
     check_size(width, height)?;
     let mut pixels = vec![0; width as usize * height as usize * 3];

@@ -14,6 +14,8 @@ use openh264::{
     formats::{RgbSliceU8, YUVBuffer, YUVSource},
 };
 
+use crate::{Error, Result};
+
 /// What the numbers of a frame mean.
 #[derive(Clone, Copy)]
 pub struct Colours {
@@ -64,12 +66,13 @@ pub struct Frame<'a> {
 }
 
 impl Decoder {
-    pub fn new(colours: Colours) -> std::result::Result<Self, String> {
+    pub fn new(colours: Colours) -> Result<Self> {
         // Frames that are decoded before they are shown wait until it is their turn.
         let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
         let decoder = decoder::Decoder::with_api_config(OpenH264API::from_source(), config);
         Ok(Self {
-            decoder: decoder.map_err(|error| format!("no H.264 decoder: {error}"))?,
+            decoder: decoder
+                .map_err(|error| Error::failed(format!("no H.264 decoder: {error}")))?,
             colours,
         })
     }

@@ -24,6 +24,7 @@ const HEAD: u64 = 64 << 10;
 
 /// Which frames of a video are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FrameSampling {
     /// `round(linspace(0, n - 1, count))`: evenly from the first frame to the last. A video of fewer
     /// frames repeats some.

@@ -11,7 +11,7 @@ use shiguredo_mp4::bitstream::h264::{LengthSize, length_prefixed_to_annexb, pars
 
 use super::{
     FrameRead, Video,
-    container::{Index, MOST_FRAMES, Place},
+    container::{ByteRange, Index, MOST_FRAMES, VideoTrack},
     h264::{Colours, Decoder},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub struct Mp4 {
     path: PathBuf,
     file: File,
     /// In the order they are decoded in.
-    places: Vec<Place>,
+    places: Vec<ByteRange>,
     /// Frames before the first one that is shown: an edit list leaves them out.
     hidden: usize,
     /// SPS and PPS, with start codes.
@@ -55,10 +55,10 @@ pub fn open(path: &Path) -> Result<Opened> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
     let invalid = |reason| Error::invalid(path, reason);
-    let index = Index::read(&mut file, length).map_err(invalid)?;
-    let track = match index.track().map_err(invalid)? {
-        Ok(track) => track,
-        Err(codec) => return Ok(Opened::Other(codec)),
+    let index = Index::read(&mut file, length).map_err(Error::in_file(path))?;
+    let track = match index.track().map_err(Error::in_file(path))? {
+        VideoTrack::H264(track) => track,
+        VideoTrack::Other(codec) => return Ok(Opened::Other(codec)),
     };
     let avcc = &track.avcc;
     let length_size = LengthSize::from_length_size_minus_one(avcc.length_size_minus_one.get());
@@ -66,7 +66,7 @@ pub fn open(path: &Path) -> Result<Opened> {
     let sps = avcc.sps_list.first().ok_or("no parameters");
     let sps = sps.and_then(|sps| parse_sps(sps).map_err(|_| "damaged parameters"));
     let sps = sps.map_err(|reason| invalid(format!("its H.264 track has {reason}")))?;
-    check_size(sps.width.into(), sps.height.into()).map_err(invalid)?;
+    check_size(sps.width.into(), sps.height.into()).map_err(Error::in_file(path))?;
     if sps.chroma_format_idc != 1 || sps.bit_depth_luma_minus8 > 0 {
         let codec = "H.264 with more than 8 bits or other than 4:2:0 colours";
         return Ok(Opened::Other(codec.into()));
@@ -76,7 +76,8 @@ pub fn open(path: &Path) -> Result<Opened> {
         parameters.extend([0, 0, 0, 1]);
         parameters.extend(unit);
     }
-    let (mut places, hidden) = track.places(&index, &mut file, length).map_err(invalid)?;
+    let places = track.places(&index, &mut file, length);
+    let (mut places, hidden) = places.map_err(Error::in_file(path))?;
     places.truncate(whole(&places, length));
     if places.len() > MOST_FRAMES {
         return Err(invalid(format!(
@@ -97,9 +98,9 @@ pub fn open(path: &Path) -> Result<Opened> {
 
 /// How many of the first frames a file of this length holds: of one that is cut short, what is there.
 /// Frames do not overlap, so together they are no larger than the file.
-fn whole(places: &[Place], length: u64) -> usize {
+fn whole(places: &[ByteRange], length: u64) -> usize {
     let mut left = length;
-    let there = |place: &&Place| {
+    let there = |place: &&ByteRange| {
         let end = place.offset.checked_add(place.size);
         let fits = place.size <= LARGEST_FRAME.min(left) && end.is_some_and(|end| end <= length);
         left = left.saturating_sub(place.size);
@@ -115,8 +116,7 @@ impl Video for Box<Mp4> {
 
     /// Decodes from the first frame to the last one wanted. Frames that cannot be decoded are not there.
     fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
-        let failed = |reason| Error::invalid(&self.path, reason);
-        let mut decoder = Decoder::new(self.colours).map_err(failed)?;
+        let mut decoder = Decoder::new(self.colours).map_err(Error::in_file(&self.path))?;
         // Parameters are checked when the first frame needs them.
         let _ = decoder.decode(&self.parameters);
         let mut found = Vec::with_capacity(wanted.len());
@@ -296,7 +296,7 @@ mod tests {
     /// A table may say of any number of frames that they lie in the same place.
     #[test]
     fn frames_together_are_no_larger_than_the_file() {
-        let place = |offset, size| Place { offset, size };
+        let place = |offset, size| ByteRange { offset, size };
         assert_eq!(whole(&[place(10, 40), place(50, 50)], 100), 2);
         assert_eq!(whole(&[place(10, 40), place(50, 51)], 100), 1);
         assert_eq!(whole(&[place(10, 40); 1000], 100), 2);

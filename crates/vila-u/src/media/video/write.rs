@@ -28,6 +28,7 @@ pub const RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(3);
 
 /// What a name says a video is to be written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum VideoFormat {
     Mp4,
     Gif,
@@ -90,14 +91,13 @@ pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
     {
         return Err(Error::usage("the frames of a video must be of one size"));
     }
-    let failed = |error: String| Error::invalid(path, format!("cannot be written: {error}"));
     let bytes = match output {
         VideoFormat::Mp4 => mp4(frames, rate),
         VideoFormat::Gif => gif(frames, rate),
         VideoFormat::WebP => webp(frames, rate),
         VideoFormat::Frames => return save_frames(path, frames),
     };
-    atomic::write(path, &bytes.map_err(failed)?)
+    atomic::write(path, &bytes.map_err(Error::in_file(path))?)
 }
 
 fn save_frames(folder: &Path, frames: &[RgbImage]) -> Result<()> {
@@ -112,11 +112,13 @@ fn frame_name(index: usize) -> String {
     format!("{index:04}.png")
 }
 
-type Written = std::result::Result<Vec<u8>, String>;
+fn mp4(frames: &[RgbImage], rate: NonZeroU32) -> Result<Vec<u8>> {
+    let coded = encode(frames, rate.get()).map_err(unwritten)?;
+    packed(&coded, rate).map_err(unwritten)
+}
 
-fn mp4(frames: &[RgbImage], rate: NonZeroU32) -> Written {
-    let coded = encode(frames, rate.get()).map_err(|error| error.to_string())?;
-    packed(&coded, rate).map_err(|error| error.to_string())
+fn unwritten(reason: impl std::fmt::Display) -> Error {
+    Error::failed(format!("cannot be written: {reason}"))
 }
 
 /// The coded frames in one file.
@@ -169,7 +171,7 @@ fn packed(
 }
 
 /// A palette for every frame; GIFs count time in hundredths of a second.
-fn gif(frames: &[RgbImage], rate: NonZeroU32) -> Written {
+fn gif(frames: &[RgbImage], rate: NonZeroU32) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = GifEncoder::new_with_speed(&mut bytes, 1);
     let delay = image::Delay::from_numer_denom_ms(1000, rate.get());
@@ -180,20 +182,22 @@ fn gif(frames: &[RgbImage], rate: NonZeroU32) -> Written {
     encoder
         .set_repeat(Repeat::Infinite)
         .and_then(|()| encoder.encode_frames(frames.iter().map(frame)))
-        .map_err(|error| error.to_string())?;
+        .map_err(unwritten)?;
     drop(encoder);
     Ok(bytes)
 }
 
 /// The still WebP images of the frames in the container of an animation (WebP Container
 /// Specification, "Animation").
-fn webp(frames: &[RgbImage], rate: NonZeroU32) -> Written {
+fn webp(frames: &[RgbImage], rate: NonZeroU32) -> Result<Vec<u8>> {
     let [width, height] = match frames.first() {
         Some(frame) => [frame.width(), frame.height()],
-        None => return Err("no frames".into()),
+        None => return Err(unwritten("no frames")),
     };
     if width.max(height) > 1 << 14 {
-        return Err(format!("{width} x {height} pixels are too many for WebP"));
+        return Err(unwritten(format!(
+            "{width} x {height} pixels are too many for WebP"
+        )));
     }
     let u24 = |value: u32| [value as u8, (value >> 8) as u8, (value >> 16) as u8];
     let mut content = b"WEBP".to_vec();
@@ -207,9 +211,9 @@ fn webp(frames: &[RgbImage], rate: NonZeroU32) -> Written {
         let mut still = Cursor::new(Vec::new());
         frame
             .write_to(&mut still, ImageFormat::WebP)
-            .map_err(|error| error.to_string())?;
+            .map_err(unwritten)?;
         let still = still.into_inner();
-        let image = still.get(12..).ok_or("no image")?; // after "RIFF", a length and "WEBP"
+        let image = still.get(12..).ok_or_else(|| unwritten("no image"))?; // after "RIFF", a length and "WEBP"
         let place = [u24(0), u24(0)].concat();
         let size = [u24(width - 1), u24(height - 1)].concat();
         let duration = u24(moment(index + 1) - moment(index));

@@ -138,7 +138,7 @@ impl Plan {
 
     fn new(recipe: &Recipe, device: &Device, room: &Room, look: bool) -> Result<Self> {
         let sizes = start::sizes(recipe)?;
-        let gpu = *device != Device::flex();
+        let gpu = !crate::device::is_cpu(device);
         let lengths = |stage: &recipe::Stage| match look {
             true => lengths(recipe, &stage.objective),
             false => Vec::new(),

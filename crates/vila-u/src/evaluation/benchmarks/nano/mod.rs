@@ -19,6 +19,7 @@ use crate::{
     Error, Result,
     checkpoint::{Checkpoint, config::siglip_tokenizer},
     data::nano::{Comparison, Kind, Layout, Question, Scene, Split, Video, riddle},
+    device::read_ints,
     evaluation::metrics::{Estimate, code_use, mean, psnr, share, ssim},
     generation::{
         batch::Prompt,
@@ -26,7 +27,7 @@ use crate::{
         sampling::Sampling,
         text::{self, TextOptions},
     },
-    media::{self, preprocess::normalize, sheet},
+    media::{self, sheet, to_images},
     sequence::{Layout as Rows, Sample},
     text::conversation::{self, Reply, Turn},
 };
@@ -111,24 +112,6 @@ fn part(right: &[bool]) -> Estimate {
     share(right.iter().filter(|right| **right).count(), right.len())
 }
 
-fn unread(error: impl std::fmt::Display) -> Error {
-    Error::failed(format!("reading from the device: {error}"))
-}
-
-fn read_ints<const D: usize>(tensor: Tensor<D, Int>) -> Result<Vec<i64>> {
-    tensor.try_into_vec_as().map_err(unread)
-}
-
-/// `[pictures, 3, height, width]`, about -1..1, to pictures.
-fn to_pictures(pixels: Tensor<4>) -> Result<Vec<RgbImage>> {
-    let [_, channels, height, width] = pixels.dims();
-    let values: Vec<f32> = pixels.try_into_vec_as().map_err(unread)?;
-    let pictures = values.chunks_exact(channels * height * width);
-    Ok(pictures
-        .map(|values| media::to_rgb(values, width as u32, height as u32))
-        .collect())
-}
-
 /// The original in the size of what the decoder makes of it.
 fn resized(original: &RgbImage, like: &RgbImage) -> RgbImage {
     let (width, height) = like.dimensions();
@@ -163,9 +146,7 @@ impl Bench<'_> {
 
     /// `[pictures, 3, size, size]` in -1..1
     fn pixels(&self, pictures: &[RgbImage]) -> Tensor<4> {
-        let values = pictures.iter().flat_map(normalize).collect();
-        let shape = [pictures.len(), 3, self.size, self.size];
-        Tensor::from_data(TensorData::new::<f32, _>(values, shape), &self.device)
+        media::stack(pictures, self.size, &self.device)
     }
 
     fn render(&self, scenes: &[Scene]) -> Vec<RgbImage> {
@@ -185,7 +166,7 @@ impl Bench<'_> {
         for (batch, scenes_now) in scenes.chunks(ACROSS).enumerate() {
             let originals = self.render(scenes_now);
             let quantized = tower.encode(self.pixels(&originals));
-            let pictures = to_pictures(tower.decode(quantized.z_q))?;
+            let pictures = to_images(tower.decode(quantized.z_q))?;
             codes.extend(read_ints(quantized.codes)?);
             for (original, picture) in originals.iter().zip(&pictures) {
                 let original = resized(original, picture);
@@ -294,10 +275,8 @@ impl Bench<'_> {
                     conversation::generation_prompt(&[Turn::human(text)], Reply::Text, true)?;
                 samples.push(Sample::prompt(&tokenizer.encode_prompt(&prompt)));
             }
-            let tower = &model.vision_tower.rqvaesiglip;
             let visual = (!pictures.is_empty()).then(|| {
-                let feature = tower.encode(self.pixels(pictures)).z_q.flatten::<2>(0, 2);
-                let visual = model.mm_projector.forward(feature);
+                let visual = model.visual_embeds(self.pixels(pictures));
                 visual.repeat_dim(0, questions.len())
             });
             let rows = Rows::left_padded(&samples, model.image_tokens());
@@ -357,7 +336,7 @@ impl Bench<'_> {
                     false => ControlFlow::Break(()),
                 }
             })?;
-            pictures.extend(to_pictures(drawing.pixels.squeeze_dim::<4>(1))?);
+            pictures.extend(to_images(drawing.pixels.squeeze_dim::<4>(1))?);
         }
         let seen: Vec<_> = pictures.par_iter().map(fit::look).collect();
         let count = |right: &dyn Fn(&Scene, fit::Seen) -> bool| -> Estimate {

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::{Answers, Bench, VideoDrawing, part, to_pictures, watch};
+use super::{Answers, Bench, VideoDrawing, part, watch};
 use crate::{
     Result,
     data::nano::Video,
     generation::chat::{generate_videos, video_prompt},
-    media::sheet,
+    media::{sheet, to_images},
     sequence::form::VIDEO_FRAMES,
 };
 
@@ -36,7 +36,7 @@ impl Bench<'_> {
         for (index, video) in videos.iter().enumerate() {
             let frames = video.render(VIDEO_FRAMES, self.size as u32);
             let quantized = tower.encode(self.pixels(&frames));
-            made.push(to_pictures(tower.decode(quantized.z_q))?);
+            made.push(to_images(tower.decode(quantized.z_q))?);
             self.progress("videos through codes", index + 1, videos.len())?;
         }
         Ok(judged(videos, &made))
@@ -69,7 +69,7 @@ impl Bench<'_> {
                     }
                 },
             )?;
-            let frames = to_pictures(drawing.pixels.flatten(0, 1))?;
+            let frames = to_images(drawing.pixels.flatten(0, 1))?;
             made.extend(frames.chunks(VIDEO_FRAMES).map(<[RgbImage]>::to_vec));
         }
         let drawing = judged(videos, &made);
