@@ -3,9 +3,10 @@
 use vila_u::{
     Error, Result, atomic,
     benchmark::{self, Subject, Suite, Watch},
+    device,
 };
 
-use super::{create_folder, device, files, to_json};
+use super::{create_folder, files, to_json};
 use crate::{
     arguments::{Bench, Global},
     console::Console,
@@ -13,7 +14,9 @@ use crate::{
 
 pub fn run(global: &Global, args: &Bench, console: &Console) -> Result<()> {
     let suites = Suite::parse(&args.suite)?;
-    let (device, format) = device(global)?;
+    let device = device::select(&global.device)?;
+    let format = global.dtype;
+    format.check(&device)?;
     let subject = Subject {
         files: files(&global.model, console)?,
         device,

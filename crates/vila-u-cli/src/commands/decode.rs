@@ -4,13 +4,11 @@ use std::path::Path;
 
 use serde_json::json;
 use vila_u::{
-    Error, Result,
-    burn::tensor::{Int, Tensor, TensorData},
-    media,
+    Codes, Error, Result, media,
     safetensors::{Dtype, SafeTensors},
 };
 
-use super::{check_folder, create_folder, generate::to_picture, load_tower, numbered};
+use super::{check_folder, create_folder, numbered, pipeline};
 use crate::{
     arguments::{Decode, Global},
     console::Console,
@@ -18,33 +16,27 @@ use crate::{
 
 pub fn run(global: &Global, args: &Decode, console: &Console) -> Result<()> {
     check_folder(&args.output)?;
-    let (codes, shape) = read_codes(&args.file)?;
-    let tower = load_tower(global, console)?;
-    let model = &tower.model;
-    let codes = Tensor::<4, Int>::from_data(
-        TensorData::new(codes, shape),
-        &model.post_quant_conv.weight.device(),
-    );
+    let codes = read_codes(&args.file)?;
+    let pipeline = pipeline(global, console).vision_only().build()?;
     let mut files = Vec::new();
-    for (index, codes) in codes.split(1, 0).into_iter().enumerate() {
+    for (index, one) in codes.iter().enumerate() {
         if console.stopped() {
             return Err(Error::Interrupted);
         }
-        let pixels = model
-            .decode_codes(codes)
+        let picture = pipeline
+            .decode(one)
             .map_err(|error| Error::invalid(&args.file, error.to_string()))?;
-        let picture = to_picture(pixels)?;
         create_folder(&args.output)?;
         let file = numbered(&args.output, index);
         media::save_png(&file, &picture)?;
         files.push(file.display().to_string());
-        console.progress("decoding", index as u64 + 1, shape[0] as u64, "");
+        console.progress("decoding", index as u64 + 1, codes.len() as u64, "");
     }
     console.result(files.join("\n"), json!({"files": files}))
 }
 
-/// The tensor `codes` [n, h, w, D] of a safetensors file, i64 or i32.
-fn read_codes(file: &Path) -> Result<(Vec<i64>, [usize; 4])> {
+/// The tensor `codes` [n, h, w, D] of a safetensors file, i64 or i32: those of each image.
+fn read_codes(file: &Path) -> Result<Vec<Codes>> {
     let bytes = std::fs::read(file).map_err(Error::io(file))?;
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::invalid(file, format!("not a safetensors file: {e}")))?;
@@ -52,14 +44,14 @@ fn read_codes(file: &Path) -> Result<(Vec<i64>, [usize; 4])> {
         let names = tensors.names().join(", ");
         Error::invalid(file, format!("has no tensor `codes`, only: {names}"))
     })?;
-    let shape: [usize; 4] = codes.shape().try_into().map_err(|_| {
+    let [_, shape @ ..]: [usize; 4] = codes.shape().try_into().map_err(|_| {
         Error::invalid(
             file,
             format!("`codes` has shape {:?}, not [n, h, w, D]", codes.shape()),
         )
     })?;
     let data = codes.data();
-    let values = match codes.dtype() {
+    let values: Vec<i64> = match codes.dtype() {
         Dtype::I64 => data
             .as_chunks()
             .0
@@ -77,8 +69,11 @@ fn read_codes(file: &Path) -> Result<(Vec<i64>, [usize; 4])> {
             return Err(Error::invalid(file, reason));
         }
     };
-    if shape.contains(&0) {
+    if values.is_empty() {
         return Err(Error::invalid(file, "`codes` is empty"));
     }
-    Ok((values, shape))
+    let images = values.chunks(shape.iter().product());
+    images
+        .map(|values| Codes::new(shape, values.to_vec()))
+        .collect()
 }

@@ -1,16 +1,14 @@
 //! `vila-u encode`: images to codes.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use serde_json::json;
 use vila_u::{
-    Error, Result, atomic,
-    burn::tensor::{Int, Tensor},
-    media::preprocess::ResizeMode,
+    Codes, Error, Features, Result, atomic, media,
     safetensors::{Dtype, serialize, tensor::TensorView},
 };
 
-use super::{check_parent, load_tower, read_pixels};
+use super::{check_parent, pipeline};
 use crate::{
     arguments::{Encode, Global},
     console::Console,
@@ -18,53 +16,54 @@ use crate::{
 
 pub fn run(global: &Global, args: &Encode, console: &Console) -> Result<()> {
     check_parent(&args.output)?;
-    let tower = load_tower(global, console)?;
-    let size = tower.siglip.vision_config.image_size;
-    let model = &tower.model;
-    let device = model.post_quant_conv.weight.device();
+    let pipeline = pipeline(global, console).vision_only().build()?;
     let (mut codes, mut features) = (Vec::new(), Vec::new());
     for (index, path) in args.images.iter().enumerate() {
         if console.stopped() {
             return Err(Error::Interrupted);
         }
-        let quantized = model.encode(read_pixels(path, size, ResizeMode::Stretch, &device)?);
-        codes.push(quantized.codes);
+        let encoded = pipeline.encode(media::load(path)?)?;
+        codes.push(encoded.codes);
         if args.features {
-            features.push(quantized.z_q);
+            features.push(encoded.features);
         }
         console.progress("encoding", index as u64 + 1, args.images.len() as u64, "");
     }
-    let codes = Tensor::cat(codes, 0);
-    let shape = codes.dims();
-    let features = (!features.is_empty()).then(|| Tensor::cat(features, 0));
-    save_codes(codes, features, &args.output)?;
-    let [n, height, width, depth] = shape;
+    save_codes(&codes, &features, &args.output)?;
+    let n = codes.len();
+    let [height, width, depth] = pipeline.code_shape();
     console.result(
         format!(
             "{}: {n} x {height} x {width} x {depth} codes",
             args.output.display()
         ),
-        json!({"file": args.output.display().to_string(), "codes": shape}),
+        json!({"file": args.output.display().to_string(), "codes": [n, height, width, depth]}),
     )
 }
 
-/// Writes `codes` [n, h, w, D] i64 and, if given, `features` [n, h, w, C] f32.
-pub fn save_codes(codes: Tensor<4, Int>, features: Option<Tensor<4>>, file: &Path) -> Result<()> {
-    let unread = |e| Error::failed(format!("reading from the device: {e}"));
-    let mut tensors = HashMap::new();
-    let shape = codes.dims().to_vec();
-    let values = codes.try_into_vec_as::<i64>().map_err(unread)?;
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    tensors.insert("codes", (Dtype::I64, shape, bytes));
-    if let Some(features) = features {
-        let shape = features.dims().to_vec();
-        let values = features.try_into_vec_as::<f32>().map_err(unread)?;
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        tensors.insert("features", (Dtype::F32, shape, bytes));
+/// Writes `codes` [n, h, w, D] i64 and, if there are some, `features` [n, h, w, C] f32.
+pub fn save_codes(codes: &[Codes], features: &[Features], file: &Path) -> Result<()> {
+    let shape = |n: usize, [rows, columns, depth]: [usize; 3]| vec![n, rows, columns, depth];
+    let mut tensors = Vec::new();
+    if let Some(first) = codes.first() {
+        let values = codes.iter().flat_map(Codes::values);
+        let bytes: Vec<u8> = values.flat_map(|code| code.to_le_bytes()).collect();
+        tensors.push((
+            "codes",
+            Dtype::I64,
+            shape(codes.len(), first.shape()),
+            bytes,
+        ));
+    }
+    if let Some(first) = features.first() {
+        let values = features.iter().flat_map(Features::values);
+        let bytes = values.flat_map(|value| value.to_le_bytes()).collect();
+        let shape = shape(features.len(), first.shape());
+        tensors.push(("features", Dtype::F32, shape, bytes));
     }
     let invalid = |e| Error::invalid(file, format!("cannot be written: {e}"));
     let mut views = Vec::new();
-    for (name, (dtype, shape, bytes)) in &tensors {
+    for (name, dtype, shape, bytes) in &tensors {
         let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(invalid)?;
         views.push((*name, view));
     }

@@ -2,7 +2,7 @@
 
 use vila_u::{Result, evaluation::benchmarks::nano};
 
-use super::{check_folder, create_folder, load, to_json};
+use super::{check_folder, create_folder, pipeline, to_json};
 use crate::{
     arguments::{EvalNano, Global},
     console::Console,
@@ -10,7 +10,7 @@ use crate::{
 
 pub fn run(global: &Global, args: &EvalNano, console: &Console) -> Result<()> {
     args.output.as_deref().map(check_folder).transpose()?;
-    let mut checkpoint = load(global, console)?;
+    let mut checkpoint = pipeline(global, console).build()?.into_checkpoint()?;
     if let Some(guidance) = args.cfg {
         checkpoint.generation.visual_guidance = guidance.into();
     }

@@ -23,57 +23,25 @@ mod train_ranks;
 use std::path::{Path, PathBuf};
 
 use vila_u::{
-    Error, Result,
-    burn::tensor::{Device, Tensor, TensorData},
-    checkpoint::{self, Checkpoint, Files, Format, Source, Tower},
-    media::{self, preprocess},
+    Error, Pipeline, PipelineBuilder, Result,
+    checkpoint::{Files, Source},
 };
 
 use crate::{arguments::Global, console::Console};
 
-/// The whole model of `--model` on `--device`.
-fn load(global: &Global, console: &Console) -> Result<Checkpoint> {
-    let (device, format) = device(global)?;
-    checkpoint::load(&files(&global.model, console)?, &device, format)
-}
-
-/// The vision tower alone: what codes, reconstruction and matching need.
-fn load_tower(global: &Global, console: &Console) -> Result<Tower> {
-    let (device, format) = device(global)?;
-    checkpoint::load_tower(&files(&global.model, console)?, &device, format)
-}
-
-fn device(global: &Global) -> Result<(Device, Format)> {
-    let device = vila_u::device::select(&global.device)?;
-    global.dtype.check(&device)?;
-    Ok((device, global.dtype))
+/// The model of `--model` on `--device`, not loaded yet.
+fn pipeline(global: &Global, console: &Console) -> PipelineBuilder {
+    let console = console.clone();
+    Pipeline::builder(&global.model)
+        .device(&global.device)
+        .dtype(global.dtype)
+        .on_download(move |done, total| console.progress("downloading", done, total, ""))
 }
 
 /// The files of a model, downloaded first if need be.
 fn files(model: &str, console: &Console) -> Result<Files> {
     let console = console.clone();
     Source::parse(model)?.files(move |done, total| console.progress("downloading", done, total, ""))
-}
-
-/// One image file as the tower sees it, `[1, 3, size, size]` in -1..1.
-fn read_pixels(
-    path: &Path,
-    size: usize,
-    mode: preprocess::ResizeMode,
-    device: &Device,
-) -> Result<Tensor<4>> {
-    let picture = media::load(path)?;
-    Ok(to_tensor(&picture, size, mode, device))
-}
-
-fn to_tensor(
-    picture: &media::Picture,
-    size: usize,
-    mode: preprocess::ResizeMode,
-    device: &Device,
-) -> Tensor<4> {
-    let pixels = preprocess::pixels(picture, size as u32, mode);
-    Tensor::from_data(TensorData::new(pixels, [1, 3, size, size]), device)
 }
 
 /// `DIR/0000.png`, `DIR/0001.png`, ...
@@ -122,14 +90,6 @@ fn check_folder(folder: &Path) -> Result<()> {
 
 fn create_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))
-}
-
-/// A seed for those who gave none.
-fn new_seed() -> u64 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_micros() as u64 % 1_000_000_007)
 }
 
 /// The --json form of a result.

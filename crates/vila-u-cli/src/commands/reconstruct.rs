@@ -1,13 +1,9 @@
 //! `vila-u reconstruct`: an image to codes and back.
 
 use serde_json::json;
-use vila_u::{
-    Result,
-    evaluation::metrics::{psnr, ssim},
-    media::{self, preprocess::ResizeMode},
-};
+use vila_u::{Result, media};
 
-use super::{check_file, generate::to_picture, load_tower, read_pixels};
+use super::{check_file, pipeline};
 use crate::{
     arguments::{Global, Reconstruct},
     console::Console,
@@ -15,25 +11,13 @@ use crate::{
 
 pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()> {
     check_file(&args.output, "png")?;
-    let tower = load_tower(global, console)?;
-    let size = tower.siglip.vision_config.image_size;
-    let model = &tower.model;
-    let pixels = read_pixels(
-        &args.image,
-        size,
-        ResizeMode::Stretch,
-        &model.post_quant_conv.weight.device(),
-    )?;
-    let back = to_picture(model.decode(model.encode(pixels.clone()).z_q))?;
-    let original = to_picture(pixels)?;
-    // A decoder's pictures may be larger than the encoder's, and SSIM looks at 11 x 11 pixels at a time.
-    let same = original.dimensions() == back.dimensions();
-    let psnr = same.then(|| psnr(&original, &back));
-    let ssim = (same && original.width() >= 11).then(|| ssim(&original, &back));
+    let pipeline = pipeline(global, console).vision_only().build()?;
+    let back = pipeline.reconstruct(media::load(&args.image)?)?;
+    let (psnr, ssim) = (back.psnr, back.ssim);
     let picture = if args.side_by_side {
-        media::sheet::side_by_side(&[original, back])
+        media::sheet::side_by_side(&[back.original, back.image])
     } else {
-        back
+        back.image
     };
     media::save_png(&args.output, &picture)?;
     let file = args.output.display().to_string();

@@ -1,8 +1,8 @@
 //! `vila-u score`: teacher-forced losses, sample by sample.
 
-use vila_u::{Error, Result, data, evaluation::score::score};
+use vila_u::{Error, Result, data};
 
-use super::{load, to_json};
+use super::{pipeline, to_json};
 use crate::{
     arguments::{Global, Score},
     console::Console,
@@ -10,18 +10,13 @@ use crate::{
 
 pub fn run(global: &Global, args: &Score, console: &Console) -> Result<()> {
     let records = data::read_jsonl(&args.file)?;
-    let checkpoint = load(global, console)?;
+    let pipeline = pipeline(global, console).build()?;
     let total = records.len() as u64;
     for (index, record) in records.into_iter().enumerate() {
         if console.stopped() {
             return Err(Error::Interrupted);
         }
-        let scored = score(
-            &checkpoint.model,
-            &checkpoint.config,
-            &checkpoint.tokenizer,
-            &record,
-        )?;
+        let scored = pipeline.score(&record)?;
         let value = to_json(&scored)?;
         let shown = |loss: Option<f64>, count: usize, what: &str| match loss {
             Some(loss) => format!("  {what} {loss:.4} over {count}"),
