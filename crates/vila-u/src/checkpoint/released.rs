@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     depth::{BlockConfig, DepthConfig, HeadConfig},
-    language::{LlamaConfig, RopeScaling},
+    language::{LlamaConfig, Rope, RopeScaling},
     model::{RootConfig, VilaUConfig},
     projector::ProjectorConfig,
     tower::{PixelDecoderConfig, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig},
@@ -44,14 +44,14 @@ pub fn sizes(name: &str) -> Result<VilaUConfig> {
         num_hidden_layers: 32,
         num_attention_heads: 32,
         num_key_value_heads: None,
+        head_dim: None,
         vocab_size: 32_004,
         rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        // Trained on sequences twice as long as LLaMA-2's.
-        rope_scaling: Some(RopeScaling {
-            kind: "linear".into(),
-            factor: 2.0,
-        }),
+        rope: Rope {
+            theta: 10_000.0,
+            // Trained on sequences twice as long as LLaMA-2's.
+            scaling: Some(RopeScaling::Linear { factor: 2.0 }),
+        },
         tie_word_embeddings: false,
         max_position_embeddings: 4096,
         tokenizer_model_max_length: Some(8192),
@@ -59,6 +59,7 @@ pub fn sizes(name: &str) -> Result<VilaUConfig> {
         eos_token_id: 2,
         hidden_act: "silu".into(),
         attention_bias: false,
+        mlp_bias: false,
     };
     let code_shape = [grid, grid, depth];
     let codes = 16_384;

@@ -1,6 +1,8 @@
 //! `llm/config.json`: the sizes of the language model.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+use super::rope::Rope;
 
 /// The fields of a Hugging Face LLaMA config that change what is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,14 +14,17 @@ pub struct LlamaConfig {
     /// Fewer than `num_attention_heads` for grouped-query attention; the same number if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_key_value_heads: Option<usize>,
-    /// Words of the vocabulary, the four added tokens included.
+    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Rows of the embedding table: the tokens of the vocabulary, the four added ones included, and padding.
     pub vocab_size: usize,
     #[serde(default = "default_eps")]
     pub rms_norm_eps: f64,
-    #[serde(default = "default_theta")]
-    pub rope_theta: f64,
-    #[serde(default)]
-    pub rope_scaling: Option<RopeScaling>,
+    /// `rope_theta` and `rope_scaling`.
+    #[serde(flatten)]
+    pub rope: Rope,
+    /// Whether the text head is the embedding table itself.
     #[serde(default)]
     pub tie_word_embeddings: bool,
     #[serde(default = "default_positions")]
@@ -27,30 +32,20 @@ pub struct LlamaConfig {
     /// Sequences are cut to this length in training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_model_max_length: Option<usize>,
-    #[serde(default = "default_bos")]
+    #[serde(default = "default_bos", deserialize_with = "token_id")]
     pub bos_token_id: i64,
-    #[serde(default = "default_eos")]
+    #[serde(default = "default_eos", deserialize_with = "token_id")]
     pub eos_token_id: i64,
     #[serde(default = "default_act")]
     pub hidden_act: String,
     #[serde(default)]
     pub attention_bias: bool,
-}
-
-/// Position ids are divided by `factor` before the rotary embedding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RopeScaling {
-    /// `linear` is the only kind that VILA-U checkpoints use.
-    #[serde(rename = "type", alias = "rope_type")]
-    pub kind: String,
-    pub factor: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mlp_bias: bool,
 }
 
 fn default_eps() -> f64 {
     1e-6
-}
-fn default_theta() -> f64 {
-    10000.0
 }
 fn default_positions() -> usize {
     2048
@@ -65,18 +60,33 @@ fn default_act() -> String {
     "silu".into()
 }
 
+/// A token id, or the first of a list: Llama 3 names every token that may end an answer.
+fn token_id<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<i64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(i64),
+        Several(Vec<i64>),
+    }
+    match Ids::deserialize(deserializer)? {
+        Ids::One(id) => Ok(id),
+        Ids::Several(ids) => {
+            let first = ids.first().copied();
+            first.ok_or_else(|| D::Error::custom("an empty list of token ids"))
+        }
+    }
+}
+
 impl LlamaConfig {
+    /// Heads that have keys and values.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
+    /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads.max(1)
-    }
-
-    /// What position ids are divided by.
-    pub fn rope_factor(&self) -> f64 {
-        self.rope_scaling.as_ref().map_or(1.0, |s| s.factor)
+        let split = self.hidden_size / self.num_attention_heads.max(1);
+        self.head_dim.unwrap_or(split)
     }
 
     /// The longest sequence the model was made for: sequences are cut to this length in training.
@@ -87,7 +97,7 @@ impl LlamaConfig {
 
     /// The most positions that the model was made to read and write in one row.
     pub fn context(&self) -> usize {
-        let scaled = self.max_position_embeddings as f64 * self.rope_factor();
+        let scaled = self.max_position_embeddings as f64 * self.rope.position_divisor();
         self.max_length().max(scaled as usize).min(1 << 20)
     }
 
@@ -104,36 +114,40 @@ impl LlamaConfig {
             return Err(format!("{name} must not be 0"));
         }
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
-        if !self.hidden_size.is_multiple_of(2 * heads) {
-            return Err(format!(
-                "hidden_size {} does not split into {heads} heads of an even size",
-                self.hidden_size
-            ));
+        match self.head_dim {
+            None if !self.hidden_size.is_multiple_of(2 * heads) => {
+                return Err(format!(
+                    "hidden_size {} does not split into {heads} heads of an even size",
+                    self.hidden_size
+                ));
+            }
+            Some(width) if width == 0 || !width.is_multiple_of(2) => {
+                return Err(format!("head_dim {width} is not an even number from 2 up"));
+            }
+            _ => {}
         }
         if !heads.is_multiple_of(kv_heads) {
             return Err(format!(
                 "{heads} attention heads cannot share {kv_heads} key-value heads evenly"
             ));
         }
-        if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0) {
-            return Err("rms_norm_eps and rope_theta must be positive".into());
+        if self.rms_norm_eps.is_nan() || self.rms_norm_eps <= 0.0 {
+            return Err("rms_norm_eps must be positive".into());
         }
-        if let Some(scaling) = &self.rope_scaling
-            && !(scaling.kind == "linear" && (1.0..1e6).contains(&scaling.factor))
-        {
-            return Err(format!(
-                "rope_scaling {} with factor {} is not supported: only linear with a factor from 1 up",
-                scaling.kind, scaling.factor
-            ));
-        }
+        self.rope.check()?;
         if self.hidden_act != "silu" {
             return Err(format!(
                 "hidden_act {} is not supported: only silu",
                 self.hidden_act
             ));
         }
-        if self.attention_bias {
-            return Err("attention_bias is not supported: LLaMA has none".into());
+        for (name, set) in [
+            ("attention_bias", self.attention_bias),
+            ("mlp_bias", self.mlp_bias),
+        ] {
+            if set {
+                return Err(format!("{name} is not supported: LLaMA has none"));
+            }
         }
         Ok(())
     }

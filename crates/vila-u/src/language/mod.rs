@@ -21,9 +21,10 @@ use burn::{
 use vila_u_kernels::{linear, rms_norm, silu_mul};
 
 pub use cache::KvCache;
-pub use config::{LlamaConfig, RopeScaling};
+pub use config::LlamaConfig;
 use lora::Linear;
 pub(crate) use rope::Rotation;
+pub use rope::{Rope, RopeScaling};
 
 use crate::{attention::attention, layers::apply};
 
@@ -40,8 +41,8 @@ pub struct Decoder {
     pub embed_tokens: Embedding,
     pub layers: Vec<DecoderLayer>,
     pub norm: RmsNorm,
-    rope_theta: f64,
-    rope_factor: f64,
+    #[module(skip)]
+    rope: Rope,
     context: usize,
 }
 
@@ -86,14 +87,15 @@ impl LlamaConfig {
                 .with_epsilon(self.rms_norm_eps)
                 .init(device)
         };
-        let kv = self.kv_heads() * self.head_dim();
+        let queries = self.num_attention_heads * self.head_dim();
+        let keys = self.kv_heads() * self.head_dim();
         let layer = || DecoderLayer {
             input_layernorm: norm(),
             self_attn: SelfAttention {
-                q_proj: linear(hidden, hidden),
-                k_proj: linear(hidden, kv),
-                v_proj: linear(hidden, kv),
-                o_proj: linear(hidden, hidden),
+                q_proj: linear(hidden, queries),
+                k_proj: linear(hidden, keys),
+                v_proj: linear(hidden, keys),
+                o_proj: linear(queries, hidden),
                 head_dim: self.head_dim(),
             },
             post_attention_layernorm: norm(),
@@ -116,8 +118,7 @@ impl LlamaConfig {
                     .init(device),
                 layers: (0..self.num_hidden_layers).map(|_| layer()).collect(),
                 norm: norm(),
-                rope_theta: self.rope_theta,
-                rope_factor: self.rope_factor(),
+                rope: self.rope.clone(),
                 context: self.context(),
             },
             lm_head: (!self.tie_word_embeddings).then(head),
@@ -188,13 +189,7 @@ impl Llama {
     pub(crate) fn rotation(&self, positions: Tensor<2, Int>) -> Rotation {
         let decoder = &self.model;
         let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
-        Rotation::new(
-            positions,
-            head_dim,
-            decoder.rope_theta,
-            decoder.rope_factor,
-            self.dtype(),
-        )
+        Rotation::new(positions, head_dim, &decoder.rope, self.dtype())
     }
 
     /// What comes out of the last layer, normalised.
@@ -257,7 +252,7 @@ impl SelfAttention {
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let [batch, count, hidden] = x.dims();
+        let [batch, count, _] = x.dims();
         let heads = |linear: &Linear| {
             let y = linear.forward(x.clone());
             let heads = y.dims()[2] / self.head_dim;
@@ -272,7 +267,10 @@ impl SelfAttention {
         };
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let out = attention(query, key, value, mask, scale);
-        let out = out.swap_dims(1, 2).reshape([batch, count, hidden]);
+        let [_, heads, _, head_dim] = out.dims();
+        let out = out
+            .swap_dims(1, 2)
+            .reshape([batch, count, heads * head_dim]);
         self.o_proj.forward(out)
     }
 }

@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Distribution, Int, Tensor},
 };
 
-use super::{KvCache, Llama, LlamaConfig, RopeScaling};
+use super::{KvCache, Llama, LlamaConfig, Rope, RopeScaling};
 
 fn config() -> LlamaConfig {
     let json = r#"{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -111,13 +111,47 @@ fn refused_configs() {
     assert!(refused(|c| c.hidden_act = "gelu".into()).contains("gelu"));
     assert!(refused(|c| c.attention_bias = true).contains("attention_bias"));
     assert!(refused(|c| c.rms_norm_eps = f64::NAN).contains("rms_norm_eps"));
-    let scaling = |kind: &str, factor| RopeScaling {
-        kind: kind.into(),
-        factor,
+    assert!(refused(|c| c.mlp_bias = true).contains("mlp_bias"));
+    assert!(refused(|c| c.head_dim = Some(7)).contains("head_dim 7"));
+    let scaling = Some(RopeScaling::Linear { factor: f64::NAN });
+    let rope = Rope {
+        scaling,
+        ..Rope::default()
     };
-    for scaling in [scaling("dynamic", 2.0), scaling("linear", f64::NAN)] {
-        let mut config = config();
-        config.rope_scaling = Some(scaling);
-        assert!(config.check().unwrap_err().contains("rope_scaling"));
-    }
+    let config = LlamaConfig { rope, ..config() };
+    assert!(config.check().unwrap_err().contains("rope_scaling"));
+}
+
+/// Heads may be wider than they would be if they split the hidden size.
+#[test]
+fn wide_heads() {
+    let wide = LlamaConfig {
+        head_dim: Some(12),
+        ..config()
+    };
+    assert_eq!((wide.check(), wide.head_dim()), (Ok(()), 12));
+    let llm = wide.init(&Device::flex());
+    let attention = &llm.model.layers[0].self_attn;
+    let shapes = [&attention.q_proj, &attention.k_proj, &attention.o_proj].map(|p| p.weight.dims());
+    assert_eq!(shapes, [[32, 48], [32, 24], [48, 32]]);
+    let x = embeds(1, 5);
+    let whole = forward(&llm, x.clone(), None);
+    let mut cache = llm.cache(1, 5);
+    let first = forward(&llm, x.clone().narrow(1, 0, 4), Some(&mut cache));
+    let last = forward(&llm, x.narrow(1, 4, 1), Some(&mut cache));
+    assert_near(Tensor::cat(vec![first, last], 1), whole);
+}
+
+#[test]
+fn token_ids() {
+    let read = |ids: &str| {
+        let json = format!(
+            r#"{{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "vocab_size": 20, "eos_token_id": {ids}}}"#
+        );
+        serde_json::from_str::<LlamaConfig>(&json).map(|config| config.eos_token_id)
+    };
+    assert_eq!(read("7").unwrap(), 7);
+    assert_eq!(read("[9, 8]").unwrap(), 9);
+    assert!(read("[]").is_err());
 }

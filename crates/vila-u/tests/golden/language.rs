@@ -10,7 +10,7 @@ use vila_u::{
         sampling::Sampling,
         text::{self, TextOptions},
     },
-    language::{Llama, LlamaConfig, RopeScaling},
+    language::{Llama, LlamaConfig, Rope, RopeScaling},
 };
 
 use crate::fixture::{Recorded, assert_close, folder};
@@ -139,10 +139,10 @@ fn left_padded_batch() {
 fn rope_scaling() {
     let recorded = Recorded::open("llm.safetensors");
     let llm = load(&LlamaConfig {
-        rope_scaling: Some(RopeScaling {
-            kind: "linear".into(),
-            factor: 2.0,
-        }),
+        rope: Rope {
+            scaling: Some(RopeScaling::Linear { factor: 2.0 }),
+            ..Rope::default()
+        },
         ..config()
     });
     let embeds: Tensor<3> = recorded.tensor("b.inputs_embeds");
