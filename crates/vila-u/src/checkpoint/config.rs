@@ -15,6 +15,7 @@ use crate::{
         sampling::Sampling,
         visual::{GUIDANCE, VisualOptions},
     },
+    language::LlamaConfig,
     model::VilaUConfig,
     text::{SiglipTokenizer, Tokenizer},
     tower::{RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig},
@@ -49,6 +50,37 @@ pub fn read(files: &Files) -> Result<VilaUConfig> {
     }
     let fits = config.check();
     fits.map_err(|reason| Error::invalid(files.path("config.json"), reason))?;
+    Ok(config)
+}
+
+/// The configuration of a base language model as Hugging Face has it.
+///
+/// # Errors
+/// When the model is of another architecture than LLaMA's, or of sizes that cannot be.
+pub fn read_base(files: &Files) -> Result<LlamaConfig> {
+    #[derive(Deserialize, Serialize)]
+    struct Base {
+        #[serde(default = "llama")]
+        model_type: String,
+        #[serde(flatten)]
+        config: LlamaConfig,
+    }
+    fn llama() -> String {
+        "llama".into()
+    }
+    let name = "config.json";
+    let invalid = |reason| Error::invalid(files.path(name), reason);
+    let Base { model_type, config } = json(files, name)?;
+    if model_type != llama() {
+        let reason = format!("model_type {model_type} is not supported: only llama");
+        return Err(invalid(reason));
+    }
+    if config.num_hidden_layers > MOST_LAYERS {
+        let layers = config.num_hidden_layers;
+        let reason = format!("num_hidden_layers {layers} is more than {MOST_LAYERS}");
+        return Err(invalid(reason));
+    }
+    config.check().map_err(invalid)?;
     Ok(config)
 }
 
@@ -132,18 +164,35 @@ pub fn siglip_tokenizer(
 
 /// The language model's tokenizer: `tokenizer.model` with its added tokens, or `tokenizer.json`.
 pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
+    let config = llm.read_optional("tokenizer_config.json")?;
     let (name, tokenizer) = if let Some(model) = llm.read_optional("tokenizer.model")? {
         let added = llm.read_optional("added_tokens.json")?;
-        let config = llm.read_optional("tokenizer_config.json")?;
         let tokenizer = Tokenizer::from_bytes(&model, added.as_deref(), config.as_deref());
         ("tokenizer.model", tokenizer)
     } else if let Some(json) = llm.read_optional("tokenizer.json")? {
-        ("tokenizer.json", Tokenizer::from_json(&json))
+        (
+            "tokenizer.json",
+            Tokenizer::from_json(&json, config.as_deref()),
+        )
     } else {
         let reason = "no tokenizer.model and no tokenizer.json here";
         return Err(Error::invalid(llm.path(""), reason));
     };
     tokenizer.map_err(|reason| Error::invalid(llm.path(name), reason))
+}
+
+/// Every token of the tokenizer must have a row in the embedding table.
+pub(super) fn check_vocabulary(
+    llm: &Files,
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+) -> Result<()> {
+    let (rows, tokens) = (config.vocab_size, tokenizer.vocabulary());
+    if tokens > rows {
+        let reason = format!("vocab_size is {rows}, but the tokenizer has {tokens} tokens");
+        return Err(Error::invalid(llm.path("config.json"), reason));
+    }
+    Ok(())
 }
 
 /// `llm/generation_config.json`: how text is written and images are drawn unless asked otherwise.

@@ -10,7 +10,7 @@ use super::{
     weights::Opened,
 };
 use crate::{
-    Error, Result,
+    Result,
     model::{VilaU, VilaUConfig},
     text::{SiglipTokenizer, Tokenizer},
     tower::{RqVaeSiglip, RqVaeSiglipConfig, Siglip, SiglipConfig},
@@ -52,14 +52,7 @@ pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint
     let config = config::read(files)?;
     let llm_files = files.join("llm");
     let tokenizer = config::tokenizer(&llm_files)?;
-    if tokenizer.vocabulary() > config.llm.vocab_size {
-        let reason = format!(
-            "vocab_size is {}, but the tokenizer has {} tokens",
-            config.llm.vocab_size,
-            tokenizer.vocabulary()
-        );
-        return Err(Error::invalid(llm_files.path("config.json"), reason));
-    }
+    config::check_vocabulary(&llm_files, &config.llm, &tokenizer)?;
     let generation = GenerationConfig::read(&llm_files)?;
 
     let mut model = config.init(device);

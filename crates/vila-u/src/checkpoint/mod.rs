@@ -8,6 +8,7 @@
 //! ```
 
 pub mod adapter;
+mod base;
 pub mod config;
 pub mod files;
 mod floats;
@@ -24,6 +25,7 @@ pub mod source;
 pub mod tensors;
 pub mod weights;
 
+pub use base::{BaseModel, load_base};
 pub use files::Files;
 pub use format::Format;
 pub use info::{Info, info};

@@ -1,14 +1,17 @@
 //! Text in and out of the language model: token ids and prompts.
 //!
-//! [`Tokenizer`] turns text into LLaMA's token ids and back, [`conversation`] lays out what the
+//! [`Tokenizer`] turns text into the language model's token ids and back, [`conversation`] lays out what the
 //! model was trained to read, [`SiglipTokenizer`] feeds the vision tower's text encoder.
 
+mod byte_level;
 mod companions;
 pub mod conversation;
+mod llama;
 mod sentence_piece;
 mod siglip;
 mod stream;
 mod tokenizer;
+mod tokenizer_files;
 mod vocabulary;
 
 pub(crate) use companions::companions;

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::{
     Parsed, is_space,
     sentence_piece::{SPACE, SentencePiece},
-    strip, vocabulary,
+    strip,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, checkpoint::Files};
 
 #[derive(Debug)]
 pub struct SiglipTokenizer {
@@ -21,10 +21,9 @@ pub struct SiglipTokenizer {
 impl SiglipTokenizer {
     /// From a folder with a `spiece.model`; `length`: the text encoder's number of positions.
     pub fn from_dir(folder: &Path, length: usize) -> Result<Self> {
-        let path = folder.join("spiece.model");
-        let bytes = vocabulary::read_optional(&path)?
-            .ok_or_else(|| Error::invalid(folder, "no spiece.model in this folder"))?;
-        Self::from_bytes(&bytes, length).map_err(|reason| Error::invalid(path, reason))
+        let (folder, name) = (Files::folder(folder), "spiece.model");
+        Self::from_bytes(&folder.read(name)?, length)
+            .map_err(|reason| Error::invalid(folder.path(name), reason))
     }
 
     /// From the content of `spiece.model`; the error is the reason it cannot be one.

@@ -1,9 +1,6 @@
 //! Token ids -> text, one id at a time, never half a character.
 
-use super::{
-    sentence_piece::SPACE,
-    tokenizer::{Spelling, Tokenizer},
-};
+use super::{Tokenizer, sentence_piece::SPACE, vocabulary::Spelling};
 
 /// Text of a growing sequence of tokens. What [`push`](Self::push) returned, joined, and
 /// [`finish`](Self::finish) is what [`Tokenizer::decode`] gives for all ids at once.
@@ -14,6 +11,8 @@ pub struct TextStream<'a> {
     pending: Vec<u8>,
     /// Nothing but special tokens so far: the space before the first word is dropped.
     at_start: bool,
+    /// Whether the bytes of a character that never becomes complete are one U+FFFD, and not one each.
+    broken_together: bool,
 }
 
 impl<'a> TextStream<'a> {
@@ -22,6 +21,7 @@ impl<'a> TextStream<'a> {
             tokenizer,
             pending: Vec::new(),
             at_start: true,
+            broken_together: false,
         }
     }
 
@@ -32,6 +32,11 @@ impl<'a> TextStream<'a> {
             Spelling::Byte(byte) => {
                 self.at_start = false;
                 self.pending.push(byte);
+                self.complete(false)
+            }
+            Spelling::Bytes(bytes) => {
+                self.broken_together = true;
+                self.pending.extend_from_slice(bytes);
                 self.complete(false)
             }
             Spelling::Piece(piece) => {
@@ -49,13 +54,13 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// What is left at the end: bytes that never became a character, each as U+FFFD.
+    /// What is left at the end: bytes that never became a character, as U+FFFD.
     pub fn finish(mut self) -> String {
         self.complete(true)
     }
 
-    /// Takes the complete characters off the pending bytes. A byte that cannot begin one becomes
-    /// U+FFFD; `all`: nothing follows, so an incomplete character cannot become complete.
+    /// Takes the complete characters off the pending bytes. What cannot begin one becomes U+FFFD; `all`:
+    /// nothing follows, so an incomplete character cannot become complete.
     fn complete(&mut self, all: bool) -> String {
         let mut text = String::new();
         loop {
@@ -72,7 +77,12 @@ impl<'a> TextStream<'a> {
             if error.error_len().is_none() && !all {
                 return text;
             }
-            self.pending.remove(0);
+            let broken = if self.broken_together {
+                error.error_len().unwrap_or(self.pending.len())
+            } else {
+                1
+            };
+            self.pending.drain(..broken);
             text.push(char::REPLACEMENT_CHARACTER);
         }
     }

@@ -1,7 +1,7 @@
 //! Tokenizer files beside `tokenizer.model`: added tokens, and the same vocabulary as
 //! `tokenizer.json`.
 
-use std::{collections::HashMap, fs, io::Read, path::Path};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,10 +10,6 @@ use super::{
     Parsed,
     sentence_piece::{Kind, Piece, SentencePiece, byte_of},
 };
-use crate::{Error, Result};
-
-/// No tokenizer file is larger; more is refused before it is read.
-const LARGEST_FILE: u64 = 64 << 20;
 
 /// A token outside the learned vocabulary, recognised as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,26 +18,6 @@ pub struct AddedToken {
     pub id: i64,
     /// Never part of an answer's text.
     pub special: bool,
-}
-
-/// The content of a file, or nothing if there is none.
-pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path)(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io(path))?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(Error::invalid(
-            path,
-            "too large for a tokenizer file (64 MiB)",
-        ));
-    }
-    Ok(Some(bytes))
 }
 
 /// `added_tokens.json`: {text: id}.
@@ -91,6 +67,30 @@ pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Parse
     Ok(())
 }
 
+/// Whether a `tokenizer.json` has a byte-level vocabulary: text is split into bytes before anything is merged.
+pub fn is_byte_level(json: &[u8]) -> Parsed<bool> {
+    #[derive(Deserialize)]
+    struct File {
+        pre_tokenizer: Option<PreTokenizer>,
+    }
+    #[derive(Deserialize)]
+    struct PreTokenizer {
+        r#type: String,
+        /// Those of a sequence.
+        #[serde(default)]
+        pretokenizers: Vec<PreTokenizer>,
+    }
+    fn splits_bytes(step: &PreTokenizer) -> bool {
+        step.r#type == "ByteLevel" || step.pretokenizers.iter().any(splits_bytes)
+    }
+    let file: File = serde_json::from_slice(json).map_err(invalid)?;
+    Ok(file.pre_tokenizer.as_ref().is_some_and(splits_bytes))
+}
+
+fn invalid(error: serde_json::Error) -> String {
+    format!("not a tokenizer.json: {error}")
+}
+
 /// `tokenizer.json` with a BPE vocabulary in the manner of SentencePiece (`▁` for spaces, bytes as
 /// `<0x41>`). Its list of merges becomes piece scores: the earlier a piece is made, the better.
 pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
@@ -120,7 +120,6 @@ pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
         Pair(String, String),
     }
 
-    let invalid = |error: serde_json::Error| format!("not a tokenizer.json: {error}");
     let file: File = serde_json::from_slice(json).map_err(invalid)?;
     let kind = file
         .model
@@ -129,7 +128,7 @@ pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
         .unwrap_or("BPE");
     if kind != "BPE" || file.model.get("byte_fallback") != Some(&Value::Bool(true)) {
         return Err(format!(
-            "a {kind} vocabulary; only BPE with byte fallback (LLaMA's) works here, \
+            "a {kind} vocabulary; only BPE of bytes (Llama 3's) or with byte fallback (LLaMA's) works here, \
              or put the tokenizer.model beside it"
         ));
     }

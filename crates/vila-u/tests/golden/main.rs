@@ -2,6 +2,7 @@
 //! (`tiny-d4/README.json` explains each of them).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod base;
 mod checkpoint;
 mod depth;
 mod fixture;

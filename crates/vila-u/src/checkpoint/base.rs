@@ -1,0 +1,36 @@
+//! A base language model as Hugging Face has it: one folder with `config.json`, weights and tokenizer.
+
+use burn::tensor::Device;
+
+use super::{config, files::Files, format::Format, keys::Part, weights::Opened};
+use crate::{
+    Result,
+    language::{Llama, LlamaConfig},
+    text::Tokenizer,
+};
+
+/// A language model that knows nothing of pictures yet: what a VILA-U is made from.
+#[derive(Debug)]
+pub struct BaseModel {
+    pub config: LlamaConfig,
+    pub model: Llama,
+    pub tokenizer: Tokenizer,
+}
+
+/// Loads a model of the LLaMA architecture (`model_type` `llama`): LLaMA 2 and 3, TinyLlama, SmolLM2. The
+/// `llm` folder of a VILA-U checkpoint is one too.
+///
+/// # Errors
+/// One error that names the file and the field or tensor at fault.
+pub fn load_base(files: &Files, device: &Device, format: Format) -> Result<BaseModel> {
+    let config = config::read_base(files)?;
+    let tokenizer = config::tokenizer(files)?;
+    config::check_vocabulary(files, &config, &tokenizer)?;
+    let mut model = config.init(device);
+    Opened::check_folder(files, Part::Llm, &model)?.load(&mut model, format)?;
+    Ok(BaseModel {
+        config,
+        model,
+        tokenizer,
+    })
+}
