@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// What `--device` takes; `auto` is the first of the others that is built in and present. Of several
 /// GPUs, `cuda:1` is the second.
-pub const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
+const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
 
 /// The device of that name, or an error that says how to get it.
 pub fn select(name: &str) -> Result<Device> {

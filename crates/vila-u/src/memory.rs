@@ -8,12 +8,12 @@ use crate::device::is_cpu;
 
 /// The most bytes of this process that were resident since the start or [`forget_peak`], if they hold the
 /// tensors of `device`.
-pub fn peak(device: &Device) -> Option<u64> {
+pub(crate) fn peak(device: &Device) -> Option<u64> {
     held("/proc/self/status", "VmHWM:", device)
 }
 
 /// Bytes that are free for tensors of `device`; no more than the group of processes is allowed.
-pub fn free(device: &Device) -> Option<u64> {
+pub(crate) fn free(device: &Device) -> Option<u64> {
     let free = held("/proc/meminfo", "MemAvailable:", device)?;
     Some(allowed().map_or(free, |allowed| free.min(allowed)))
 }
@@ -48,7 +48,7 @@ pub fn in_words(bytes: u64) -> String {
 }
 
 /// Lets [`peak`] count from here, where the system permits it.
-pub fn forget_peak() {
+pub(crate) fn forget_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 

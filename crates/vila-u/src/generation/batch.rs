@@ -58,7 +58,7 @@ impl Prompt {
     }
 
     /// Positions left in the model's context; an error if the prompt alone is longer.
-    pub fn room(&self, llm: &Llama) -> Result<usize> {
+    pub(crate) fn room(&self, llm: &Llama) -> Result<usize> {
         let [_, positions, _] = self.embeds.dims();
         let context = llm.context();
         context.checked_sub(positions).ok_or_else(|| {
@@ -128,12 +128,12 @@ impl<'m> DecodeBatch<'m> {
 
     /// Reads one more position of every row, `[rows, hidden]`; returns its hidden state
     /// `[rows, hidden]`.
-    pub fn step(&mut self, embeds: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn step(&mut self, embeds: Tensor<2>) -> Tensor<2> {
         self.forward(embeds.unsqueeze_dim(1))
     }
 
     /// New rows with room for `room` more positions, the `i`-th continuing row `origins[i]`.
-    pub fn fork(&self, origins: &[usize], room: usize) -> Self {
+    pub(crate) fn fork(&self, origins: &[usize], room: usize) -> Self {
         let capacity = self.cache.filled() + room;
         let cache = self.cache.fork(&self.indices(origins), capacity);
         let padding = origins.iter().map(|row| self.padding[*row]).collect();
@@ -141,7 +141,7 @@ impl<'m> DecodeBatch<'m> {
     }
 
     /// These rows and then those of `other`, all of them up to now, with room for `room` more positions.
-    pub fn concat(&self, other: &Self, room: usize) -> Self {
+    pub(crate) fn concat(&self, other: &Self, room: usize) -> Self {
         let filled = self.filled().max(other.filled());
         let cache = self.cache.beside(&other.cache, filled + room);
         let padding = [self, other].into_iter().flat_map(|rows| {
@@ -152,12 +152,12 @@ impl<'m> DecodeBatch<'m> {
     }
 
     /// Positions read so far, those of padding included.
-    pub fn filled(&self) -> usize {
+    pub(crate) fn filled(&self) -> usize {
         self.cache.filled()
     }
 
     /// Row numbers as a tensor on the model's device.
-    pub fn indices(&self, rows: &[usize]) -> Tensor<1, Int> {
+    pub(crate) fn indices(&self, rows: &[usize]) -> Tensor<1, Int> {
         let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
         Tensor::from_data(TensorData::from(rows.as_slice()), &self.llm.device())
     }

@@ -146,7 +146,7 @@ pub fn answer(
 }
 
 /// Generates one image for each prompt of [`image_prompt`], each with random choices of its own.
-pub fn generate_images(
+pub(crate) fn generate_images(
     model: &VilaU,
     tokenizer: &Tokenizer,
     prompts: &[Vec<i64>],
@@ -159,7 +159,7 @@ pub fn generate_images(
 
 /// Generates one video of `frames` frames for each prompt of [`video_prompt`], each with random choices of its
 /// own.
-pub fn generate_videos(
+pub(crate) fn generate_videos(
     model: &VilaU,
     tokenizer: &Tokenizer,
     prompts: &[Vec<i64>],
@@ -173,14 +173,14 @@ pub fn generate_videos(
 
 /// The token ids after which the model generates an image of that description; a usage error if it has a
 /// placeholder.
-pub fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+pub(crate) fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     description_prompt(tokenizer, description, Reply::Image)
 }
 
 /// The token ids after which the model generates a video of that description.
 ///
 /// A usage error where the model's vocabulary has no `<vi_start>`, or the description has a placeholder.
-pub fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+pub(crate) fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
     if tokenizer.added(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
             "this model generates no videos: its vocabulary has no {VIDEO_START}"

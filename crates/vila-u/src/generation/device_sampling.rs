@@ -27,7 +27,7 @@ const PARTS: usize = 64;
 const ROUNDS: usize = 5;
 
 /// Samples the tokens of several rows.
-pub struct DeviceSampler {
+pub(super) struct DeviceSampler {
     sampling: Sampling,
     rows: Vec<Sampler>,
     /// `[rows, AHEAD]`, each in 0..1.
@@ -42,7 +42,7 @@ pub struct DeviceSampler {
 
 impl DeviceSampler {
     /// Samples what [`Sampler::rows`] sample, up to rounding.
-    pub fn new(sampling: Sampling, seed: u64, rows: Range<usize>, device: &Device) -> Self {
+    pub(super) fn new(sampling: Sampling, seed: u64, rows: Range<usize>, device: &Device) -> Self {
         let count = rows.len();
         let parts: Vec<f32> = (1..PARTS).map(|part| part as f32).collect();
         Self {
@@ -57,7 +57,7 @@ impl DeviceSampler {
 
     /// Samples one token of each row of the logits `[rows, tokens]`: `[rows]`. Logits that are NaN or infinite are
     /// reported by [`Self::check`].
-    pub fn sample(&mut self, logits: Tensor<2>) -> Tensor<1, Int> {
+    pub(super) fn sample(&mut self, logits: Tensor<2>) -> Tensor<1, Int> {
         let (log_weights, weights) = self.weights(logits);
         self.nan_check = self.nan_check.clone() + weights.clone().sum_dim(1);
         if self.sampling.temperature == 0.0 {
@@ -68,7 +68,7 @@ impl DeviceSampler {
     }
 
     /// Waits for the device. Fails when some logits have not been numbers.
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let sums = read_floats(self.nan_check.clone())?;
         if sums.iter().any(|sum| sum.is_nan()) {
             Err(not_numbers())

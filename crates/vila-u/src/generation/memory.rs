@@ -30,12 +30,12 @@ pub struct MemoryEstimate {
 
 impl MemoryEstimate {
     /// What a model of these sizes needs for images.
-    pub fn of(config: &VilaUConfig) -> Self {
+    pub(crate) fn of(config: &VilaUConfig) -> Self {
         Self::of_videos(config, 1)
     }
 
     /// What a model of these sizes needs for videos of `frames` frames.
-    pub fn of_videos(config: &VilaUConfig, frames: usize) -> Self {
+    pub(crate) fn of_videos(config: &VilaUConfig, frames: usize) -> Self {
         let (llm, depth) = (&config.llm, &config.vision_tower.rqtransformer);
         let [map, image] = pixels(config);
         let positions = frames * depth.positions();

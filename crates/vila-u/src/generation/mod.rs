@@ -5,7 +5,7 @@
 
 pub mod batch;
 pub mod chat;
-pub mod device_sampling;
+mod device_sampling;
 pub mod interleaved;
 pub mod memory;
 pub mod sampling;

@@ -107,7 +107,7 @@ impl Sampling {
 
     /// The first token, in order of the ids, at which the probabilities sum up to more than `uniform`, in
     /// 0..1. Fails when the logits are not numbers.
-    pub fn choose(&self, logits: &[f32], uniform: f64) -> Result<usize> {
+    pub(crate) fn choose(&self, logits: &[f32], uniform: f64) -> Result<usize> {
         let tokens = self.distribution(logits)?;
         let mut left = uniform;
         for (token, probability) in &tokens {
@@ -143,7 +143,7 @@ impl Sampler {
     }
 
     /// One sampler for each of `rows`.
-    pub fn rows(sampling: Sampling, seed: u64, rows: Range<usize>) -> Vec<Self> {
+    pub(crate) fn rows(sampling: Sampling, seed: u64, rows: Range<usize>) -> Vec<Self> {
         rows.map(|row| Self::new(sampling, seed, row)).collect()
     }
 

@@ -62,7 +62,7 @@ pub(super) struct TextDecoder<'m> {
 }
 
 impl<'m> TextDecoder<'m> {
-    pub fn new(llm: &'m Llama, prompt: Prompt, options: &'m TextOptions) -> Result<Self> {
+    pub(super) fn new(llm: &'m Llama, prompt: Prompt, options: &'m TextOptions) -> Result<Self> {
         options.sampling.check()?;
         let left = options.max_tokens.min(prompt.room(llm)?);
         let (batch, hidden) = DecodeBatch::prefill(llm, prompt, left);
@@ -83,7 +83,7 @@ impl<'m> TextDecoder<'m> {
     /// tokens are left.
     ///
     /// - `mask`: may change the logits of a row before a token is sampled from them
-    pub fn next(
+    pub(super) fn next(
         &mut self,
         mask: impl Fn(&DecodeBatch, &mut [f32]),
     ) -> Result<Option<Vec<(usize, i64)>>> {

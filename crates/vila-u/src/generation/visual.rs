@@ -28,7 +28,7 @@ use crate::{
 const TOGETHER: usize = 16;
 
 /// The weight of classifier-free guidance that the released model generates with.
-pub const GUIDANCE: f64 = 3.0;
+pub(crate) const GUIDANCE: f64 = 3.0;
 
 /// How images and videos are generated.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct VisualOptions {
 
 impl VisualOptions {
     /// A usage error unless every number is in its range.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.sampling.check()?;
         if self.guidance.is_finite() {
             Ok(())
@@ -53,7 +53,7 @@ impl VisualOptions {
     }
 
     /// Whether every image is run twice, with its prompt and without.
-    pub fn guided(&self) -> bool {
+    pub(crate) fn guided(&self) -> bool {
         self.guidance != 1.0
     }
 }

@@ -5,7 +5,7 @@
 
 pub mod preprocess;
 mod read;
-pub mod resize;
+pub(crate) mod resize;
 pub mod sheet;
 mod tensor;
 pub mod video;
@@ -14,4 +14,5 @@ mod write;
 pub use read::{Picture, decode, load};
 pub(crate) use tensor::stack;
 pub use tensor::{to_images, to_tensor};
-pub use write::{save_png, to_rgb};
+pub use write::save_png;
+pub(crate) use write::to_rgb;

@@ -26,7 +26,7 @@ pub fn pixels(picture: &Picture, size: u32, mode: ResizeMode) -> Vec<f32> {
 }
 
 /// The picture as a square image of that many pixels.
-pub fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
+pub(crate) fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
     let resize = |image: &RgbImage| resize::bicubic(image, size, size);
     match (mode, picture) {
         (ResizeMode::StretchNative, Picture::Rgba(image)) => {
@@ -40,7 +40,7 @@ pub fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
 }
 
 /// `[3, height, width]` in [-1, 1].
-pub fn normalize(image: &RgbImage) -> Vec<f32> {
+pub(crate) fn normalize(image: &RgbImage) -> Vec<f32> {
     let value = |byte: u8| ((f64::from(byte) * (1.0 / 255.0)) as f32 - 0.5) / 0.5;
     (0..3)
         .flat_map(|channel| image.pixels().map(move |pixel| value(pixel[channel])))

@@ -10,7 +10,7 @@ use image::{
 use crate::{Error, Result};
 
 /// Larger images are refused: decoded they would fill gigabytes, whatever the size of their file.
-pub const MOST_PIXELS: u64 = 1 << 27;
+pub(super) const MOST_PIXELS: u64 = 1 << 27;
 /// Larger image files are refused before they are read.
 const LARGEST_FILE: u64 = 1 << 30;
 

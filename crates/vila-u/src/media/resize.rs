@@ -22,7 +22,11 @@ struct Window {
 }
 
 /// Bicubic with antialiasing; the same size gives the same image.
-pub fn bicubic<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32, height: u32) -> Bytes<P> {
+pub(crate) fn bicubic<P: Pixel<Subpixel = u8>>(
+    image: &Bytes<P>,
+    width: u32,
+    height: u32,
+) -> Bytes<P> {
     // Pillow (since 13) starts with the columns where that leaves much less for the rows; the
     // order shows, as each pass rounds.
     let shrink = |from: u32, to: u32| i64::from(from) - i64::from(to);
@@ -35,7 +39,7 @@ pub fn bicubic<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32, height: u3
 }
 
 /// Nearest neighbour, for colours that must not be mixed.
-pub fn nearest(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+pub(crate) fn nearest(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     // Positions are summed up, not multiplied: rounding decides which of two neighbours is taken.
     let positions = |from: u32, to: u32| -> Vec<u32> {
         let step = f64::from(from) / f64::from(to);
@@ -54,7 +58,7 @@ pub fn nearest(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 
 /// Bicubic on colours weighted by their opacity, so that invisible pixels do not bleed into visible
 /// ones; then the transparency is dropped.
-pub fn bicubic_rgba(image: &RgbaImage, width: u32, height: u32) -> RgbImage {
+pub(crate) fn bicubic_rgba(image: &RgbaImage, width: u32, height: u32) -> RgbImage {
     if image.dimensions() == (width, height) {
         return image.convert();
     }

@@ -8,7 +8,7 @@ use crate::{Error, Result, atomic};
 
 /// The tower's output `[3, height, width]` as an image: -1 is black, 1 is full, what lies outside is
 /// cut off.
-pub fn to_rgb(pixels: &[f32], width: u32, height: u32) -> RgbImage {
+pub(crate) fn to_rgb(pixels: &[f32], width: u32, height: u32) -> RgbImage {
     let plane = width as usize * height as usize;
     RgbImage::from_fn(width, height, |x, y| {
         let at = y as usize * width as usize + x as usize;

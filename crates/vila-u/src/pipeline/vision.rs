@@ -47,7 +47,7 @@ pub(super) struct Vision<'a> {
 }
 
 impl Vision<'_> {
-    pub fn device(&self) -> Device {
+    pub(super) fn device(&self) -> Device {
         self.tower.post_quant_conv.weight.device()
     }
 

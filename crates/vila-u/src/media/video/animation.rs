@@ -24,14 +24,14 @@ const MOST_FRAMES: u64 = 10_000;
 /// Those of all frames together: a frame has all its pixels, however few of them the file describes.
 const MOST_PIXELS: u64 = 1 << 32;
 
-pub struct Animation {
+pub(super) struct Animation {
     path: PathBuf,
     bytes: Vec<u8>,
     format: ImageFormat,
 }
 
 impl Animation {
-    pub fn open(path: &Path, format: ImageFormat) -> Result<Self> {
+    pub(super) fn open(path: &Path, format: ImageFormat) -> Result<Self> {
         Ok(Self {
             path: path.into(),
             bytes: read_file(path)?,

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// Larger indices are refused: hours of video have some megabytes.
 const LARGEST_INDEX: u64 = 64 << 20;
 /// Longer videos are refused: ten hours at 30 frames a second.
-pub const MOST_FRAMES: usize = 1 << 20;
+pub(super) const MOST_FRAMES: usize = 1 << 20;
 /// Frames, pieces of sound and what else the fragments of a file hold.
 const MOST_SAMPLES: usize = 8 << 20;
 /// Boxes on the highest level of a file, two for a fragment.
@@ -29,13 +29,13 @@ const MOST_BOXES: usize = 1 << 20;
 
 /// Where a coded frame lies in the file.
 #[derive(Clone, Copy)]
-pub struct ByteRange {
+pub(super) struct ByteRange {
     pub offset: u64,
     pub size: u64,
 }
 
 /// The boxes that say where everything is.
-pub struct Index {
+pub(super) struct Index {
     /// Content of `moov`.
     moov: Vec<u8>,
     /// ByteRange of every `moof`.
@@ -43,14 +43,14 @@ pub struct Index {
 }
 
 /// The video track of a file.
-pub enum VideoTrack {
+pub(super) enum VideoTrack {
     H264(Box<Track>),
     /// What another one is coded with.
     Other(String),
 }
 
 /// The track that is shown.
-pub struct Track {
+pub(super) struct Track {
     pub trak: TrakBox,
     pub avcc: AvccBox,
     pub colours: Colours,
@@ -58,7 +58,7 @@ pub struct Track {
 
 impl Index {
     /// Finds the boxes on the highest level of the file.
-    pub fn read(file: &mut File, length: u64) -> Result<Self> {
+    pub(super) fn read(file: &mut File, length: u64) -> Result<Self> {
         let (mut moov, mut fragments, mut at) = (None, Vec::new(), 0);
         for _ in 0..MOST_BOXES {
             if at >= length {
@@ -102,7 +102,7 @@ impl Index {
     }
 
     /// The first H.264 track, or else what the first video track is coded with.
-    pub fn track(&self) -> Result<VideoTrack> {
+    pub(super) fn track(&self) -> Result<VideoTrack> {
         let mut other = None;
         for (kind, _, whole) in boxes(&self.moov) {
             let trak = match &kind {
@@ -142,7 +142,7 @@ impl Index {
 
 impl Track {
     /// Where its frames lie, in the order of decoding, and how many of them come before what is shown.
-    pub fn places(
+    pub(super) fn places(
         &self,
         index: &Index,
         file: &mut File,

@@ -33,7 +33,7 @@ const MOST_FRAMES: usize = 1 << 20;
 const CONTAINERS: &str = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg";
 
 /// What a file is that is known by its beginning but not decoded here.
-pub fn kind(head: &[u8]) -> Option<String> {
+pub(super) fn kind(head: &[u8]) -> Option<String> {
     let has = |text: &str| head.windows(text.len()).any(|part| part == text.as_bytes());
     if head.starts_with(b"\x1a\x45\xdf\xa3") {
         // The codec stands in the description of the track, near the beginning.
@@ -71,7 +71,7 @@ pub fn kind(head: &[u8]) -> Option<String> {
     found.next().map(|(_, name)| name.to_string())
 }
 
-pub struct Ffmpeg {
+pub(super) struct Ffmpeg {
     path: PathBuf,
     program: PathBuf,
     /// What is decoded, for messages.
@@ -80,7 +80,7 @@ pub struct Ffmpeg {
 
 impl Ffmpeg {
     /// `kind`: what the video is. Errors where no `ffmpeg` is installed.
-    pub fn open(path: &Path, kind: &str) -> Result<Self> {
+    pub(super) fn open(path: &Path, kind: &str) -> Result<Self> {
         let program = installed().ok_or_else(|| {
             Error::invalid(
                 path,

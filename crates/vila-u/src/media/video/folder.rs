@@ -12,12 +12,12 @@ use crate::{Error, Result, media::load};
 /// Endings of the files that are taken for frames.
 const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff"];
 
-pub struct Folder {
+pub(super) struct Folder {
     pub files: Vec<PathBuf>,
 }
 
 impl Folder {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let mut files = Vec::new();
         for entry in fs::read_dir(path).map_err(Error::io(path))? {
             let path = entry.map_err(Error::io(path))?.path();

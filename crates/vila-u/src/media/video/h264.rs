@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// What the numbers of a frame mean.
 #[derive(Clone, Copy)]
-pub struct Colours {
+pub(super) struct Colours {
     /// Shares of red and blue in the luma.
     weights: [f32; 2],
     /// 0..=255, rather than 16..=235 (luma) and 16..=240 (chroma).
@@ -37,7 +37,7 @@ impl Default for Colours {
 
 impl Colours {
     /// From the content of a `colr` box: `nclx` or `nclc`, primaries, transfer, matrix, range.
-    pub fn of(colr: &[u8]) -> Self {
+    pub(super) fn of(colr: &[u8]) -> Self {
         let matrix = match colr {
             [b'n', b'c', b'l', b'x' | b'c', _, _, _, _, 0, matrix, ..] => *matrix,
             _ => 2,
@@ -54,19 +54,19 @@ impl Colours {
 }
 
 /// Decodes one frame after the other.
-pub struct Decoder {
+pub(super) struct Decoder {
     decoder: decoder::Decoder,
     colours: Colours,
 }
 
 /// A decoded frame.
-pub struct Frame<'a> {
+pub(super) struct Frame<'a> {
     planes: DecodedYUV<'a>,
     colours: Colours,
 }
 
 impl Decoder {
-    pub fn new(colours: Colours) -> Result<Self> {
+    pub(super) fn new(colours: Colours) -> Result<Self> {
         // Frames that are decoded before they are shown wait until it is their turn.
         let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
         let decoder = decoder::Decoder::with_api_config(OpenH264API::from_source(), config);
@@ -79,7 +79,7 @@ impl Decoder {
 
     /// Takes the units of one coded frame, with start codes. Gives the next frame to be shown, if one
     /// is ready; none for what cannot be decoded.
-    pub fn decode(&mut self, units: &[u8]) -> Option<Frame<'_>> {
+    pub(super) fn decode(&mut self, units: &[u8]) -> Option<Frame<'_>> {
         let planes = self.decoder.decode(units).ok()??;
         Some(Frame {
             planes,
@@ -88,7 +88,7 @@ impl Decoder {
     }
 
     /// The frames that still wait.
-    pub fn rest(&mut self) -> Vec<Frame<'_>> {
+    pub(super) fn rest(&mut self) -> Vec<Frame<'_>> {
         let colours = self.colours;
         let rest = self.decoder.flush_remaining().unwrap_or_default();
         let frame = |planes| Frame { planes, colours };
@@ -97,7 +97,7 @@ impl Decoder {
 }
 
 impl Frame<'_> {
-    pub fn rgb(&self) -> RgbImage {
+    pub(super) fn rgb(&self) -> RgbImage {
         let (width, height) = self.planes.dimensions();
         let (y_stride, c_stride, _) = self.planes.strides();
         let Colours { weights, full } = self.colours;
@@ -125,14 +125,17 @@ impl Frame<'_> {
 }
 
 /// A coded frame, its units with start codes.
-pub struct Coded {
+pub(super) struct Coded {
     pub units: Vec<u8>,
     /// It can be decoded without those before it.
     pub key: bool,
 }
 
 /// Codes frames of one size, so finely that no blocks are seen.
-pub fn encode(frames: &[RgbImage], rate: u32) -> std::result::Result<Vec<Coded>, openh264::Error> {
+pub(super) fn encode(
+    frames: &[RgbImage],
+    rate: u32,
+) -> std::result::Result<Vec<Coded>, openh264::Error> {
     let config = EncoderConfig::new()
         .rate_control_mode(RateControlMode::Bufferbased)
         .bitrate(BitRate::from_bps(20_000_000))

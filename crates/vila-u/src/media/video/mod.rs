@@ -36,7 +36,7 @@ pub enum FrameSampling {
 
 impl FrameSampling {
     /// Which `count` of `total` frames are seen, `None` for a black one.
-    pub fn choose(self, total: usize, count: usize) -> Vec<Option<usize>> {
+    pub(crate) fn choose(self, total: usize, count: usize) -> Vec<Option<usize>> {
         let evenly = |last: usize, round: fn(f64) -> f64| {
             let step = last as f64 / count.saturating_sub(1).max(1) as f64;
             let index = move |index: usize| {

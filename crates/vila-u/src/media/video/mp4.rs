@@ -23,12 +23,12 @@ use crate::{
 const LARGEST_FRAME: u64 = 64 << 20;
 
 /// A video that can be decoded here, or what it is coded with.
-pub enum Opened {
+pub(super) enum Opened {
     H264(Box<Mp4>),
     Other(String),
 }
 
-pub struct Mp4 {
+pub(super) struct Mp4 {
     path: PathBuf,
     file: File,
     /// In the order they are decoded in.
@@ -43,7 +43,7 @@ pub struct Mp4 {
 }
 
 /// Whether a file begins as MP4 files do.
-pub fn begins(head: &[u8]) -> bool {
+pub(super) fn begins(head: &[u8]) -> bool {
     const FIRST: [&[u8]; 7] = [
         b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot",
     ];
@@ -51,7 +51,7 @@ pub fn begins(head: &[u8]) -> bool {
 }
 
 /// Reads the index of a file.
-pub fn open(path: &Path) -> Result<Opened> {
+pub(super) fn open(path: &Path) -> Result<Opened> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
     let invalid = |reason| Error::invalid(path, reason);
