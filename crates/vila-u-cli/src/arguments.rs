@@ -6,7 +6,10 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use vila_u::{checkpoint::Format, device, media::video};
+use vila_u::{
+    checkpoint::Format, data::nano::Split, device, evaluation::benchmarks::nano::Measure,
+    media::video,
+};
 
 /// Generate images from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
 #[derive(Parser)]
@@ -379,17 +382,22 @@ pub struct DataNano {
     /// How many scenes; and for every four of them a video, a page, a comparison and a riddle
     #[arg(short, default_value_t = 1000)]
     pub n: usize,
-    /// train, or heldout
-    #[arg(long, default_value = "train")]
-    pub split: String,
+    /// What training sees, or what is held out from it to make choices by, or to report
+    #[arg(long, default_value = "train", value_parser = splits())]
+    pub split: Split,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
 #[derive(Subcommand)]
 pub enum Eval {
-    /// Reconstruction, matching, questions, generated images and videos on the held-out nano world
-    #[command(after_help = "Example: vila-u eval nano -n 200 -o report/")]
+    /// Reconstruction, matching, questions, images and videos of the nano world, on what was held out from training
+    #[command(after_help = "Examples:\n  \
+        vila-u eval nano -o report/\n  \
+        vila-u eval nano --only generation,questions -n 100\n  \
+        vila-u eval nano --only generation --split validation --cfg 2 --temperature 0.5\n\n\
+        Choose by the validation split, report the test split; on the train split the same measures say what a model \
+        knows by heart.")]
     Nano(EvalNano),
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
     #[command(after_help = "Example: vila-u eval quantized -n 100")]
@@ -407,14 +415,23 @@ pub struct EvalQuantized {
 
 #[derive(Args)]
 pub struct EvalNano {
-    /// Scenes for each measurement
+    /// Scenes, videos, comparisons or riddles for each measure
     #[arg(short, default_value_t = 200)]
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// The scenes to measure on
+    #[arg(long, default_value = "test", value_parser = splits())]
+    pub split: Split,
+    /// These measures alone, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = measures())]
+    pub only: Vec<Measure>,
     /// Classifier-free guidance weight of images and videos; 1 turns guidance off [default: the model's own]
     #[arg(long)]
     pub cfg: Option<f32>,
+    /// Temperature of the codes of images and videos, above 0 [default: the model's own]
+    #[arg(long)]
+    pub temperature: Option<f32>,
     /// A folder for contact sheets of what was measured
     #[arg(short, long)]
     pub output: Option<PathBuf>,
@@ -469,6 +486,14 @@ pub struct Convert {
 fn formats(formats: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
     PossibleValuesParser::new(formats.iter().map(|format| format.name()))
         .try_map(|name| Format::parse(&name))
+}
+
+fn splits() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new(Split::ALL.map(Split::name)).try_map(|name| Split::parse(&name))
+}
+
+fn measures() -> impl TypedValueParser<Value = Measure> {
+    PossibleValuesParser::new(Measure::ALL.map(Measure::name)).try_map(|name| Measure::parse(&name))
 }
 
 fn known_device(name: &str) -> Result<String, String> {

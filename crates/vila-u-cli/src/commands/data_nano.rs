@@ -1,27 +1,15 @@
 //! `vila-u data nano`: the nano world as files.
 
 use serde_json::json;
-use vila_u::{
-    Error, Result,
-    data::nano::{Split, write},
-};
+use vila_u::{Error, Result, data::nano::write};
 
 use crate::{arguments::DataNano, console::Console};
 
 pub fn run(args: &DataNano, console: &Console) -> Result<()> {
-    let split = match args.split.as_str() {
-        "train" => Split::Train,
-        "heldout" => Split::HeldOut,
-        other => {
-            return Err(Error::usage(format!(
-                "--split {other}: choose train or heldout"
-            )));
-        }
-    };
     if args.n == 0 {
         return Err(Error::usage("-n must be at least 1"));
     }
-    write(&args.out, split, args.seed, args.n, &mut |done| {
+    write(&args.out, args.split, args.seed, args.n, &mut |done| {
         console.progress("writing", done as u64, args.n as u64, "");
         !console.stopped()
     })?;

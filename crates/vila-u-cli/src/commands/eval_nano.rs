@@ -1,6 +1,9 @@
 //! `vila-u eval nano`: how good a model is at the nano world.
 
-use vila_u::{Result, evaluation::benchmarks::nano};
+use vila_u::{
+    Result,
+    evaluation::benchmarks::nano::{self, Measure, Options},
+};
 
 use super::{check_folder, create_folder, pipeline, to_json};
 use crate::{
@@ -11,10 +14,24 @@ use crate::{
 pub fn run(global: &Global, args: &EvalNano, console: &Console) -> Result<()> {
     args.output.as_deref().map(check_folder).transpose()?;
     let mut checkpoint = pipeline(global, console).build()?.into_checkpoint()?;
+    let generation = &mut checkpoint.generation;
     if let Some(guidance) = args.cfg {
-        checkpoint.generation.visual_guidance = guidance.into();
+        generation.visual_guidance = guidance.into();
     }
-    let report = nano::run(&checkpoint, args.n, args.seed, &mut |what, done, total| {
+    if let Some(temperature) = args.temperature {
+        generation.visual_temperature = temperature.into();
+    }
+    let options = Options {
+        split: args.split,
+        n: args.n,
+        seed: args.seed,
+        measures: if args.only.is_empty() {
+            Measure::ALL.to_vec()
+        } else {
+            args.only.clone()
+        },
+    };
+    let report = nano::run(&checkpoint, &options, &mut |what, done, total| {
         console.progress(what, done as u64, total as u64, "");
         !console.stopped()
     })?;

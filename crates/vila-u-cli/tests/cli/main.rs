@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod hub;
 mod nano;
 mod plan;
 mod quantized;

@@ -27,7 +27,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let (model, tokenizer) = (&checkpoint.model, &checkpoint.tokenizer);
     let watch = bench.watch;
 
-    let scene = Scene::sample(Split::HeldOut, 0, 0);
+    let scene = Scene::sample(Split::Test, 0, 0);
     let size = checkpoint.config.siglip.vision_config.image_size;
     let pixels = normalize(&scene.render(size as u32));
     let pixels = TensorData::new(pixels, [1, 3, size, size]);

@@ -1,20 +1,23 @@
 //! Which checkpoint: what `--model` takes, and how it becomes files.
 
 use std::{
-    collections::HashMap,
     env, fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Mutex,
-    time::Duration,
 };
 
 use hf_hub::{
-    HFClient, HFClientSync, HFError, HFResult,
-    progress::{DownloadEvent, ProgressEvent, ProgressHandler},
+    Cache, Repo, RepoType,
+    api::sync::{ApiBuilder, ApiError, ApiRepo},
 };
+use serde::Deserialize;
 
-use super::{config, files::Files, keys::Part, nano, released, tensors};
+use super::{
+    config,
+    files::{Files, plain},
+    keys::Part,
+    nano, released, tensors,
+};
 use crate::{Error, Result, model::VilaUConfig};
 
 /// A checkpoint by name: `nano`, a folder, or `hf:ORG/NAME[@REV]`.
@@ -133,7 +136,7 @@ impl Source {
         let Self::Hub { repository } = self else {
             return self.files(|_, _| {}).map(Known::Files);
         };
-        let cached = repository.cached(&hf_hub::resolve_cache_dir());
+        let cached = repository.cached(&cache_dir());
         let part = Part::VisionTower.folder();
         if let Some(files) = cached.filter(|files| files.join(part).contains("config.json")) {
             return Ok(Known::Files(files));
@@ -151,37 +154,47 @@ impl Source {
 impl Repository {
     /// All files, from the cache if they are all there.
     fn snapshot(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<Files> {
-        if let Some(files) = self.cached(&hf_hub::resolve_cache_dir())
+        if let Some(files) = self.cached(&cache_dir())
             && is_complete(&files)
         {
             return Ok(files);
         }
-        let folder = self.online(|client| {
-            client
-                .model(&self.organisation, &self.name)
-                .snapshot_download()
-                .revision(self.revision.clone())
-                .progress(Meter::new(progress))
-                .send()
+        let list = self.online(|repo| {
+            let list = repo.info_request().query("blobs", "true").call();
+            let list = list.and_then(|answer| answer.into_body().read_to_string());
+            list.map_err(|error| Box::new(error).into())
         })?;
-        Ok(Files::folder(folder))
+        let listed: Listed = serde_json::from_str(&list).map_err(|error| {
+            self.unreachable(format!("its list of files is not valid: {error}"))
+        })?;
+        let total = listed.siblings.iter().filter_map(|file| file.size).sum();
+        let mut done = 0;
+        for file in &listed.siblings {
+            // These become paths in the cache.
+            if plain(&file.rfilename).is_none() {
+                return Err(self.unreachable(format!("it lists a file {:?}", file.rfilename)));
+            }
+            let meter = Meter {
+                before: done,
+                file: 0,
+                total,
+                progress: &progress,
+            };
+            self.online(|repo| repo.download_with_progress(&file.rfilename, meter))?;
+            done += file.size.unwrap_or(0);
+        }
+        self.cached(&cache_dir())
+            .ok_or_else(|| self.unreachable("it lists no files"))
     }
 
     /// One file, from the cache if it is there.
     pub fn file(&self, name: &str) -> Result<Files> {
-        if let Some(files) = self.cached(&hf_hub::resolve_cache_dir())
+        if let Some(files) = self.cached(&cache_dir())
             && files.contains(name)
         {
             return Ok(files);
         }
-        let path = self.online(|client| {
-            client
-                .model(&self.organisation, &self.name)
-                .download_file()
-                .filename(name)
-                .revision(self.revision.clone())
-                .send()
-        })?;
+        let path = self.online(|repo| repo.download(name))?;
         Ok(Files::folder(path.parent().unwrap_or(Path::new("."))))
     }
 
@@ -194,43 +207,59 @@ impl Repository {
         // A revision is a commit, or a name whose commit the cache has noted.
         let commit = fs::read_to_string(folder.join("refs").join(&self.revision));
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
-        let snapshot = folder.join("snapshots").join(super::files::plain(commit)?);
+        let snapshot = folder.join("snapshots").join(plain(commit)?);
         snapshot.is_dir().then(|| Files::folder(snapshot))
     }
 
-    fn online<T>(&self, work: impl FnOnce(HFClientSync) -> HFResult<T>) -> Result<T> {
-        let offline = env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0");
-        let outcome = if offline {
-            Err("HF_HUB_OFFLINE is set".to_string())
-        } else {
-            client().and_then(work).map_err(reason)
-        };
-        outcome.map_err(|reason| {
-            Error::failed(format!(
-                "{self} is not in the Hugging Face cache, and getting it failed: {reason}. Check the \
-                 name and the network, or download it elsewhere and give the folder"
-            ))
-        })
+    fn online<T>(&self, work: impl FnOnce(ApiRepo) -> Result<T, ApiError>) -> Result<T> {
+        if env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0") {
+            return Err(self.unreachable("HF_HUB_OFFLINE is set"));
+        }
+        let id = format!("{}/{}", self.organisation, self.name);
+        let repo = Repo::with_revision(id, RepoType::Model, self.revision.clone());
+        let mut builder = ApiBuilder::from_cache(Cache::new(cache_dir())).with_progress(false);
+        if let Ok(token) = env::var("HF_TOKEN") {
+            builder = builder.with_token(Some(token));
+        }
+        if let Ok(endpoint) = env::var("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let outcome = builder.build().and_then(|api| work(api.repo(repo)));
+        outcome.map_err(|error| self.unreachable(error.to_string().replace('\n', " ")))
+    }
+
+    fn unreachable(&self, reason: impl fmt::Display) -> Error {
+        Error::failed(format!(
+            "{self} is not in the Hugging Face cache, and getting it failed: {reason}. Check the \
+             name and the network, or download it elsewhere and give the folder"
+        ))
     }
 }
 
-/// A client that soon gives up where there is no network.
-fn client() -> HFResult<HFClientSync> {
-    let http = reqwest::Client::builder()
-        .user_agent(concat!("vila-u/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_secs(5))
-        .build()
-        .map_err(|error| HFError::Other(error.to_string()))?;
-    HFClient::builder().client(http).build_sync()
+/// The Hugging Face cache: `HF_HUB_CACHE`, `HF_HOME/hub`, or `~/.cache/huggingface/hub`.
+fn cache_dir() -> PathBuf {
+    let folder = |name| {
+        env::var_os(name)
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from)
+    };
+    folder("HF_HUB_CACHE")
+        .or_else(|| Some(folder("HF_HOME")?.join("hub")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
+        .unwrap_or_else(|| ".cache/huggingface/hub".into())
 }
 
-/// One line; of a failed connection the cause at its root.
-fn reason(error: HFError) -> String {
-    let mut root: &dyn std::error::Error = &error;
-    while let (HFError::Request { .. }, Some(source)) = (&error, root.source()) {
-        root = source;
-    }
-    root.to_string().replace('\n', " ")
+/// The files of a repository, as the Hub lists them.
+#[derive(Deserialize)]
+struct Listed {
+    siblings: Vec<ListedFile>,
+}
+
+#[derive(Deserialize)]
+struct ListedFile {
+    rfilename: String,
+    /// Bytes.
+    size: Option<u64>,
 }
 
 /// Whether nothing is missing that a download would bring: of a whole model, or of a SigLIP that a tower
@@ -248,38 +277,25 @@ fn is_complete(files: &Files) -> bool {
             .all(|part| part.contains("config.json") && tensors::is_complete(part))
 }
 
-/// Adds up the bytes of the files on their way.
-struct Meter<F> {
-    progress: F,
-    state: Mutex<(u64, HashMap<String, u64>)>,
+/// Tells the bytes of one file on its way, beside those of the files before it.
+struct Meter<'a, F> {
+    before: u64,
+    file: u64,
+    total: u64,
+    progress: &'a F,
 }
 
-impl<F> Meter<F> {
-    fn new(progress: F) -> Self {
-        Self {
-            progress,
-            state: Mutex::default(),
-        }
+impl<F: Fn(u64, u64)> hf_hub::api::Progress for Meter<'_, F> {
+    fn init(&mut self, _size: usize, _filename: &str) {
+        self.file = 0;
     }
-}
 
-impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Meter<F> {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let (ProgressEvent::Download(event), Ok(mut state)) = (event, self.state.lock()) else {
-            return;
-        };
-        let (total, done) = &mut *state;
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => *total = *total_bytes,
-            DownloadEvent::Progress { files } => {
-                for file in files {
-                    done.insert(file.filename.clone(), file.bytes_completed);
-                }
-            }
-            _ => return,
-        }
-        (self.progress)(done.values().sum::<u64>().min(*total), *total);
+    fn update(&mut self, size: usize) {
+        self.file += size as u64;
+        (self.progress)((self.before + self.file).min(self.total), self.total);
     }
+
+    fn finish(&mut self) {}
 }
 
 #[cfg(test)]

@@ -384,7 +384,7 @@ impl Objective<VilaU> for MixtureObjective {
             if weight == 0.0 {
                 continue;
             }
-            let scene = |index| samples.make(Split::HeldOut, 0, index, form);
+            let scene = |index| samples.make(Split::Validation, 0, index, form);
             let held_out = (0..EVALUATED as u64).map(scene);
             let held_out = held_out.collect::<Result<Vec<_>>>()?;
             let means = self.means(&model, &held_out, &device)?;
@@ -416,7 +416,7 @@ impl Objective<VilaU> for MixtureObjective {
             }
             None => {
                 for index in 0..SHOWN as u64 {
-                    let scene = Scene::sample(Split::HeldOut, 0, index);
+                    let scene = Scene::sample(Split::Validation, 0, index);
                     meant.extend(normalize(&scene.render(self.samples.size() as u32)));
                     prompts.push(image_prompt(&self.samples.tokenizer, &scene.caption())?);
                 }
@@ -476,7 +476,8 @@ impl MixtureObjective {
             return Ok(None);
         }
         let size = self.samples.size() as u32;
-        let videos = (0..SHOWN_VIDEOS as u64).map(|index| Video::sample(Split::HeldOut, 0, index));
+        let videos =
+            (0..SHOWN_VIDEOS as u64).map(|index| Video::sample(Split::Validation, 0, index));
         let videos: Vec<Video> = videos.collect();
         let frames = videos
             .iter()

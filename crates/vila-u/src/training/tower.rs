@@ -214,7 +214,7 @@ impl TowerObjective {
         // Only the leader looks at them.
         let count = if ranks.leads() { EVALUATED } else { 0 };
         let held_out = held_out(&captions, &recipe.data, count)?.unwrap_or_else(|| {
-            let scene = |index| captions.draw(Split::HeldOut, 0, index);
+            let scene = |index| captions.draw(Split::Validation, 0, index);
             (0..count as u64).map(scene).collect()
         });
         Ok(Self {

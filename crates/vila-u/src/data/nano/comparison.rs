@@ -27,17 +27,17 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Comparison `index` of a split: the same for the same arguments, always. Of training, neither
-    /// scene is held out; of [`Split::HeldOut`], at least one is.
+    /// Comparison `index` of a split: the same for the same arguments, always. Of a split that is held out, at
+    /// least one of the scenes is, and none is of the other.
     pub fn sample(split: Split, seed: u64, index: u64) -> Self {
         let mut rng = rng("comparison", split, seed, index);
         loop {
             let Some(found) = Self::propose(&mut rng) else {
                 continue;
             };
-            let held_out = found.scenes.iter().any(Scene::held_out);
+            let of = Split::of_all(found.scenes.iter().map(Scene::split));
             let visible = found.scenes.iter().all(Scene::visible);
-            if held_out == (split == Split::HeldOut) && visible {
+            if of == Some(split) && visible {
                 return found;
             }
         }
@@ -174,10 +174,13 @@ mod tests {
     fn exactly_one_thing_differs() {
         let mut met = Vec::new();
         for index in 0..200 {
-            let split = [Split::Train, Split::HeldOut][index as usize % 2];
+            let split = [Split::Train, Split::Validation, Split::Test][index as usize % 3];
             let found = Comparison::sample(split, 2, index);
-            let held_out = found.scenes.iter().any(Scene::held_out);
-            assert_eq!(held_out, split == Split::HeldOut);
+            let splits = found.scenes.each_ref().map(Scene::split);
+            assert!(
+                splits.contains(&split)
+                    && splits.iter().all(|of| [Split::Train, split].contains(of))
+            );
             let [one, other] = &found.scenes;
             assert_ne!(one.render(64), other.render(64));
             let shapes = |scene: &Scene| -> Vec<_> {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use twemoji_assets::svg::SvgTwemojiAsset;
 
-use super::stable_hash;
+use super::scene::Split;
 
 /// One piece of Twemoji art with its Unicode (CLDR) name; three objects go by a shorter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,11 +124,12 @@ pub fn named(name: &str) -> Option<&'static Emoji> {
     inventory().iter().find(|emoji| emoji.name == name)
 }
 
-/// Further art: seen in training, or held out from it as a whole.
-pub fn gallery(held_out: bool) -> &'static [Emoji] {
-    static LISTS: OnceLock<(Vec<Emoji>, Vec<Emoji>)> = OnceLock::new();
-    let (seen, unseen) = LISTS.get_or_init(|| {
-        [
+/// Further art of a split: one emoji in twelve is held out from training as a whole.
+pub fn gallery(split: Split) -> &'static [Emoji] {
+    static LISTS: OnceLock<[Vec<Emoji>; 3]> = OnceLock::new();
+    let lists = LISTS.get_or_init(|| {
+        let mut lists = [const { Vec::new() }; 3];
+        let all = [
             '\u{2600}'..='\u{27bf}',
             '\u{1f300}'..='\u{1f6ff}',
             '\u{1f900}'..='\u{1faff}',
@@ -137,8 +138,16 @@ pub fn gallery(held_out: bool) -> &'static [Emoji] {
         .flatten()
         .filter(|&character| !INVENTORY.contains(character) && !is_sign(character))
         .filter_map(Emoji::find)
-        .filter(|emoji| !NOT_ART.iter().any(|word| emoji.name.contains(word)))
-        .partition(|emoji| !stable_hash(emoji.name).is_multiple_of(12))
+        .filter(|emoji| !NOT_ART.iter().any(|word| emoji.name.contains(word)));
+        for emoji in all {
+            lists[gallery_split(&emoji) as usize].push(emoji);
+        }
+        lists
     });
-    if held_out { unseen } else { seen }
+    &lists[split as usize]
+}
+
+/// The split that an emoji of the gallery belongs to.
+pub fn gallery_split(emoji: &Emoji) -> Split {
+    Split::of(emoji.name, 12)
 }

@@ -89,15 +89,15 @@ mod tests {
 
     #[test]
     fn pages_and_replies_speak_of_their_pictures() {
-        let page = Page::sample(Split::HeldOut, 4, 1);
+        let page = Page::sample(Split::Test, 4, 1);
         assert_eq!(page.scenes.len(), 3);
-        assert_eq!(page.scenes[1], Scene::sample(Split::HeldOut, 4, 5));
+        assert_eq!(page.scenes[1], Scene::sample(Split::Test, 4, 5));
         let text = page.text();
         assert!(text.starts_with(&format!("<image>{}.", page.scenes[0].caption())));
         assert_eq!(text.matches(" <image>").count(), 2);
         for index in 0..20 {
-            let (scene, [request, reply]) = Scene::sample_reply(Split::HeldOut, 4, index);
-            assert!(scene.held_out());
+            let (scene, [request, reply]) = Scene::sample_reply(Split::Test, 4, index);
+            assert_eq!(scene.split(), Split::Test);
             assert!(request.value.contains(scene.background.name));
             let said = match scene.count() {
                 1 => "It is ",

@@ -12,6 +12,7 @@ use super::{
     sprite::{Sprite, sprite},
     stable_hash,
 };
+use crate::{Error, Result};
 
 /// A background colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +38,54 @@ const fn colour(name: &'static str, rgb: [u8; 3]) -> Colour {
     Colour { name, rgb }
 }
 
-/// Which part of the world a scene comes from. No combination and no gallery emoji is in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which part of the world a scene comes from. No combination and no gallery emoji is in two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Split {
     Train,
-    HeldOut,
+    /// What choices are made by: when to stop, and how to sample.
+    Validation,
+    /// What is reported.
+    Test,
+}
+
+impl Split {
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+
+    /// As on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+
+    pub fn parse(name: &str) -> Result<Self> {
+        let named = Self::ALL.into_iter().find(|split| split.name() == name);
+        named.ok_or_else(|| Error::usage(format!("the nano world has no split {name}")))
+    }
+
+    /// The split of what has this key, by a hash of it: one in `out_of` is held out, a third of these for validation.
+    pub(super) fn of(key: &str, out_of: u64) -> Self {
+        let hash = stable_hash(key);
+        match (hash.is_multiple_of(out_of), hash.is_multiple_of(3 * out_of)) {
+            (_, true) => Self::Validation,
+            (true, _) => Self::Test,
+            (false, _) => Self::Train,
+        }
+    }
+
+    /// The split of what is made of several parts: that of those held out. None where they are of both kinds.
+    pub(super) fn of_all(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        parts
+            .into_iter()
+            .try_fold(Self::Train, |all, part| match (all, part) {
+                (Self::Train, part) => Some(part),
+                (all, Self::Train) => Some(all),
+                (all, part) => (all == part).then_some(all),
+            })
+    }
 }
 
 /// One of nine places; `column` and `row` are 0 (left, top), 1 (middle) or 2 (right, bottom).
@@ -130,16 +174,16 @@ impl Scene {
         let mut rng = rng("scene", split, seed, index);
         loop {
             let scene = Self::propose(&mut rng);
-            if scene.held_out() == (split == Split::HeldOut) && scene.visible() {
+            if scene.split() == split && scene.visible() {
                 return scene;
             }
         }
     }
 
-    /// One gallery emoji at any place and size; in [`Split::HeldOut`], one never seen in training.
+    /// One gallery emoji at any place and size.
     pub fn sample_gallery(split: Split, seed: u64, index: u64) -> Self {
         let mut rng = rng("gallery", split, seed, index);
-        let list = emoji::gallery(split == Split::HeldOut);
+        let list = emoji::gallery(split);
         let side = [0.28, 0.36, 0.44, 0.58, 0.72, 0.86][rng.random_range(0..6)];
         Self {
             background: *pick(&mut rng, &COLOURS),
@@ -215,9 +259,9 @@ impl Scene {
         }
     }
 
-    /// Whether this combination is kept out of training. Place and size are no part of the key: a
-    /// held-out object on a held-out colour is unseen in every place and size.
-    pub fn held_out(&self) -> bool {
+    /// The split that this combination belongs to. Place and size are no part of the key: a held-out object on a
+    /// held-out colour is unseen in every place and size.
+    pub fn split(&self) -> Split {
         let colour = self.background.name;
         let key = match &self.layout {
             Layout::Single { object, .. } => format!("{}|{colour}|1", object.name),
@@ -234,11 +278,9 @@ impl Scene {
                 Relation::Above => format!("{}|above|{}|{colour}", first.name, second.name),
                 Relation::Below => format!("{}|above|{}|{colour}", second.name, first.name),
             },
-            Layout::Free { object, .. } => {
-                return emoji::gallery(true).contains(object);
-            }
+            Layout::Free { object, .. } => return emoji::gallery_split(object),
         };
-        stable_hash(&key).is_multiple_of(10)
+        Split::of(&key, 10)
     }
 
     /// Whether every object stands out from the background, and a pair is of two objects.

@@ -133,14 +133,15 @@ impl Video {
                 motion: *pick(&mut rng, &Motion::ALL),
                 wording: rng.random(),
             };
-            if video.held_out() == (split == Split::HeldOut) && video.visible() {
+            if video.split() == Some(split) && video.visible() {
                 return video;
             }
         }
     }
 
-    /// Whether this combination, or one that its frames show, is kept out of training.
-    pub fn held_out(&self) -> bool {
+    /// The split that this combination and the one that its frames show belong to; None where they are of two
+    /// that are held out.
+    pub fn split(&self) -> Option<Split> {
         let Self {
             object,
             background,
@@ -148,7 +149,10 @@ impl Video {
             ..
         } = self;
         let key = format!("{}|{motion:?}|{}", object.name, background.name);
-        stable_hash(&key).is_multiple_of(10) || Scene::plain(*object, *background).held_out()
+        Split::of_all([
+            Split::of(&key, 10),
+            Scene::plain(*object, *background).split(),
+        ])
     }
 
     /// Whether the object stands out from the background, and its motion can be seen.
@@ -294,8 +298,12 @@ mod tests {
     fn splits_share_no_combination_and_no_scene() {
         for index in 0..300 {
             let train = Video::sample(Split::Train, 1, index);
-            assert!(!train.held_out() && !train.still().held_out());
-            assert!(Video::sample(Split::HeldOut, 1, index).held_out());
+            assert_eq!(train.still().split(), Split::Train);
+            for split in [Split::Train, Split::Validation, Split::Test] {
+                let video = Video::sample(split, 1, index);
+                assert_eq!(video.split(), Some(split));
+                assert!([Split::Train, split].contains(&video.still().split()));
+            }
         }
         // A turn that nobody can see is asked of nobody.
         let turns = |name| turns_visibly(named(name).unwrap());

@@ -203,10 +203,10 @@ mod tests {
     fn what_is_written_can_be_read() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("nano");
-        write(&folder, Split::HeldOut, 3, 9, &mut |_| true).unwrap();
+        write(&folder, Split::Test, 3, 9, &mut |_| true).unwrap();
         let records = read_jsonl(&folder.join("nano.jsonl")).unwrap();
         assert_eq!(records.len(), 18);
-        let scene = Scene::sample(Split::HeldOut, 3, 4);
+        let scene = Scene::sample(Split::Test, 3, 4);
         let drawing = vec![Turn::human(scene.caption()), Turn::assistant("<image>")];
         assert_eq!(records[9].text, Text::Turns(drawing));
         let file = Image::File(folder.join("images/0000004.png"));
@@ -228,14 +228,14 @@ mod tests {
         };
         let pages = open(Format::Mmc4, "pages.jsonl", &folder.join("images"));
         assert_eq!(pages.len(), 2);
-        let page = Page::sample(Split::HeldOut, 3, 1);
+        let page = Page::sample(Split::Test, 3, 1);
         assert_eq!(pages[1].text, Text::Page(page.text()));
         let Pictures::Images(images) = &pages[1].pictures else {
             panic!("{pages:?}");
         };
         assert_eq!(images[2].read().unwrap().rgb(), page.scenes[2].render(64));
         let videos = open(Format::OpenVid, "videos.csv", &folder);
-        let video = Video::sample(Split::HeldOut, 3, 2);
+        let video = Video::sample(Split::Test, 3, 2);
         let made = vec![Turn::human(video.caption()), Turn::assistant("<video>")];
         assert_eq!(videos[2].text, Text::Turns(made));
         let Pictures::Video(frames) = &videos[2].pictures else {

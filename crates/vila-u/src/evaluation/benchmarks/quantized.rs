@@ -109,7 +109,7 @@ pub fn run(
 fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]> {
     let (model, config) = (&whole.model, &whole.config);
     let size = config.siglip.vision_config.image_size;
-    let scene = Scene::sample(Split::HeldOut, seed, index);
+    let scene = Scene::sample(Split::Test, seed, index);
     let pixels = TensorData::new(normalize(&scene.render(size as u32)), [1, 3, size, size]);
     let pixels = Tensor::from_data(pixels, &Device::flex());
     let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);

@@ -235,7 +235,7 @@ mod tests {
     fn reads_what_scenes_show() {
         let mut right = 0;
         for index in 0..6 {
-            let scene = Scene::sample(Split::HeldOut, 11, index);
+            let scene = Scene::sample(Split::Test, 11, index);
             let (Layout::Single { object, .. } | Layout::Copies { object, .. }) = &scene.layout
             else {
                 continue;

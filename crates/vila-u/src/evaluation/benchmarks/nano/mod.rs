@@ -1,146 +1,197 @@
 //! `eval nano`: every ability of a model on scenes held out from training.
 //!
-//! Ground truth is exact, so every number is a count of right and wrong or a distance in pixels.
+//! Ground truth is exact, so every number is a count of right and wrong or a distance in pixels. A split of the nano
+//! world has combinations of its own: [`Split::Test`] is what is reported, [`Split::Validation`] what choices are made
+//! by, and the same measures on [`Split::Train`] say what a model knows by heart.
 
 pub mod fit;
+mod images;
+mod questions;
 mod report;
 mod videos;
 pub mod watch;
 
-use std::{collections::BTreeMap, ops::ControlFlow};
-
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use image::RgbImage;
-use rayon::prelude::*;
 
-pub use report::{Drawing, Quality, Report, VideoDrawing};
+pub use report::{Answers, Generated, GeneratedVideos, Quality, Report};
 
 use crate::{
     Error, Result,
-    checkpoint::{Checkpoint, config::siglip_tokenizer},
-    data::nano::{Comparison, Kind, Layout, Question, Scene, Split, Video, riddle},
-    device::read_ints,
-    evaluation::metrics::{Estimate, code_use, mean, psnr, share, ssim},
-    generation::{
-        batch::Prompt,
-        chat::{generate_images, image_prompt},
-        sampling::Sampling,
-        text::{self, TextOptions},
-    },
-    media::{self, sheet, to_images},
-    sequence::{Layout as Rows, Sample},
-    text::conversation::{self, Reply, Turn},
+    checkpoint::Checkpoint,
+    data::nano::{Scene, Split, Video},
+    evaluation::metrics::{Estimate, code_use, share},
+    media,
 };
-
-/// Captions an image is matched with.
-const WAYS: usize = 100;
-/// Pictures the model works on at once.
-const BATCH: usize = 16;
-/// Pictures on a contact sheet, and in one of its rows.
-const SHOWN: usize = 48;
-const ACROSS: usize = 12;
 
 /// Gets what is under way, how much of it is done, and of how much; `false` stops the work.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
 
-/// Measures reconstruction on `n` scenes and `n` pictures of new emoji, matching on at least `n`
-/// captions, all questions about `n` scenes, `n` videos, `n` comparisons of two scenes and `n` riddles
-/// without pictures, `n` drawings, and `n` videos, through codes and back, and made from captions.
+/// One of the abilities that are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Scenes and new emoji through codes and back, and which codes are used.
+    Reconstruction,
+    /// The right caption of 100, by quantized features.
+    Matching,
+    /// Answers about pictures.
+    Questions,
+    /// Answers about videos.
+    VideoQuestions,
+    /// Answers about two pictures that differ in one thing.
+    Comparisons,
+    /// Answers to questions without pictures.
+    Riddles,
+    /// Images from captions.
+    Generation,
+    /// Videos through codes and back.
+    VideoReconstruction,
+    /// Videos from captions.
+    VideoGeneration,
+}
+
+impl Measure {
+    pub const ALL: [Self; 9] = [
+        Self::Reconstruction,
+        Self::Matching,
+        Self::Questions,
+        Self::VideoQuestions,
+        Self::Comparisons,
+        Self::Riddles,
+        Self::Generation,
+        Self::VideoReconstruction,
+        Self::VideoGeneration,
+    ];
+
+    /// As on the command line: "video-questions".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reconstruction => "reconstruction",
+            Self::Matching => "matching",
+            Self::Questions => "questions",
+            Self::VideoQuestions => "video-questions",
+            Self::Comparisons => "comparisons",
+            Self::Riddles => "riddles",
+            Self::Generation => "generation",
+            Self::VideoReconstruction => "video-reconstruction",
+            Self::VideoGeneration => "video-generation",
+        }
+    }
+
+    pub fn parse(name: &str) -> Result<Self> {
+        let all = Self::ALL.into_iter();
+        all.into_iter()
+            .find(|measure| measure.name() == name)
+            .ok_or_else(|| Error::usage(format!("nothing is measured by the name {name}")))
+    }
+}
+
+/// What is measured, and on what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub split: Split,
+    /// Scenes, videos, comparisons and riddles for each measure.
+    pub n: usize,
+    pub seed: u64,
+    pub measures: Vec<Measure>,
+}
+
+/// Measures what the options ask for: reconstruction on `n` scenes and `n` pictures of new emoji, matching on at least
+/// `n` captions, all questions about `n` scenes, `n` videos, `n` comparisons of two scenes and `n` riddles without
+/// pictures, `n` images made from captions, and `n` videos, through codes and back, and made from captions.
 ///
-/// Questions are answered greedily; drawings are sampled and guided as the model's own settings say.
-pub fn run(
-    checkpoint: &Checkpoint,
-    n: usize,
-    seed: u64,
-    on_progress: OnProgress,
-) -> Result<Report> {
-    if n == 0 {
-        return Err(Error::usage("an evaluation needs at least one scene"));
+/// Questions are answered greedily; images and videos are sampled and guided as the model's own settings say.
+///
+/// A usage error when nothing is asked for, [`Error::Interrupted`] when `on_progress` stops it.
+pub fn run(checkpoint: &Checkpoint, options: &Options, on_progress: OnProgress) -> Result<Report> {
+    let &Options { split, n, seed, .. } = options;
+    if n == 0 || options.measures.is_empty() {
+        return Err(Error::usage(
+            "an evaluation needs at least one scene and one measure",
+        ));
     }
     checkpoint.generation.visual(seed).check()?;
     let mut bench = Bench {
         checkpoint,
         device: checkpoint.model.llm.device(),
         size: checkpoint.config.siglip.vision_config.image_size,
+        split,
         seed,
         on_progress,
     };
-    let scenes = bench.scenes(n);
-    let gallery: Vec<Scene> = (0..n as u64)
-        .map(|index| Scene::sample_gallery(Split::HeldOut, seed, index))
-        .collect();
-    let mut codes = Vec::new();
-    let (reconstruction, known) = bench.reconstruct("reconstruction", &scenes, &mut codes)?;
-    let (reconstruction_new_emoji, new) = bench.reconstruct("new emoji", &gallery, &mut codes)?;
-    let tower = &checkpoint.config.vision_tower.rqvaesiglip;
-    let [.., depth] = tower.code_shape;
-    let matching = bench.matching(n)?;
-    let videos: Vec<Video> = (0..n as u64)
-        .map(|index| Video::sample(Split::HeldOut, seed, index))
-        .collect();
-    let (answers, answers_by_kind) = bench.answers(&scenes)?;
-    let (video_answers, video_answers_by_kind) = bench.video_answers(&videos)?;
-    let comparisons = bench.comparisons(n)?;
-    let riddles = bench.riddles(n)?;
-    let (drawing, drawn) = bench.drawing(n)?;
-    let video_reconstruction = bench.video_reconstruction(&videos)?;
-    let (video, made) = bench.video_drawing(&videos)?;
-    Ok(Report {
-        reconstruction,
-        reconstruction_new_emoji,
-        codebook: code_use(&codes, depth, tower.n_embed),
-        matching,
-        answers,
-        answers_by_kind,
-        video_answers,
-        video_answers_by_kind,
-        comparisons,
-        riddles,
-        drawing,
-        video_reconstruction,
-        video,
-        sheets: vec![
-            ("reconstruction", known),
-            ("new-emoji", new),
-            ("drawings", drawn),
-            ("videos", made),
-        ],
-    })
+    let mut report = Report::new(options);
+    let scenes = || (0..n as u64).map(|index| Scene::sample(split, seed, index));
+    let videos = || (0..n as u64).map(|index| Video::sample(split, seed, index));
+    for measure in Measure::ALL {
+        if !options.measures.contains(&measure) {
+            continue;
+        }
+        match measure {
+            Measure::Reconstruction => {
+                let scenes: Vec<_> = scenes().collect();
+                let gallery: Vec<_> = (0..n as u64)
+                    .map(|index| Scene::sample_gallery(split, seed, index))
+                    .collect();
+                let mut codes = Vec::new();
+                let (quality, known) = bench.reconstruct("reconstruction", &scenes, &mut codes)?;
+                report.reconstruction = Some(quality);
+                let (quality, new) = bench.reconstruct("new emoji", &gallery, &mut codes)?;
+                report.reconstruction_new_emoji = Some(quality);
+                let tower = &checkpoint.config.vision_tower.rqvaesiglip;
+                let [.., depth] = tower.code_shape;
+                report.codebook = Some(code_use(&codes, depth, tower.n_embed));
+                report
+                    .sheets
+                    .extend([("reconstruction", known), ("new-emoji", new)]);
+            }
+            Measure::Matching => report.matching = Some(bench.matching(n)?),
+            Measure::Questions => report.questions = Some(bench.questions(scenes())?),
+            Measure::VideoQuestions => {
+                report.video_questions = Some(bench.video_questions(videos())?);
+            }
+            Measure::Comparisons => report.comparisons = Some(bench.comparisons(n)?),
+            Measure::Riddles => report.riddles = Some(bench.riddles(n)?),
+            Measure::Generation => {
+                let (generated, sheet) = bench.generation(n)?;
+                report.generation = Some(generated);
+                report.sheets.push(("generated", sheet));
+            }
+            Measure::VideoReconstruction => {
+                let videos: Vec<_> = videos().collect();
+                report.video_reconstruction = Some(bench.video_reconstruction(&videos)?);
+            }
+            Measure::VideoGeneration => {
+                let videos: Vec<_> = videos().collect();
+                let (generated, sheet) = bench.video_generation(&videos)?;
+                report.video_generation = Some(generated);
+                report.sheets.push(("generated-videos", sheet));
+            }
+        }
+    }
+    Ok(report)
 }
 
-fn part(right: &[bool]) -> Estimate {
+/// The share that is right.
+fn right_of(right: &[bool]) -> Estimate {
     share(right.iter().filter(|right| **right).count(), right.len())
 }
-
-/// The original in the size of what the decoder makes of it.
-fn resized(original: &RgbImage, like: &RgbImage) -> RgbImage {
-    let (width, height) = like.dimensions();
-    media::resize::bicubic(original, width, height)
-}
-
-/// Answers that are exactly right: all together, and by kind of question.
-type Answers = (Estimate, BTreeMap<Kind, Estimate>);
 
 struct Bench<'a> {
     checkpoint: &'a Checkpoint,
     device: Device,
     /// Width and height of the pictures the tower reads.
     size: usize,
+    split: Split,
     seed: u64,
     on_progress: OnProgress<'a>,
 }
 
 impl Bench<'_> {
-    fn scenes(&self, n: usize) -> Vec<Scene> {
-        (0..n as u64)
-            .map(|index| Scene::sample(Split::HeldOut, self.seed, index))
-            .collect()
-    }
-
     fn progress(&mut self, what: &str, done: usize, total: usize) -> Result<()> {
-        match (self.on_progress)(what, done, total) {
-            true => Ok(()),
-            false => Err(Error::Interrupted),
+        if (self.on_progress)(what, done, total) {
+            Ok(())
+        } else {
+            Err(Error::Interrupted)
         }
     }
 
@@ -152,211 +203,6 @@ impl Bench<'_> {
     fn render(&self, scenes: &[Scene]) -> Vec<RgbImage> {
         let size = self.size as u32;
         scenes.iter().map(|scene| scene.render(size)).collect()
-    }
-
-    /// Encodes and decodes every scene; gathers the codes met. Also a contact sheet.
-    fn reconstruct(
-        &mut self,
-        what: &str,
-        scenes: &[Scene],
-        codes: &mut Vec<i64>,
-    ) -> Result<(Quality, RgbImage)> {
-        let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
-        let (mut psnrs, mut ssims, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (batch, scenes_now) in scenes.chunks(ACROSS).enumerate() {
-            let originals = self.render(scenes_now);
-            let quantized = tower.encode(self.pixels(&originals));
-            let pictures = to_images(tower.decode(quantized.z_q))?;
-            codes.extend(read_ints(quantized.codes)?);
-            for (original, picture) in originals.iter().zip(&pictures) {
-                let original = resized(original, picture);
-                psnrs.push(psnr(&original, picture));
-                ssims.push(ssim(&original, picture));
-            }
-            if rows.len() < 2 * SHOWN {
-                rows.extend(originals);
-                rows.extend(pictures);
-            }
-            let done = (batch * ACROSS + scenes_now.len()).min(scenes.len());
-            self.progress(what, done, scenes.len())?;
-        }
-        let quality = Quality {
-            psnr: mean(&psnrs),
-            ssim: mean(&ssims),
-        };
-        Ok((quality, sheet::grid(&rows, ACROSS)))
-    }
-
-    /// Groups of 100 scenes that differ in caption and picture: is the caption nearest to an image
-    /// its own?
-    fn matching(&mut self, n: usize) -> Result<Estimate> {
-        let config = &self.checkpoint.config;
-        let tokenizer = siglip_tokenizer(
-            &self.checkpoint.files,
-            &config.vision_tower.rqvaesiglip,
-            &config.siglip,
-        )?;
-        let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
-        let groups = n.div_ceil(WAYS);
-        let mut right = Vec::new();
-        let mut next = 0;
-        for group in 0..groups {
-            let (mut captions, mut pictures) = (Vec::new(), Vec::new());
-            while captions.len() < WAYS {
-                let scene = Scene::sample(Split::HeldOut, self.seed, next);
-                next += 1;
-                let (caption, picture) = (scene.caption(), scene.render(self.size as u32));
-                if !captions.contains(&caption) && !pictures.contains(&picture) {
-                    captions.push(caption);
-                    pictures.push(picture);
-                }
-            }
-            let ids: Vec<i64> = captions.iter().flat_map(|c| tokenizer.encode(c)).collect();
-            let shape = [WAYS, ids.len() / WAYS];
-            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &self.device);
-            let texts = tower.text_embeds(ids);
-            for (batch, pictures) in pictures.chunks(BATCH).enumerate() {
-                let images = tower.image_embeds(self.pixels(pictures), true);
-                let nearest = images.matmul(texts.clone().transpose()).argmax(1);
-                let found = read_ints(nearest)?.into_iter();
-                right.extend(found.zip(batch * BATCH..).map(|(at, own)| at == own as i64));
-                self.progress("matching", group * WAYS + batch * BATCH, groups * WAYS)?;
-            }
-        }
-        Ok(part(&right))
-    }
-
-    /// Asks every question about every scene: how many answers are exactly right, all and by kind.
-    fn answers(&mut self, scenes: &[Scene]) -> Result<Answers> {
-        let asked = scenes.iter().map(|scene| {
-            let pictures = self.render(std::slice::from_ref(scene));
-            (scene.questions(), pictures)
-        });
-        let asked: Vec<_> = asked.collect();
-        self.ask("answers", &asked)
-    }
-
-    /// The same of pairs of pictures that differ in one thing, by kind.
-    fn comparisons(&mut self, n: usize) -> Result<BTreeMap<Kind, Estimate>> {
-        let asked = (0..n as u64).map(|index| {
-            let found = Comparison::sample(Split::HeldOut, self.seed, index);
-            (found.questions(), self.render(&found.scenes))
-        });
-        let asked: Vec<_> = asked.collect();
-        Ok(self.ask("comparisons", &asked)?.1)
-    }
-
-    /// The same of questions without pictures.
-    fn riddles(&mut self, n: usize) -> Result<BTreeMap<Kind, Estimate>> {
-        let asked = |index| vec![riddle(Split::HeldOut, self.seed, index)];
-        let asked: Vec<_> = (0..n as u64)
-            .map(|index| (asked(index), Vec::new()))
-            .collect();
-        Ok(self.ask("riddles", &asked)?.1)
-    }
-
-    /// Asks questions about the pictures beside them.
-    fn ask(&mut self, what: &str, asked: &[(Vec<Question>, Vec<RgbImage>)]) -> Result<Answers> {
-        let Checkpoint {
-            model, tokenizer, ..
-        } = self.checkpoint;
-        let options = TextOptions {
-            sampling: Sampling::GREEDY,
-            seed: self.seed,
-            max_tokens: 32,
-            stop: vec![tokenizer.end()],
-        };
-        let mut right = BTreeMap::<Kind, Vec<bool>>::new();
-        for (index, (questions, pictures)) in asked.iter().enumerate() {
-            let mut samples = Vec::new();
-            for question in questions {
-                let text = conversation::question(&question.question, pictures.len())?;
-                let prompt =
-                    conversation::generation_prompt(&[Turn::human(text)], Reply::Text, true)?;
-                samples.push(Sample::prompt(&tokenizer.encode_prompt(&prompt)));
-            }
-            let visual = (!pictures.is_empty()).then(|| {
-                let visual = model.visual_embeds(self.pixels(pictures));
-                visual.repeat_dim(0, questions.len())
-            });
-            let rows = Rows::left_padded(&samples, model.image_tokens());
-            let embeds = rows.embeddings(&model.llm, visual);
-            let lengths = samples
-                .iter()
-                .map(|s| s.length(model.image_tokens()))
-                .collect();
-            let prompt = Prompt::new(embeds, lengths)?;
-            let written = text::generate(&model.llm, prompt, &options, &mut |_, _| {
-                ControlFlow::Continue(())
-            })?;
-            for (question, tokens) in questions.iter().zip(written) {
-                let answer = tokenizer.decode(&tokens);
-                let kind = right.entry(question.kind).or_default();
-                kind.push(answer.trim() == question.answer);
-            }
-            self.progress(what, index + 1, asked.len())?;
-        }
-        let all: Vec<bool> = right.values().flatten().copied().collect();
-        let by_kind = right.iter();
-        let by_kind = by_kind.map(|(kind, right)| (*kind, part(right))).collect();
-        Ok((part(&all), by_kind))
-    }
-
-    /// Draws the captions of `n` scenes of one or several copies of an object, and reads the
-    /// drawings back. Also a contact sheet.
-    fn drawing(&mut self, n: usize) -> Result<(Drawing, RgbImage)> {
-        let Checkpoint {
-            model, tokenizer, ..
-        } = self.checkpoint;
-        let seed = self.seed;
-        let wanted: Vec<(Scene, _)> = (0..)
-            .map(|index| Scene::sample(Split::HeldOut, seed, index))
-            .filter_map(|scene| match &scene.layout {
-                Layout::Single { object, .. } | Layout::Copies { object, .. } => {
-                    let object = *object;
-                    Some((scene, object))
-                }
-                Layout::Pair { .. } | Layout::Free { .. } => None,
-            })
-            .take(n)
-            .collect();
-        let mut pictures = Vec::new();
-        for (batch, now) in wanted.chunks(BATCH).enumerate() {
-            let mut prompts = Vec::new();
-            for (scene, _) in now {
-                prompts.push(image_prompt(tokenizer, &scene.caption())?);
-            }
-            let seed = seed.wrapping_add(batch as u64);
-            let options = self.checkpoint.generation.visual(seed);
-            let on_progress = &mut self.on_progress;
-            let drawing = generate_images(model, tokenizer, &prompts, &options, &mut |progress| {
-                let done = batch * BATCH + now.len() * progress.done / progress.total;
-                match on_progress("drawing", done, n) {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
-                }
-            })?;
-            pictures.extend(to_images(drawing.pixels.squeeze_dim::<4>(1))?);
-        }
-        let seen: Vec<_> = pictures.par_iter().map(fit::look).collect();
-        let count = |right: &dyn Fn(&Scene, fit::Seen) -> bool| -> Estimate {
-            let checked = wanted.iter().zip(&seen);
-            let right: Vec<_> = checked
-                .map(|((scene, _), seen)| right(scene, *seen))
-                .collect();
-            part(&right)
-        };
-        let named = wanted
-            .iter()
-            .zip(&seen)
-            .map(|((_, object), seen)| *object == seen.object);
-        let drawing = Drawing {
-            object: part(&named.collect::<Vec<_>>()),
-            background: count(&|scene, seen| seen.background == scene.background),
-            count: count(&|scene, seen| seen.count == scene.count()),
-        };
-        pictures.truncate(SHOWN);
-        Ok((drawing, sheet::grid(&pictures, ACROSS)))
     }
 }
 
@@ -378,9 +224,13 @@ mod tests {
             root.join("tests/golden/tiny-d4/checkpoint"),
             root.join("../../models/nano"),
         );
+        let tokenizer = Tokenizer::from_dir(&nano.join("llm")).unwrap();
+        let words = fs::read_to_string(nano.join("llm/config.json")).unwrap();
+        let words: serde_json::Value = serde_json::from_str(&words).unwrap();
+        let words = format!("\"vocab_size\": {}", words["vocab_size"]);
         for (part, from, to) in [
             ("", "", ""),
-            ("llm/", "\"vocab_size\": 604", "\"vocab_size\": 895"),
+            ("llm/", "\"vocab_size\": 604", words.as_str()),
             ("mm_projector/", "", ""),
             ("vision_tower/", "", ""),
             ("siglip/", "\"vocab_size\": 300", "\"vocab_size\": 512"),
@@ -400,7 +250,7 @@ mod tests {
         Checkpoint {
             model: config.init(&Device::flex()),
             generation: config::GenerationConfig::default(),
-            tokenizer: Tokenizer::from_dir(&nano.join("llm")).unwrap(),
+            tokenizer,
             files,
             config,
         }
@@ -410,33 +260,65 @@ mod tests {
     fn reports_every_measure() {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = untrained(folder.path());
-        let report = run(&checkpoint, 2, 0, &mut |_, done, total| done <= total).unwrap();
-        assert_eq!(report.reconstruction.psnr.n, 2);
-        assert_eq!((report.codebook.len(), report.matching.n), (4, 100));
-        assert!(report.answers.n >= 12 && report.answers_by_kind.len() >= 4);
-        assert_eq!((report.drawing.object.n, report.drawing.count.n), (2, 2));
-        assert_eq!((report.video_answers.n, report.video.motion.n), (14, 2));
-        assert_eq!(report.comparisons[&Kind::Aspect].n, 2);
-        assert_eq!(
-            report.riddles.values().map(|share| share.n).sum::<usize>(),
-            2
-        );
+        let mut options = Options {
+            split: Split::Test,
+            n: 2,
+            seed: 0,
+            measures: Measure::ALL.to_vec(),
+        };
+        let report = run(&checkpoint, &options, &mut |_, done, total| done <= total).unwrap();
+        let value = serde_json::to_value(&report).unwrap();
+        let n = |path: &str| {
+            value
+                .pointer(path)
+                .and_then(|n| n.as_u64())
+                .unwrap_or_else(|| unreachable!("{path} is not in {value}"))
+        };
+        for (path, count) in [
+            ("/reconstruction/psnr/n", 2),
+            ("/matching/n", 100),
+            ("/generation/object/n", 2),
+            ("/generation/count/n", 2),
+            ("/video_questions/all/n", 14),
+            ("/video_generation/motion/n", 2),
+            ("/comparisons/by_kind/aspect/n", 2),
+            ("/riddles/all/n", 2),
+        ] {
+            assert_eq!(n(path), count, "{path}");
+        }
+        assert!(n("/questions/all/n") >= 12 && n("/questions/by_kind/yes_no/n") > 0);
+        assert_eq!(value["codebook"].as_array().unwrap().len(), 4);
+        assert_eq!(value["split"], "test");
         // An untrained model is right by chance only.
-        assert!(report.matching.value < 0.1 && report.reconstruction.psnr.value < 20.0);
+        assert!(report.matching.unwrap().value < 0.1);
+        assert!(report.reconstruction.as_ref().unwrap().psnr.value < 20.0);
         report.save_sheets(folder.path()).unwrap();
-        assert!(folder.path().join("drawings.png").is_file());
-        assert!(folder.path().join("videos.png").is_file());
+        for sheet in ["reconstruction", "generated", "generated-videos"] {
+            assert!(folder.path().join(sheet).with_extension("png").is_file());
+        }
         let table = report.to_string();
         assert!(
-            table.contains("video: motion") && table.contains("n = 100"),
+            table.contains("generated video: motion") && table.contains("n = 100"),
             "{table}"
         );
-        assert!(serde_json::to_value(&report).unwrap()["answers_by_kind"]["yes_no"]["n"].is_u64());
 
-        let stopped = run(&checkpoint, 2, 0, &mut |_, _, _| false);
+        let stopped = run(&checkpoint, &options, &mut |_, _, _| false);
         assert!(matches!(stopped, Err(Error::Interrupted)));
+        options.measures = vec![Measure::Riddles];
+        let riddles = run(&checkpoint, &options, &mut |_, _, _| true).unwrap();
+        let value = serde_json::to_value(&riddles).unwrap();
+        assert_eq!(value["riddles"]["all"]["n"], 2);
+        assert!(value.get("generation").is_none() && value.get("matching").is_none());
         checkpoint.generation.visual_guidance = f64::NAN;
-        let unguided = run(&checkpoint, 2, 0, &mut |_, _, _| true);
+        let unguided = run(&checkpoint, &options, &mut |_, _, _| true);
         assert!(matches!(unguided, Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn measures_have_names() {
+        for measure in Measure::ALL {
+            assert_eq!(Measure::parse(measure.name()).unwrap(), measure);
+        }
+        assert!(matches!(Measure::parse("drawing"), Err(Error::Usage(_))));
     }
 }

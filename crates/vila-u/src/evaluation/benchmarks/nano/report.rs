@@ -5,40 +5,51 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use image::RgbImage;
 use serde::Serialize;
 
+use super::Options;
 use crate::{
     Result,
-    data::nano::Kind,
+    data::nano::{Kind, Split},
     evaluation::metrics::{CodeUse, Estimate},
     media,
 };
 
-/// Shares are parts of one; every estimate has its 95 % interval and n.
+/// Shares are parts of one; every estimate has its 95 % interval and n. What was not measured is left out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Scenes of known objects in combinations never seen.
-    pub reconstruction: Quality,
-    /// Emoji never seen at all.
-    pub reconstruction_new_emoji: Quality,
+    pub split: Split,
+    pub seed: u64,
+    /// Scenes of known objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<Quality>,
+    /// Emoji that no scene is made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reconstruction_new_emoji: Option<Quality>,
     /// Of the codebook, at each depth.
-    pub codebook: Vec<CodeUse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<Vec<CodeUse>>,
     /// The right caption of 100, by quantized features.
-    pub matching: Estimate,
-    /// Answers that are exactly right, all together and by kind of question.
-    pub answers: Estimate,
-    pub answers_by_kind: BTreeMap<Kind, Estimate>,
-    /// About held-out videos, in the same way.
-    pub video_answers: Estimate,
-    pub video_answers_by_kind: BTreeMap<Kind, Estimate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matching: Option<Estimate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<Answers>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video_questions: Option<Answers>,
     /// About two pictures that differ in one thing: in what, and how.
-    pub comparisons: BTreeMap<Kind, Estimate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparisons: Option<Answers>,
     /// Without a picture.
-    pub riddles: BTreeMap<Kind, Estimate>,
-    pub drawing: Drawing,
-    /// Held-out videos through codes and back: what can be seen of them at best.
-    pub video_reconstruction: VideoDrawing,
-    /// Held-out videos made from their captions.
-    pub video: VideoDrawing,
-    /// Names and pictures: originals above reconstructions, and drawings in the order of captions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub riddles: Option<Answers>,
+    /// Images made from captions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generated>,
+    /// Videos through codes and back: what can be seen of them at best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video_reconstruction: Option<GeneratedVideos>,
+    /// Videos made from captions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video_generation: Option<GeneratedVideos>,
+    /// Names and pictures: originals above reconstructions, and what was generated in the order of captions.
     #[serde(skip)]
     pub sheets: Vec<(&'static str, RgbImage)>,
 }
@@ -51,9 +62,16 @@ pub struct Quality {
     pub ssim: Estimate,
 }
 
-/// Drawings of captions never seen.
+/// Answers that are exactly right, all together and by kind of question.
 #[derive(Clone, Debug, Serialize)]
-pub struct Drawing {
+pub struct Answers {
+    pub all: Estimate,
+    pub by_kind: BTreeMap<Kind, Estimate>,
+}
+
+/// Generated images read back from their pixels.
+#[derive(Clone, Debug, Serialize)]
+pub struct Generated {
     /// The named object explains the picture better than any other.
     pub object: Estimate,
     pub background: Estimate,
@@ -62,7 +80,7 @@ pub struct Drawing {
 
 /// Videos read back from their frames.
 #[derive(Clone, Debug, Serialize)]
-pub struct VideoDrawing {
+pub struct GeneratedVideos {
     /// The named object explains every frame better than any other.
     pub object: Estimate,
     /// Every frame has the named background.
@@ -72,6 +90,26 @@ pub struct VideoDrawing {
 }
 
 impl Report {
+    /// Of what nothing has been measured yet.
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            split: options.split,
+            seed: options.seed,
+            reconstruction: None,
+            reconstruction_new_emoji: None,
+            codebook: None,
+            matching: None,
+            questions: None,
+            video_questions: None,
+            comparisons: None,
+            riddles: None,
+            generation: None,
+            video_reconstruction: None,
+            video_generation: None,
+            sheets: Vec::new(),
+        }
+    }
+
     /// Writes every contact sheet as a PNG file into an existing folder.
     pub fn save_sheets(&self, folder: &Path) -> Result<()> {
         for (name, picture) in &self.sheets {
@@ -83,63 +121,73 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decibel = |e: &Estimate| {
-            let Estimate {
-                value,
-                low,
-                high,
-                n,
-            } = e;
-            format!("{value:6.2} dB [{low:.2}, {high:.2}], n = {n}")
-        };
-        let percent = |e: &Estimate| {
-            let [value, low, high] = [e.value, e.low, e.high].map(|part| 100.0 * part);
-            format!("{value:6.1} %  [{low:.1}, {high:.1}], n = {}", e.n)
-        };
         let mut lines = Vec::new();
-        let mut line = |name: &str, value: String| lines.push(format!("{name:<32}{value}"));
-        line("reconstruction PSNR", decibel(&self.reconstruction.psnr));
-        line("reconstruction SSIM", self.reconstruction.ssim.to_string());
-        line(
-            "new emoji PSNR",
-            decibel(&self.reconstruction_new_emoji.psnr),
-        );
-        line(
-            "new emoji SSIM",
-            self.reconstruction_new_emoji.ssim.to_string(),
-        );
-        for (depth, CodeUse { used, perplexity }) in self.codebook.iter().enumerate() {
+        let mut line = |name: String, value: String| lines.push(format!("{name:<32}{value}"));
+        for (title, quality) in [
+            ("reconstruction", &self.reconstruction),
+            ("new emoji", &self.reconstruction_new_emoji),
+        ] {
+            if let Some(Quality { psnr, ssim }) = quality {
+                line(format!("{title} PSNR"), decibel(psnr));
+                line(format!("{title} SSIM"), ssim.to_string());
+            }
+        }
+        for (depth, code_use) in self.codebook.iter().flatten().enumerate() {
+            let CodeUse { used, perplexity } = code_use;
             line(
-                &format!("codebook, depth {}", depth + 1),
+                format!("codebook, depth {}", depth + 1),
                 format!("{:6.1} %  used, perplexity {perplexity:.0}", 100.0 * used),
             );
         }
-        line("caption matching, 100-way", percent(&self.matching));
-        line("answers", percent(&self.answers));
-        for (kind, share) in &self.answers_by_kind {
-            line(&format!("  {}", kind.name()), percent(share));
+        if let Some(matching) = &self.matching {
+            line("caption matching, 100-way".into(), percent(matching));
         }
-        line("drawing: object", percent(&self.drawing.object));
-        line("drawing: background", percent(&self.drawing.background));
-        line("drawing: count", percent(&self.drawing.count));
-        line("answers about videos", percent(&self.video_answers));
-        for (title, kinds) in [
-            ("  ", &self.video_answers_by_kind),
-            ("comparison: ", &self.comparisons),
-            ("riddle: ", &self.riddles),
+        for (title, answers) in [
+            ("answers about images", &self.questions),
+            ("answers about videos", &self.video_questions),
+            ("comparisons", &self.comparisons),
+            ("riddles", &self.riddles),
         ] {
-            for (kind, share) in kinds {
-                line(&format!("{title}{}", kind.name()), percent(share));
+            if let Some(Answers { all, by_kind }) = answers {
+                line(title.into(), percent(all));
+                for (kind, share) in by_kind {
+                    line(format!("  {}", kind.name()), percent(share));
+                }
             }
+        }
+        if let Some(image) = &self.generation {
+            line("generated image: object".into(), percent(&image.object));
+            line(
+                "generated image: background".into(),
+                percent(&image.background),
+            );
+            line("generated image: count".into(), percent(&image.count));
         }
         for (title, video) in [
             ("video through codes", &self.video_reconstruction),
-            ("video", &self.video),
+            ("generated video", &self.video_generation),
         ] {
-            line(&format!("{title}: object"), percent(&video.object));
-            line(&format!("{title}: background"), percent(&video.background));
-            line(&format!("{title}: motion"), percent(&video.motion));
+            if let Some(video) = video {
+                line(format!("{title}: object"), percent(&video.object));
+                line(format!("{title}: background"), percent(&video.background));
+                line(format!("{title}: motion"), percent(&video.motion));
+            }
         }
         f.write_str(&lines.join("\n"))
     }
+}
+
+fn decibel(estimate: &Estimate) -> String {
+    let Estimate {
+        value,
+        low,
+        high,
+        n,
+    } = estimate;
+    format!("{value:6.2} dB [{low:.2}, {high:.2}], n = {n}")
+}
+
+fn percent(estimate: &Estimate) -> String {
+    let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(|part| 100.0 * part);
+    format!("{value:6.1} %  [{low:.1}, {high:.1}], n = {}", estimate.n)
 }

@@ -1,11 +1,11 @@
-//! What the model sees in videos, and what can be seen in those that it makes.
+//! Videos through codes and back, and made from captions.
 
 use std::ops::ControlFlow;
 
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::{Answers, Bench, VideoDrawing, part, watch};
+use super::{Bench, GeneratedVideos, right_of, watch};
 use crate::{
     Result,
     data::nano::Video,
@@ -20,17 +20,8 @@ const BATCH: usize = 8;
 const SHOWN: usize = 12;
 
 impl Bench<'_> {
-    /// Asks every question about every video.
-    pub(super) fn video_answers(&mut self, videos: &[Video]) -> Result<Answers> {
-        let frames = self.checkpoint.config.root.num_video_frames;
-        let asked = (videos.iter())
-            .map(|video| (video.questions(), video.render(frames, self.size as u32)));
-        let asked: Vec<_> = asked.collect();
-        self.ask("answers about videos", &asked)
-    }
-
     /// Encodes and decodes every frame, and reads the videos back.
-    pub(super) fn video_reconstruction(&mut self, videos: &[Video]) -> Result<VideoDrawing> {
+    pub(super) fn video_reconstruction(&mut self, videos: &[Video]) -> Result<GeneratedVideos> {
         let tower = &self.checkpoint.model.vision_tower.rqvaesiglip;
         let mut made = Vec::new();
         for (index, video) in videos.iter().enumerate() {
@@ -43,7 +34,10 @@ impl Bench<'_> {
     }
 
     /// Makes the videos from their captions and reads them back. Also a contact sheet.
-    pub(super) fn video_drawing(&mut self, videos: &[Video]) -> Result<(VideoDrawing, RgbImage)> {
+    pub(super) fn video_generation(
+        &mut self,
+        videos: &[Video],
+    ) -> Result<(GeneratedVideos, RgbImage)> {
         let checkpoint = self.checkpoint;
         let mut made: Vec<Vec<RgbImage>> = Vec::new();
         for (batch, now) in videos.chunks(BATCH).enumerate() {
@@ -55,7 +49,7 @@ impl Bench<'_> {
             let seed = self.seed.wrapping_add(batch as u64);
             let options = checkpoint.generation.visual(seed);
             let on_progress = &mut self.on_progress;
-            let drawing = generate_videos(
+            let generated = generate_videos(
                 &checkpoint.model,
                 &checkpoint.tokenizer,
                 &prompts,
@@ -63,30 +57,31 @@ impl Bench<'_> {
                 &options,
                 &mut |progress| {
                     let done = batch * BATCH + now.len() * progress.done / progress.total;
-                    match on_progress("videos", done, videos.len()) {
-                        true => ControlFlow::Continue(()),
-                        false => ControlFlow::Break(()),
+                    if on_progress("video generation", done, videos.len()) {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
                     }
                 },
             )?;
-            let frames = to_images(drawing.pixels.flatten(0, 1))?;
+            let frames = to_images(generated.pixels.flatten(0, 1))?;
             made.extend(frames.chunks(VIDEO_FRAMES).map(<[RgbImage]>::to_vec));
         }
-        let drawing = judged(videos, &made);
+        let generated = judged(videos, &made);
         let shown: Vec<RgbImage> = made.into_iter().take(SHOWN).flatten().collect();
-        Ok((drawing, sheet::grid(&shown, VIDEO_FRAMES)))
+        Ok((generated, sheet::grid(&shown, VIDEO_FRAMES)))
     }
 }
 
 /// How many of the videos show what was wanted.
-fn judged(wanted: &[Video], made: &[Vec<RgbImage>]) -> VideoDrawing {
+fn judged(wanted: &[Video], made: &[Vec<RgbImage>]) -> GeneratedVideos {
     let seen: Vec<_> = made.par_iter().map(|frames| watch::watch(frames)).collect();
     let count = |right: &dyn Fn(&Video, &watch::Watched) -> bool| {
         let checked = wanted.iter().zip(&seen);
         let right: Vec<bool> = checked.map(|(wanted, seen)| right(wanted, seen)).collect();
-        part(&right)
+        right_of(&right)
     };
-    VideoDrawing {
+    GeneratedVideos {
         object: count(&|wanted, seen| seen.objects.iter().all(|object| *object == wanted.object)),
         background: count(&|wanted, seen| {
             let mut backgrounds = seen.backgrounds.iter();
