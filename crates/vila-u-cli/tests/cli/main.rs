@@ -2,6 +2,7 @@
 //! kind.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod abilities;
 mod bad_input;
 mod bench;
 mod hub;
