@@ -9,6 +9,8 @@
 #![allow(clippy::needless_range_loop, clippy::manual_memcpy)]
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod bfloat16;
 mod bridge;

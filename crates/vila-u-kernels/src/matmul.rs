@@ -12,6 +12,8 @@ use pulp::{Simd, bytemuck};
 use rayon::prelude::*;
 use std::{array::from_fn, cell::RefCell, ops::Range};
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::math::{registers, simd};
 use crate::precision::{MulAdd, Work, dispatch, pair, paired};
 
@@ -41,12 +43,21 @@ const ROWS_TO_PACK: usize = 24;
 /// What a matrix is stored as.
 pub(crate) trait Number: Copy + Sync {
     fn single(self) -> f32;
+
+    /// The matrix, if it is stored so already.
+    fn singles(_matrix: Matrix<Self>) -> Option<Matrix> {
+        None
+    }
 }
 
 impl Number for f32 {
     #[inline(always)]
     fn single(self) -> f32 {
         self
+    }
+
+    fn singles(matrix: Matrix<Self>) -> Option<Matrix> {
+        Some(matrix)
     }
 }
 
@@ -143,6 +154,13 @@ impl Stretch {
 
 /// `a b`, plus `bias` on every row.
 pub(crate) fn product<T: Number>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if paired()
+        && let Some(b) = T::singles(b)
+        && amx::available()
+    {
+        return amx::product(a, b, bias);
+    }
     tiled!(tiled_product(a, b, bias))
 }
 
@@ -200,16 +218,20 @@ fn tiled_product<const ROWS: usize, const PANEL: usize>(
 }
 
 /// What one thread computes: a block of the product.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     /// The first row.
-    row: usize,
-    columns: Range<usize>,
+    pub row: usize,
+    pub columns: Range<usize>,
     /// These columns of its rows.
-    lines: Vec<&'a mut [f32]>,
+    pub lines: Vec<&'a mut [f32]>,
 }
 
 /// The product cut into a part for each thread.
-fn parts(c: &mut [f32], [rows, columns]: [usize; 2], [tall, wide]: [usize; 2]) -> Vec<Part<'_>> {
+pub(crate) fn parts(
+    c: &mut [f32],
+    [rows, columns]: [usize; 2],
+    [tall, wide]: [usize; 2],
+) -> Vec<Part<'_>> {
     let threads = rayon::current_num_threads();
     let share = |length: usize, parts: usize, unit: usize| length.div_ceil(unit * parts) * unit;
     // As few cuts across the rows as need be, because each packs all right panels again.

@@ -1,14 +1,19 @@
 //! 3x3 convolution, stride 1, zero padding 1: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
 
 mod signals;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod winograd;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, module, ops::ConvOptions};
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::registers;
-use signals::{Geometry, channel_sums, weight_gradient};
+use crate::precision::paired;
+use signals::{Geometry, channel_sums};
 
 /// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
 ///
@@ -44,6 +49,10 @@ fn convolve(
     [inputs, outputs]: [usize; 2],
     turned: bool,
 ) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if paired() && amx::available() {
+        return tiles::convolve(x, weight, bias, geometry, [inputs, outputs], turned);
+    }
     let [rows, columns] = match turned {
         false => [outputs, inputs],
         true => [inputs, outputs],
@@ -64,6 +73,21 @@ fn convolve(
         32.. => in_blocks_of!(8),
         _ => in_blocks_of!(6),
     }
+}
+
+/// The gradient of the kernel.
+fn weight_gradient(
+    x: &[f32],
+    dy: &[f32],
+    geometry: Geometry,
+    inputs: usize,
+    outputs: usize,
+) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if paired() && amx::available() {
+        return tiles::weight_gradient(x, dy, geometry, inputs, outputs);
+    }
+    signals::weight_gradient(x, dy, geometry, inputs, outputs)
 }
 
 #[derive(Clone, Debug)]

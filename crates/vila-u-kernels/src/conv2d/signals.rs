@@ -48,7 +48,7 @@ impl Geometry {
     }
 
     /// A row and the zero that ends it.
-    fn pitch(self) -> usize {
+    pub(super) fn pitch(self) -> usize {
         self.width + 1
     }
 
@@ -58,18 +58,18 @@ impl Geometry {
     }
 
     /// Where the first pixel is: after a row of zeros, and one zero to the left.
-    fn first(self) -> usize {
+    pub(super) fn first(self) -> usize {
         self.pitch() + 1
     }
 
     /// From the first pixel to the last of so many images.
-    fn positions(self, images: usize) -> usize {
+    pub(super) fn positions(self, images: usize) -> usize {
         images * self.image() - self.pitch()
     }
 
     /// Length of a channel's signal: a row of zeros on both sides and room to read a whole tile
     /// past the end. Never a multiple of 4 KiB, where all channels would share a cache set.
-    fn signal(self, images: usize) -> usize {
+    pub(super) fn signal(self, images: usize) -> usize {
         // A multiple of the tile's width and of a vector of bfloat16.
         let tile = 2 * MAX_LANES * VECTORS;
         let length = self.positions(images).next_multiple_of(tile) + 2 * self.first();
@@ -83,7 +83,7 @@ impl Geometry {
     }
 
     /// Images per task: enough work in each, and tasks for every thread.
-    fn images_per_task(self) -> usize {
+    pub(super) fn images_per_task(self) -> usize {
         let enough = TASK_POSITIONS.div_ceil(self.image());
         let fair = self.batch.div_ceil(2 * rayon::current_num_threads());
         enough.min(fair).max(1)
@@ -91,7 +91,7 @@ impl Geometry {
 }
 
 /// What a signal is made of.
-trait Lane: Copy + Default + Send + Sync {
+pub(super) trait Lane: Copy + Default + Send + Sync {
     /// As many as fill a vector.
     type Vector<S: Simd>: Copy;
     /// How many share a lane.
@@ -146,7 +146,12 @@ impl Lane for u16 {
 }
 
 /// Copies images `[images, channels, height, width]` into signals `[channels, signal]`.
-fn pack<L: Lane>(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<L>) {
+pub(super) fn pack<L: Lane>(
+    images: &[f32],
+    channels: usize,
+    geometry: Geometry,
+    signals: &mut Vec<L>,
+) {
     fill(
         images,
         channels,
@@ -165,7 +170,12 @@ fn pack<L: Lane>(images: &[f32], channels: usize, geometry: Geometry, signals: &
 
 /// Copies images `[images, channels, height, width]` into signals `[channels / 2, signal]` of pairs; a
 /// last odd channel is paired with zeros.
-fn pack_pairs(images: &[f32], channels: usize, geometry: Geometry, signals: &mut Vec<f32>) {
+pub(super) fn pack_pairs(
+    images: &[f32],
+    channels: usize,
+    geometry: Geometry,
+    signals: &mut Vec<f32>,
+) {
     let size = geometry.height * geometry.width;
     fill(
         images,
@@ -233,6 +243,22 @@ pub(super) struct Packed<const BLOCK: usize> {
     paired: bool,
 }
 
+/// A number of the kernel of a convolution, by its output, its input and its tap. `turned` swaps the roles of the
+/// stored kernel's inputs and outputs and turns it by half a turn.
+pub(super) fn kernel(
+    weight: &[f32],
+    [inputs, outputs]: [usize; 2],
+    turned: bool,
+) -> impl Fn(usize, usize, usize) -> f32 + Sync + '_ {
+    move |output, input, tap| {
+        if turned {
+            weight[(input * outputs + output) * TAPS + (TAPS - 1 - tap)]
+        } else {
+            weight[(output * inputs + input) * TAPS + tap]
+        }
+    }
+}
+
 /// Packs a kernel. `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
 pub(super) fn pack_weight<const BLOCK: usize>(
     weight: &[f32],
@@ -245,13 +271,12 @@ pub(super) fn pack_weight<const BLOCK: usize>(
     } else {
         (outputs, inputs)
     };
+    let kernel = kernel(weight, [columns, rows], turned);
     let number = |row: usize, column: usize, tap: usize| {
         if column >= columns {
             0.0
-        } else if turned {
-            weight[(column * inputs + row) * TAPS + (TAPS - 1 - tap)]
         } else {
-            weight[(row * inputs + column) * TAPS + tap]
+            kernel(row, column, tap)
         }
     };
     let paired = paired();
@@ -438,7 +463,7 @@ impl Tile<'_> {
 
 /// Writes the pixels among a tile's positions to their places, the separators to nowhere.
 #[inline(always)]
-fn store(
+pub(super) fn store(
     sums: &[f32],
     bias: f32,
     start: usize,
@@ -500,11 +525,11 @@ pub(super) fn weight_gradient(
 }
 
 /// Some images' part of a weight gradient.
-struct Task {
-    geometry: Geometry,
-    images: usize,
-    inputs: usize,
-    outputs: usize,
+pub(super) struct Task {
+    pub geometry: Geometry,
+    pub images: usize,
+    pub inputs: usize,
+    pub outputs: usize,
 }
 
 impl Task {

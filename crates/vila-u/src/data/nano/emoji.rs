@@ -1,7 +1,7 @@
 //! The objects of the nano world and their Unicode names.
 //!
 //! The *inventory* is what scenes, captions and questions speak of. The *gallery* is several
-//! hundred further emoji that only widen the art the vision tower learns to draw; one in twelve of
+//! hundred further emoji that only widen the art that the vision tower learns to reconstruct; one in twelve of
 //! them is held out as a whole, to measure reconstruction of art never seen.
 
 use std::sync::OnceLock;

@@ -1,7 +1,7 @@
 //! The nano world: scenes of Twemoji art on a coloured background, with exact ground truth.
 //!
-//! A [`Scene`] is one object, up to four copies of it, or two objects in a relation. It draws
-//! itself, and states its own captions, questions and answers, so every claim a model makes about
+//! A [`Scene`] is one object, up to four copies of it, or two objects in a relation. It
+//! renders itself, and states its own captions, questions and answers, so every claim a model makes about
 //! a picture can be checked exactly. A [`Video`] is one object that moves, grows, shrinks or turns; a
 //! [`Comparison`] is two scenes that differ in one thing; a [`Page`] is scenes and sentences in turn;
 //! a [`riddle`] needs no picture. All are a pure function of (split, seed, index).
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_emoji_draws() {
+    fn every_emoji_is_rasterised() {
         let gallery = Split::ALL.into_iter().flat_map(emoji::gallery);
         for emoji in emoji::inventory().iter().chain(gallery) {
             let art = sprite::sprite(emoji, 12);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_what_is_drawn() {
+    fn what_is_said_is_what_is_shown() {
         let heart = *emoji::named("red heart").unwrap();
         let blue = scene::COLOURS[4];
         let scene = Scene::plain(heart, blue);

@@ -1,4 +1,4 @@
-//! What is in a picture of the nano world, how it is chosen, and how it is drawn.
+//! What is in a picture of the nano world, how it is sampled, and how it is rendered.
 
 use std::sync::OnceLock;
 
@@ -303,18 +303,18 @@ impl Scene {
         }
     }
 
-    /// Draws the scene on a square canvas of `size` pixels.
+    /// Renders the scene on a square canvas of `size` pixels.
     pub fn render(&self, size: u32) -> RgbImage {
         let mut canvas = RgbImage::from_pixel(size, size, Rgb(self.background.rgb));
         for (object, left, top, side) in self.placements() {
             let pixels = |part: f64| (part * f64::from(size)).round();
             let art = sprite(&object, pixels(side).max(1.0) as u32);
-            art.draw_onto(&mut canvas, pixels(left) as i64, pixels(top) as i64);
+            art.composite_onto(&mut canvas, pixels(left) as i64, pixels(top) as i64);
         }
         canvas
     }
 
-    /// Every object drawn: (object, left, top, side), the last three as parts of the canvas.
+    /// Every object in it: (object, left, top, side), the last three as parts of the canvas.
     pub fn placements(&self) -> Vec<(Emoji, f64, f64, f64)> {
         match &self.layout {
             Layout::Single {

@@ -1,4 +1,4 @@
-//! Emoji drawn once per size and turn, kept in memory, and composited onto scenes.
+//! Emoji rasterised once per size and rotation, kept in memory, and composited onto scenes.
 
 use std::{
     collections::HashMap,
@@ -34,14 +34,14 @@ pub fn turned_sprite(emoji: &Emoji, side: u32, tenths: i32) -> Arc<Sprite> {
     if let Some(found) = CACHE.read().ok().and_then(|cache| cache.get(&key).cloned()) {
         return found;
     }
-    let drawn = Arc::new(rasterise(emoji, side, key.2));
+    let art = Arc::new(rasterise(emoji, side, key.2));
     if let Ok(mut cache) = CACHE.write() {
-        cache.insert(key, drawn.clone());
+        cache.insert(key, art.clone());
     }
-    drawn
+    art
 }
 
-/// The art is built in, so drawing it cannot fail; a test draws every emoji.
+/// The art is built in, so rasterising it cannot fail; a test does so with every emoji.
 fn rasterise(emoji: &Emoji, side: u32, tenths: i32) -> Sprite {
     let border = match tenths {
         0 => 0,
@@ -75,8 +75,8 @@ fn rasterise(emoji: &Emoji, side: u32, tenths: i32) -> Sprite {
     }
 }
 impl Sprite {
-    /// Draws the sprite with its top left corner at (`left`, `top`); what falls outside is cut off.
-    pub fn draw_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {
+    /// Composites the sprite with its top left corner at (`left`, `top`); what falls outside is cut off.
+    pub fn composite_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {
         let (width, height) = (i64::from(canvas.width()), i64::from(canvas.height()));
         for (index, &[red, green, blue, alpha]) in self.pixels.iter().enumerate() {
             let x = left + index as i64 % i64::from(self.side);

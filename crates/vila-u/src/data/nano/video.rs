@@ -173,7 +173,7 @@ impl Video {
     pub fn frame(&self, t: f64, size: u32) -> RgbImage {
         let mut canvas = RgbImage::from_pixel(size, size, Rgb(self.background.rgb));
         let (art, left, top) = self.motion.pose(t).place(&self.object, size);
-        art.draw_onto(&mut canvas, left, top);
+        art.composite_onto(&mut canvas, left, top);
         canvas
     }
 

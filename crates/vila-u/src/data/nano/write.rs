@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! images/0000012.png       scenes, and
-//! nano.jsonl               two LLaVA-style records for each: its questions, and drawing its caption
+//! nano.jsonl               two LLaVA-style records for each: its questions, and its caption with the picture as answer
 //! nano-00000.tar ...       the same scenes as WebDataset shards (.png, .txt, .json)
 //! gallery-00000.tar ...    further art with names only, one for every eight scenes
 //! CREDITS.txt              whose art it is
@@ -74,12 +74,12 @@ fn write_into(
     let mut forms = Forms::create(folder, split, seed)?;
     for first in (0..count).step_by(SHARD) {
         let many = first..count.min(first + SHARD);
-        let drawn = draw(many.clone(), |index| Scene::sample(split, seed, index))?;
-        write_shard(folder, "nano", first / SHARD, &drawn)?;
-        for drawn in &drawn {
-            let path = images.join(format!("{}.png", drawn.key));
-            fs::write(&path, &drawn.png).map_err(Error::io(&path))?;
-            for record in drawn.records() {
+        let rendered = render(many.clone(), |index| Scene::sample(split, seed, index))?;
+        write_shard(folder, "nano", first / SHARD, &rendered)?;
+        for scene in &rendered {
+            let path = images.join(format!("{}.png", scene.key));
+            fs::write(&path, &scene.png).map_err(Error::io(&path))?;
+            for record in scene.records() {
                 lines.write(&record)?;
             }
         }
@@ -93,31 +93,31 @@ fn write_into(
     let gallery = count.div_ceil(GALLERY);
     for first in (0..gallery).step_by(SHARD) {
         let many = first..gallery.min(first + SHARD);
-        let drawn = draw(many, |index| Scene::sample_gallery(split, seed, index))?;
-        write_shard(folder, "gallery", first / SHARD, &drawn)?;
+        let rendered = render(many, |index| Scene::sample_gallery(split, seed, index))?;
+        write_shard(folder, "gallery", first / SHARD, &rendered)?;
     }
     Ok(())
 }
 
 /// A scene and its picture.
-struct Drawn {
+struct RenderedScene {
     /// Its number, which names its files.
     key: String,
     scene: Scene,
     png: Vec<u8>,
 }
 
-fn draw(
+fn render(
     indices: std::ops::Range<usize>,
     sample: impl Fn(u64) -> Scene + Sync,
-) -> Result<Vec<Drawn>> {
+) -> Result<Vec<RenderedScene>> {
     indices
         .into_par_iter()
         .map(|index| {
             let scene = sample(index as u64);
             let png = png(&scene.render(SIDE))?;
             let key = key(index);
-            Ok(Drawn { key, scene, png })
+            Ok(RenderedScene { key, scene, png })
         })
         .collect()
 }
@@ -131,7 +131,7 @@ pub(super) fn png(picture: &RgbImage) -> Result<Vec<u8>> {
     Ok(png)
 }
 
-impl Drawn {
+impl RenderedScene {
     /// The picture in the human's words with all questions, and in the assistant's.
     fn records(&self) -> [Value; 2] {
         let image = format!("images/{}.png", self.key);
@@ -141,13 +141,13 @@ impl Drawn {
             turns.push(Turn::human(format!("{first}{}", asked.question)));
             turns.push(Turn::assistant(asked.answer));
         }
-        let drawing = [
+        let generation = [
             Turn::human(self.scene.caption()),
             Turn::assistant("<image>"),
         ];
         [
             json!({"id": format!("{}-ask", self.key), "image": image, "conversations": turns}),
-            json!({"id": format!("{}-draw", self.key), "image": image, "conversations": drawing}),
+            json!({"id": format!("{}-draw", self.key), "image": image, "conversations": generation}),
         ]
     }
 
@@ -167,20 +167,20 @@ impl Drawn {
 }
 
 /// One tar of `.png`, `.txt` (caption) and `.json` (facts) files that share a name.
-fn write_shard(folder: &Path, kind: &str, number: usize, drawn: &[Drawn]) -> Result<()> {
+fn write_shard(folder: &Path, kind: &str, number: usize, rendered: &[RenderedScene]) -> Result<()> {
     let path = folder.join(format!("{kind}-{number:05}.tar"));
     let write = || -> std::io::Result<()> {
         let mut tar = tar::Builder::new(BufWriter::new(File::create(&path)?));
-        for drawn in drawn {
+        for scene in rendered {
             for (ending, content) in [
-                ("png", drawn.png.clone()),
-                ("txt", drawn.scene.caption().into_bytes()),
-                ("json", drawn.facts().to_string().into_bytes()),
+                ("png", scene.png.clone()),
+                ("txt", scene.scene.caption().into_bytes()),
+                ("json", scene.facts().to_string().into_bytes()),
             ] {
                 let mut header = tar::Header::new_ustar();
                 header.set_size(content.len() as u64);
                 header.set_mode(0o644);
-                let name = format!("{}.{ending}", drawn.key);
+                let name = format!("{}.{ending}", scene.key);
                 tar.append_data(&mut header, name, content.as_slice())?;
             }
         }
@@ -207,8 +207,8 @@ mod tests {
         let records = read_jsonl(&folder.join("nano.jsonl")).unwrap();
         assert_eq!(records.len(), 18);
         let scene = Scene::sample(Split::Test, 3, 4);
-        let drawing = vec![Turn::human(scene.caption()), Turn::assistant("<image>")];
-        assert_eq!(records[9].text, Text::Turns(drawing));
+        let generation = vec![Turn::human(scene.caption()), Turn::assistant("<image>")];
+        assert_eq!(records[9].text, Text::Turns(generation));
         let file = Image::File(folder.join("images/0000004.png"));
         assert_eq!(records[9].pictures, Pictures::Images(vec![file.clone()]));
         let picture = file.read().unwrap().rgb();

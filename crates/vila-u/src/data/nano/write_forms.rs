@@ -89,7 +89,7 @@ impl Forms {
             }
         }
         let (split, seed, folder) = (self.split, self.seed, &self.folder);
-        let drawn: Vec<(Video, Comparison)> = own
+        let sampled: Vec<(Video, Comparison)> = own
             .clone()
             .into_par_iter()
             .map(|index| {
@@ -107,7 +107,7 @@ impl Forms {
                 Ok((video, comparison))
             })
             .collect::<Result<_>>()?;
-        for (index, (video, comparison)) in own.clone().zip(drawn) {
+        for (index, (video, comparison)) in own.clone().zip(sampled) {
             let (id, frames) = (key(index), format!("videos/{}", key(index)));
             let frame_count = VIDEO_FRAMES.to_string();
             let row = [

@@ -105,7 +105,7 @@ pub fn run(
     Ok(Report { formats })
 }
 
-/// A caption to be drawn, and the same picture to be described.
+/// A caption to generate an image from, and the same picture to be described.
 fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]> {
     let (model, config) = (&whole.model, &whole.config);
     let size = config.siglip.vision_config.image_size;
@@ -114,7 +114,7 @@ fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]
     let pixels = Tensor::from_data(pixels, &Device::flex());
     let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
     let caption = scene.caption();
-    let draw = [Turn::human(&caption), Turn::assistant("<image>")];
+    let generate = [Turn::human(&caption), Turn::assistant("<image>")];
     let describe = [
         Turn::human("Describe this picture."),
         Turn::assistant(&caption),
@@ -130,7 +130,7 @@ fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]
             layout,
         })
     };
-    Ok([reference(&draw)?, reference(&describe)?])
+    Ok([reference(&generate)?, reference(&describe)?])
 }
 
 fn cost(

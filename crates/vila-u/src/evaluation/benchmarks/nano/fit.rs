@@ -2,7 +2,7 @@
 //!
 //! Every object of the inventory is tried in every place and size, up to four times. What
 //! leaves the least squared error against the picture is what the picture shows. No learned model
-//! takes part, so a drawing cannot please its judge by anything but pixels.
+//! takes part, so an image cannot please its judge by anything but pixels.
 
 use image::{RgbImage, imageops};
 
@@ -17,7 +17,7 @@ use crate::data::nano::{
 const SIDE: usize = 64;
 /// Sides of small, medium and large objects; all sides are even, so that they can be halved.
 const SIZES: [usize; 3] = [18, 28, 46];
-/// How much smaller or larger an object may be drawn.
+/// How much smaller or larger an object may be.
 const SLACK: usize = 2;
 /// Objects and sizes that are looked at closely, the best of a look at half the resolution.
 const CLOSELY: usize = 12;
@@ -240,7 +240,7 @@ mod tests {
             else {
                 continue;
             };
-            // As a model that draws a little dark and coarse would.
+            // As a model would make it, a little dark and coarse.
             let mut picture = scene.render(64);
             for (x, y, pixel) in picture.enumerate_pixels_mut() {
                 pixel.0 = pixel

@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::data::nano::{Split, Video};
 
-    /// As a model that draws a little dark and coarse, and a pixel off, would.
+    /// As a model would make it, a little dark and coarse, and a pixel off.
     fn coarse(frame: &RgbImage) -> RgbImage {
         RgbImage::from_fn(frame.width(), frame.height(), |x, y| {
             let mut pixel = *frame.get_pixel((x + 1).min(63), y);
