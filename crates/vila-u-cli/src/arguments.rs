@@ -445,7 +445,7 @@ pub struct Info {
 
 #[derive(Args)]
 pub struct Export {
-    /// nano, a folder, or hf:ORG/NAME[@REV]
+    /// `nano`, a folder, or `hf:ORG/NAME[@REV]`
     pub model: String,
     /// The folder to write; must not exist
     #[arg(short, long)]
