@@ -6,7 +6,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use vila_u::{checkpoint::Format, device, media::video};
+use vila_u::{checkpoint::WeightDtype, device, media::video};
 
 /// Generate images from text and answer about images with one autoregressive model (VILA-U, arXiv 2409.04429).
 #[derive(Parser)]
@@ -37,8 +37,8 @@ pub struct Global {
     pub device: String,
     /// Number format of the weights in memory: f32; bf16; q8_0 or q4_0 (CPU: large linear layers in blocks of
     /// 8 or 4 bits); f16 where the device computes in it
-    #[arg(long, global = true, default_value = "f32", value_parser = formats(&Format::ALL))]
-    pub dtype: Format,
+    #[arg(long, global = true, default_value = "f32", value_parser = formats(&WeightDtype::ALL))]
+    pub dtype: WeightDtype,
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -451,8 +451,8 @@ pub struct Export {
     #[arg(short, long)]
     pub output: PathBuf,
     /// Put the large linear layers in fewer bits, for the CPU: q8_0, q4_0 or bf16
-    #[arg(long, value_name = "FORMAT", value_parser = formats(&[Format::Q8_0, Format::Q4_0, Format::BF16]))]
-    pub quantize: Option<Format>,
+    #[arg(long, value_name = "FORMAT", value_parser = formats(&[WeightDtype::Q8_0, WeightDtype::Q4_0, WeightDtype::BF16]))]
+    pub quantize: Option<WeightDtype>,
 }
 
 #[derive(Args)]
@@ -466,9 +466,9 @@ pub struct Convert {
 }
 
 /// Takes the names of these formats and no others.
-fn formats(formats: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
+fn formats(formats: &[WeightDtype]) -> impl TypedValueParser<Value = WeightDtype> + use<> {
     PossibleValuesParser::new(formats.iter().map(|format| format.name()))
-        .try_map(|name| Format::parse(&name))
+        .try_map(|name| WeightDtype::parse(&name))
 }
 
 fn known_device(name: &str) -> Result<String, String> {

@@ -38,8 +38,9 @@
 //! [`checkpoint`] reads and writes the released Hugging Face layout.
 
 pub mod atomic;
-pub mod attention;
+mod attention;
 pub mod benchmark;
+mod catch_unwind;
 pub mod checkpoint;
 pub mod data;
 pub mod depth;
@@ -52,10 +53,12 @@ mod layers;
 pub mod media;
 pub mod memory;
 pub mod model;
+mod parameters;
+mod parts;
 pub mod pipeline;
 mod plot;
 pub mod projector;
-mod quiet;
+mod safe_path;
 pub mod sequence;
 pub mod text;
 pub mod tower;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     model::VilaU,
-    sequence::{Layout, Sample},
+    sequence::{Sample, SequenceLayout},
     text::{
         IMAGE_ID, IMAGE_PLACEHOLDER, Tokenizer, VIDEO_PLACEHOLDER,
         conversation::{
@@ -246,7 +246,7 @@ fn question_prompt(
         })
         .collect();
     let features = (!pixels.is_empty()).then(|| model.visual_embeds(Tensor::cat(pixels, 0)));
-    let layout = Layout::left_padded(std::slice::from_ref(&sample), model.image_tokens());
+    let layout = SequenceLayout::left_padded(std::slice::from_ref(&sample), model.image_tokens());
     let embeds = layout.embeddings(&model.llm, features);
     Ok((Prompt::new(embeds, vec![layout.length])?, layout.length))
 }

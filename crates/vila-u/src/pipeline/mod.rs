@@ -18,7 +18,7 @@ pub use vision::{Encoded, Reconstruction, ZeroShotClassifier};
 
 use crate::{
     Error, Result,
-    checkpoint::{self, Checkpoint, Format, Source, Tower},
+    checkpoint::{self, Checkpoint, Source, Tower, WeightDtype},
     data::Record,
     device,
     evaluation::score::{Scored, score},
@@ -71,16 +71,16 @@ impl Pipeline {
     /// Loads a model with options. `model` is what [`Self::from_pretrained`] takes.
     ///
     /// ```
-    /// use vila_u::{Pipeline, checkpoint::Format};
+    /// use vila_u::{Pipeline, checkpoint::WeightDtype};
     ///
-    /// let pipeline = Pipeline::builder("nano").device("cpu").dtype(Format::Q8_0).seed(7).build()?;
+    /// let pipeline = Pipeline::builder("nano").device("cpu").dtype(WeightDtype::Q8_0).seed(7).build()?;
     /// # Ok::<(), vila_u::Error>(())
     /// ```
     pub fn builder(model: impl Into<String>) -> PipelineBuilder {
         PipelineBuilder {
             model: model.into(),
             device: "auto".into(),
-            dtype: Format::F32,
+            dtype: WeightDtype::F32,
             seed: None,
             vision_only: false,
             on_download: Box::new(|_, _| {}),
@@ -210,7 +210,7 @@ pub fn random_seed() -> u64 {
 pub struct PipelineBuilder {
     model: String,
     device: String,
-    dtype: Format,
+    dtype: WeightDtype,
     seed: Option<u64>,
     vision_only: bool,
     on_download: Box<dyn Fn(u64, u64) + Send + Sync>,
@@ -227,7 +227,7 @@ impl PipelineBuilder {
 
     /// The number format of the weights in memory \[f32\].
     #[must_use]
-    pub fn dtype(mut self, dtype: Format) -> Self {
+    pub fn dtype(mut self, dtype: WeightDtype) -> Self {
         self.dtype = dtype;
         self
     }

@@ -99,7 +99,7 @@ fn impossible_requests_are_usage_errors() {
     usage(
         Pipeline::builder("nano")
             .device("cpu")
-            .dtype(Format::F16)
+            .dtype(WeightDtype::F16)
             .build(),
         "f16",
     );

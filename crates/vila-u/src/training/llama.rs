@@ -8,7 +8,7 @@ use std::path::Path;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::{Files, Part, files::Bytes, weights::load_into};
+use crate::checkpoint::{Component, Files, files::Bytes, weights::load_into};
 use crate::language::{Llama, LlamaConfig};
 use crate::text::companions;
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ pub fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<L
     };
     old.check().map_err(Error::usage)?;
     let mut llm = old.init(device);
-    load_into(&mut llm, folder, Part::Llm)?;
+    load_into(&mut llm, folder, Component::Llm)?;
     let table = &mut llm.model.embed_tokens.weight;
     *table = longer(table.val(), 0);
     if let Some(head) = &mut llm.lm_head {

@@ -26,7 +26,7 @@ pub fn tower(
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     let encoders = match tower_init(recipe)? {
         TowerInit::Tower(files) => {
-            let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
+            let tower = checkpoint::load_tower(&files, device, checkpoint::WeightDtype::F32)?;
             let tokenizer = tower.text_tokenizer()?;
             let format = TowerFormat {
                 config: tower.config,
@@ -173,7 +173,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
                  made from, or `vila-u export {init} -o FOLDER`"
             )));
         }
-        let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
+        let loaded = checkpoint::load(&files, device, checkpoint::WeightDtype::F32)?;
         let mut model = loaded.model;
         let adapters = recipe.lora.as_ref().map(|lora| Adapters {
             config: lora.config(),
@@ -189,7 +189,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
         };
         return Ok((format, model, loaded.tokenizer));
     }
-    let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
+    let tower = checkpoint::load_tower(&files, device, checkpoint::WeightDtype::F32)?;
     let config = new_language(recipe, tower.config, tower.siglip)?;
     let mut model = config.init(device);
     model.vision_tower.rqvaesiglip = tower.model;

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use serde::Deserialize;
 use vila_u::{
-    checkpoint::{BaseModel, Files, Format, load_base},
+    checkpoint::{BaseModel, Files, WeightDtype, load_base},
     generation::{
         batch::Prompt,
         sampling::Sampling,
@@ -47,7 +47,7 @@ fn compare(folder: &Path) -> f64 {
         model: llm,
         tokenizer,
         ..
-    } = load_base(&Files::folder(folder), &Device::flex(), Format::F32).unwrap();
+    } = load_base(&Files::folder(folder), &Device::flex(), WeightDtype::F32).unwrap();
     let prompt = compare_tokenization(folder, &tokenizer);
 
     let recorded = Recorded::read(&folder.join("recorded.safetensors"));

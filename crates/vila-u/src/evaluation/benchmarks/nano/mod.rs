@@ -28,7 +28,7 @@ use crate::{
         text::{self, TextOptions},
     },
     media::{self, sheet, to_images},
-    sequence::{Layout as Rows, Sample},
+    sequence::{Sample, SequenceLayout},
     text::conversation::{self, Reply, Turn},
 };
 
@@ -279,7 +279,7 @@ impl Bench<'_> {
                 let visual = model.visual_embeds(self.pixels(pictures));
                 visual.repeat_dim(0, questions.len())
             });
-            let rows = Rows::left_padded(&samples, model.image_tokens());
+            let rows = SequenceLayout::left_padded(&samples, model.image_tokens());
             let embeds = rows.embeddings(&model.llm, visual);
             let lengths = samples
                 .iter()
