@@ -12,8 +12,10 @@ fn usage<T>(result: Result<T>, words: &str) {
 }
 
 fn ask(change: impl Fn(&mut AskOptions)) -> AskOptions {
-    let mut options = AskOptions::default();
-    options.max_tokens = 2;
+    let options = AskOptions {
+        max_tokens: 2,
+        ..AskOptions::default()
+    };
     change(&mut options);
     options
 }
