@@ -12,7 +12,7 @@ fn usage<T>(result: Result<T>, words: &str) {
 }
 
 fn ask(change: impl Fn(&mut AskOptions)) -> AskOptions {
-    let options = AskOptions {
+    let mut options = AskOptions {
         max_tokens: 2,
         ..AskOptions::default()
     };
