@@ -133,6 +133,13 @@ impl Pipeline {
     }
 
     /// Where the model is computed.
+    ///
+    /// ```
+    /// # use vila_u::{Pipeline, device};
+    /// let pipeline = Pipeline::builder("nano").device("cpu").build()?;
+    /// assert!(device::is_cpu(&pipeline.device()));
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
     pub fn device(&self) -> Device {
         self.vision().device()
     }
@@ -152,7 +159,15 @@ impl Pipeline {
         }
     }
 
-    /// The same, to be kept or changed.
+    /// The same, to be kept or changed; a [`Checkpoint`] becomes a pipeline again with `Pipeline::from`.
+    ///
+    /// ```
+    /// # use vila_u::Pipeline;
+    /// let mut checkpoint = Pipeline::from_pretrained("nano")?.into_checkpoint()?;
+    /// checkpoint.generation.visual_guidance = 2.0;
+    /// let pipeline = Pipeline::from(checkpoint);
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
     pub fn into_checkpoint(self) -> Result<Checkpoint> {
         match self.model {
             Model::Whole(checkpoint) => Ok(*checkpoint),
@@ -199,7 +214,12 @@ fn vision_only() -> Error {
     )
 }
 
-/// A seed for those who gave none.
+/// A seed from the clock, for those who give none and want to know it.
+///
+/// ```
+/// let mut options = vila_u::GenerateOptions::default();
+/// options.seed = Some(vila_u::random_seed());
+/// ```
 pub fn random_seed() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -207,6 +227,18 @@ pub fn random_seed() -> u64 {
 }
 
 /// How a model is loaded; see [`Pipeline::builder`].
+///
+/// ```no_run
+/// use vila_u::{Pipeline, checkpoint::Format};
+///
+/// let pipeline = Pipeline::builder("hf:mit-han-lab/vila-u-7b-256")
+///     .device("cuda:1")
+///     .dtype(Format::BF16)
+///     .seed(7)
+///     .on_download(|done, total| println!("{done} of {total} bytes"))
+///     .build()?;
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub struct PipelineBuilder {
     model: String,
     device: String,
