@@ -229,11 +229,11 @@ pub fn random_seed() -> u64 {
 /// How a model is loaded; see [`Pipeline::builder`].
 ///
 /// ```no_run
-/// use vila_u::{Pipeline, checkpoint::Format};
+/// use vila_u::{Pipeline, checkpoint::WeightDtype};
 ///
 /// let pipeline = Pipeline::builder("hf:mit-han-lab/vila-u-7b-256")
 ///     .device("cuda:1")
-///     .dtype(Format::BF16)
+///     .dtype(WeightDtype::BF16)
 ///     .seed(7)
 ///     .on_download(|done, total| println!("{done} of {total} bytes"))
 ///     .build()?;
