@@ -171,9 +171,15 @@ pub(crate) fn generate_videos(
     visual::generate(model, prompts, &unconditional, frames, options, on_progress)
 }
 
-/// The token ids after which the model generates an image of that description; a usage error if it has a
-/// placeholder.
+/// The token ids after which the model generates an image of that description.
+///
+/// A usage error where the model's vocabulary has no `<im_start>`, or the description has a placeholder.
 pub(crate) fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+    if tokenizer.added(IMAGE_START).is_none() {
+        return Err(Error::usage(format!(
+            "this model generates no images: its vocabulary has no {IMAGE_START}"
+        )));
+    }
     description_prompt(tokenizer, description, Reply::Image)
 }
 
