@@ -45,7 +45,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod depth;
 pub mod device;
-pub mod error;
+mod error;
 pub mod evaluation;
 pub mod generation;
 pub mod language;
@@ -55,7 +55,7 @@ pub mod memory;
 pub mod model;
 mod parameters;
 mod parts;
-pub mod pipeline;
+mod pipeline;
 mod plot;
 pub mod projector;
 mod safe_path;
@@ -69,6 +69,6 @@ pub use {burn, image, safetensors};
 pub use error::{Error, Result};
 pub use pipeline::{
     Answer, AskEvent, AskOptions, Codes, Encoded, Features, GenerateEvent, GenerateOptions,
-    Generated, GenerationProgress, Pipeline, PipelineBuilder, Question, Reconstruction,
+    Generated, GenerationProgress, Grid, Pipeline, PipelineBuilder, Question, Reconstruction,
     ZeroShotClassifier, random_seed,
 };

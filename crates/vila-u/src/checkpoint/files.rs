@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// The folder `name` inside this one. `name` comes from us or from [`crate::safe_path::relative`], never straight
+    /// The folder `name` inside this one. `name` comes from us or from `safe_path::relative`, never straight
     /// from a file.
     pub fn join(&self, name: &str) -> Self {
         Self {
