@@ -8,8 +8,8 @@ use serde_json::Value;
 use vila_u::checkpoint::{self, Checkpoint, Files, WeightDtype};
 
 use super::{
-    PARTS, assert_loads_the_same, copy, load, original, read_json, read_tensors, save,
-    write_tensors,
+    PARTS, assert_loads_the_same, assert_same_weights, copy, load, original, read_json,
+    read_tensors, save, write_tensors,
 };
 
 #[test]
@@ -123,16 +123,17 @@ fn saved_in_half_precision() {
         };
         let error = crate::fixture::relative_error(&weight(&again), &weight(&loaded));
         assert!(error > 0.0 && error < 4e-3, "{error}");
-        // Loaded as it is stored, it can be saved again without any loss.
-        let half = checkpoint::load(&Files::folder(&out), &Device::flex(), format).unwrap();
-        let second = target.path().join(format!("{stored:?}-again"));
-        save(&second, &half, format).unwrap();
-        // So can a conversion that never loads it.
-        let third = target.path().join(format!("{stored:?}-converted"));
-        checkpoint::convert(&third, &Files::folder(&out), format).unwrap();
-        for part in PARTS {
-            let file = |root: &Path| fs::read(root.join(part).join("model.safetensors")).unwrap();
-            assert!(file(&out) == file(&second) && file(&out) == file(&third));
+        // A conversion that never loads it loses nothing.
+        let converted = target.path().join(format!("{stored:?}-converted"));
+        checkpoint::convert(&converted, &Files::folder(&out), format).unwrap();
+        assert_same_weights(&out, &converted);
+        // Nor does what is loaded as it is stored, where the CPU takes that.
+        let half = checkpoint::load(&Files::folder(&out), &Device::flex(), format);
+        assert_eq!(half.is_ok(), format == WeightDtype::BF16);
+        if let Ok(half) = half {
+            let second = target.path().join(format!("{stored:?}-again"));
+            save(&second, &half, format).unwrap();
+            assert_same_weights(&out, &second);
         }
     }
 }
