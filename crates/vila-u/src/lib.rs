@@ -25,6 +25,7 @@
 //! | `classify` | classifies a picture by labels, and gives the vectors behind it |
 //! | `codes` | reads the codes of a picture, changes them, and decodes them again |
 //! | `score` | says which caption of a picture the language model finds most probable |
+//! | `continue_text` | continues a text with a base language model |
 //! | `train_step` | training steps by hand, as a start for objectives of your own |
 //!
 //! Errors are values, [`Error`], whose message is one line that names what is at fault. Tensors are those of

@@ -182,7 +182,7 @@ pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
 }
 
 /// Every token of the tokenizer must have a row in the embedding table.
-pub(super) fn check_vocabulary(
+pub(crate) fn check_vocabulary(
     llm: &Files,
     config: &LlamaConfig,
     tokenizer: &Tokenizer,

@@ -10,6 +10,7 @@ use super::llama;
 use super::recipe::{Config, Recipe};
 use crate::checkpoint::{self, Files, Source, files::Bytes, source::Known};
 use crate::data::nano;
+use crate::language::LlamaConfig;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
 use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig};
@@ -309,7 +310,10 @@ fn new_language(
     tower: RqVaeSiglipConfig,
     siglip: SiglipConfig,
 ) -> Result<VilaUConfig> {
-    let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
+    let llm: LlamaConfig = match (&recipe.model.llm_weights, &recipe.model.llm) {
+        (Some(folder), Some(llm)) => llama::config(folder, llm)?,
+        (_, llm) => part(llm, "llm")?,
+    };
     let width = tower.embed_dim;
     let config = VilaUConfig {
         root: RootConfig::new(llm.hidden_size, width),
@@ -334,12 +338,12 @@ fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokeni
     };
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
-    match words == rows {
-        true => Ok((files, tokenizer)),
-        false => Err(unfit(format!(
+    if words > rows {
+        return Err(unfit(format!(
             "llm.vocab_size is {rows}, the tokenizer has {words} tokens"
-        ))),
+        )));
     }
+    Ok((files, tokenizer))
 }
 
 /// Draws all weights now and in order: parameters are drawn when first used, and what is used

@@ -51,14 +51,10 @@ fn compare(folder: &Path) -> f64 {
     let prompt = compare_tokenization(folder, &tokenizer);
 
     let recorded = Recorded::read(&folder.join("recorded.safetensors"));
-    let embed = |ids: Vec<i64>| {
-        let shape = [1, ids.len()];
-        llm.embed(Tensor::from_data(
-            TensorData::new(ids, shape),
-            &Device::flex(),
-        ))
-    };
-    let embeds = embed(recorded.ints("ids"));
+    let ids = recorded.ints("ids");
+    let shape = [1, ids.len()];
+    let ids = Tensor::from_data(TensorData::new(ids, shape), &Device::flex());
+    let embeds = llm.embed(ids);
     let [_, length, _] = embeds.dims();
     let positions = Tensor::<1, Int>::arange(0..length as i64, &Device::flex()).unsqueeze();
     let logits = llm.logits(llm.forward(embeds, positions, None, None));
@@ -73,8 +69,7 @@ fn compare(folder: &Path) -> f64 {
         max_tokens: greedy.len(),
         stop: Vec::new(),
     };
-    let length = prompt.len();
-    let prompt = Prompt::new(embed(prompt), vec![length]).unwrap();
+    let prompt = Prompt::from_ids(&llm, &[prompt]).unwrap();
     let rows = text::generate(
         &llm,
         prompt,
