@@ -7,14 +7,14 @@
 //! vision_tower/  config, weights (autoencoder and depth transformer), preprocessor_config.json
 //! ```
 
-pub mod adapter;
+pub(crate) mod adapter;
 mod base;
 pub mod config;
 mod default_configs;
-pub mod files;
+pub(crate) mod files;
 mod floats;
 mod info;
-pub mod keys;
+pub(crate) mod keys;
 mod load;
 mod nano;
 mod parameter;
@@ -22,14 +22,14 @@ mod random;
 pub mod released;
 mod safetensors_writer;
 mod save;
-pub mod source;
+pub(crate) mod source;
 pub(crate) mod stored_tensor;
 mod tensor_to_load;
 mod tensor_to_save;
-pub mod tensors;
-pub mod weight_dtype;
+pub(crate) mod tensors;
+pub(crate) mod weight_dtype;
 mod weight_files;
-pub mod weights;
+pub(crate) mod weights;
 
 pub use base::{BaseModel, load_base};
 pub(crate) use default_configs::generation_defaults;
@@ -40,3 +40,4 @@ pub use load::{Checkpoint, Tower, load, load_siglip, load_tower};
 pub use save::{ModelWeights, convert, save, save_alone, save_tower};
 pub use source::Source;
 pub use weight_dtype::WeightDtype;
+pub use weights::load_into;

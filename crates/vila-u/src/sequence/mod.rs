@@ -1,14 +1,14 @@
 //! The multi-modal sequence: text tokens and visual tokens in one line, and where loss goes.
 //!
-//! A [`Sample`] is a list of [`Span`]s. [`templates`] makes samples of conversations and documents,
-//! [`packing`] puts samples together in rows, and [`layout`] turns the rows into embeddings,
-//! positions, an attention mask and targets. Training, scoring and generation share all of it.
+//! A [`Sample`] is a list of [`Span`]s. [`templates`] makes samples of conversations and documents, and a
+//! [`SequenceLayout`] packs samples in rows and turns these into embeddings, positions, an attention mask and
+//! targets. Training, scoring and generation share all of it.
 //!
 //! Which positions carry loss follows from the role of each span and from nothing else: no other
 //! module decides it.
 
-pub mod layout;
-pub mod packing;
+mod layout;
+mod packing;
 pub mod templates;
 
 #[cfg(test)]
