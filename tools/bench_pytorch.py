@@ -1,7 +1,7 @@
 """Times plain PyTorch modules of VILA-U's shapes, eager, on the CPU or a CUDA device.
 
     python tools/bench_pytorch.py --suite decode --dtype bf16 --json
-    python tools/bench_pytorch.py --device cuda --suite draw --model vila-u-7b-256 --dtype f16
+    python tools/bench_pytorch.py --device cuda --suite generate --model vila-u-7b-256 --dtype f16
 
 One line a case: the best of several runs, on the CPU with the better number of threads. Suites and cases have
 the names that `vila-u bench` gives them; tools/README.md says what each one is.
@@ -26,7 +26,7 @@ from peer.tower import TextModel, VisionTower
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 BUFFER = 2 << 30  # bytes; far more than a cache holds
-LONGEST = 60.0  # seconds of a drawing; what takes longer is left out
+LONGEST = 60.0  # seconds of a case that generates; what takes longer is left out
 
 
 def size(module):
@@ -74,7 +74,7 @@ def depth(bench, name, dtype):
         model = random_weights(lambda: DepthTransformer(config), dtype)
         codebook = torch.randn(config.codes, config.code_width).to(dtype)
         hidden = torch.randn(2, config.language_width).to(dtype)
-        position = lambda: model.draw(hidden, [codebook] * config.depth)
+        position = lambda: model.generate(hidden, [codebook] * config.depth)
         # Every code reads the blocks and the classifier once.
         read = config.depth * (size(model.blocks) + size(model.linear))
         rates = lambda s: {"gb_per_s": read / s / 1e9}
@@ -102,8 +102,8 @@ def tower(bench, name, dtype):
             bench.case("tower", f"{part}_{config.image}", name, work, rates)
 
 
-class Drawer(nn.Module):
-    """The language half of a model that draws."""
+class Generator(nn.Module):
+    """The language half of a model that generates images."""
 
     def __init__(self, llm, depth):
         super().__init__()
@@ -115,41 +115,41 @@ class Drawer(nn.Module):
         self.depth = DepthTransformer(depth)
 
 
-def draw(bench, name, dtype, model):
+def generate(bench, name, dtype, model):
     llm, depth, tower = MODELS[model]
-    drawer = random_weights(lambda: Drawer(llm, depth), dtype)
+    generator = random_weights(lambda: Generator(llm, depth), dtype)
     shared = model != "nano"
     vision = random_weights(lambda: VisionTower(tower, shared_codebook=shared), dtype)
     codebooks = vision.quantizer.rows()
 
-    def draw(images, frames=1):
+    def generate(images, frames=1):
         rows, total = 2 * images, frames * tower.grid**2
         cache = Cache(llm, rows, PROMPT + total, dtype)
-        x = drawer.llm.embed_tokens(torch.randint(3, 891, (rows, PROMPT)))
+        x = generator.llm.embed_tokens(torch.randint(3, 891, (rows, PROMPT)))
         positions = torch.arange(PROMPT).expand(rows, -1)
         features = []
         for index in range(total):
-            hidden = drawer.llm(x, positions, cache=cache)[:, -1]
-            feature = drawer.depth.draw(hidden, codebooks)
+            hidden = generator.llm(x, positions, cache=cache)[:, -1]
+            feature = generator.depth.generate(hidden, codebooks)
             features.append(feature[:images])
-            x = drawer.projector(feature)[:, None]
+            x = generator.projector(feature)[:, None]
             positions = torch.full((rows, 1), PROMPT + index)
         features = torch.stack(features, 1).unflatten(1, (frames, -1)).flatten(0, 1)
         return vision.decoder(features)
 
     each = 0.0  # seconds, as the case before tells
     for case, images, frames in (
-        ("draw_1", 1, 1), ("video_8", 1, 8), ("draw_4", 4, 1), ("draw_16", 16, 1), ("draw_64", 64, 1),
+        ("generate_1", 1, 1), ("video_8", 1, 8), ("generate_4", 4, 1), ("generate_16", 16, 1), ("generate_64", 64, 1),
     ):  # fmt: skip
         every = images * frames
         if each * every > LONGEST:
-            print(f"draw {case} is left out: about {each * every:.0f} s", file=sys.stderr)
+            print(f"generate {case} is left out: about {each * every:.0f} s", file=sys.stderr)
             continue
         rates = lambda s: {"images_per_s": every / s}
         try:
-            each = bench.case("draw", case, name, lambda: draw(images, frames), rates) / every
+            each = bench.case("generate", case, name, lambda: generate(images, frames), rates) / every
         except torch.OutOfMemoryError as error:
-            print(f"draw {case} is left out: {error}", file=sys.stderr)
+            print(f"generate {case} is left out: {error}", file=sys.stderr)
             torch.cuda.empty_cache()
 
 
@@ -208,14 +208,14 @@ def tower_objective(batch):
 
 
 def language_objective(batch):
-    """A batch as nano-sft's: of 16 samples 11 are drawings, the others are answers in text.
+    """A batch as nano-sft's: of 16 samples 11 are images to generate, the others are answers in text.
 
     The pictures are new, so the frozen tower encodes them first.
     """
-    model = random_weights(lambda: Drawer(*MODELS["nano"][:2]), torch.float32)
+    model = random_weights(lambda: Generator(*MODELS["nano"][:2]), torch.float32)
     vision = random_weights(lambda: VisionTower(TOWER_NANO, shared_codebook=False), torch.float32)
     visual, reply = TOWER_NANO.grid**2, 4  # positions of an image; text targets of a sample
-    drawings = batch * 11 // 16
+    generations = batch * 11 // 16
     before, after = PROMPT, 4
     length = before + visual + after
     ids = torch.randint(3, 891, (batch, before + after))
@@ -232,15 +232,15 @@ def language_objective(batch):
             books = vision.quantizer.rows()
             sums = torch.stack([b[codes[..., d]] for d, b in enumerate(books)], 2).cumsum(2)
         text = model.llm.embed_tokens(ids)
-        drawn = model.projector(sums[:, :, -1] * shown)
-        x = torch.cat((text[:, :before], drawn.to(text.dtype), text[:, before:]), 1)
+        embedded = model.projector(sums[:, :, -1] * shown)
+        x = torch.cat((text[:, :before], embedded.to(text.dtype), text[:, before:]), 1)
         hidden = model.llm(x, positions, mask)
         logits = model.llm.lm_head(hidden[:, -reply - 1 : -1])
         text_loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, -reply:].flatten())
-        hidden = hidden[:drawings, before - 1 : before - 1 + visual].flatten(0, 1)
-        sums = sums[:drawings, :, :-1].flatten(0, 1)
+        hidden = hidden[:generations, before - 1 : before - 1 + visual].flatten(0, 1)
+        sums = sums[:generations, :, :-1].flatten(0, 1)
         logits = model.depth.teacher_forced(hidden, sums)
-        targets = codes[:drawings].flatten()
+        targets = codes[:generations].flatten()
         return text_loss + F.cross_entropy(logits.float().flatten(0, 1), targets)
 
     return list(model.parameters()), loss
@@ -252,7 +252,7 @@ def main():
         "decode": lambda *args: decode(*args, layers=options.layers),
         "depth": depth,
         "tower": tower,
-        "draw": lambda *args: draw(*args, model=options.model),
+        "generate": lambda *args: generate(*args, model=options.model),
         "train": train,
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -260,7 +260,7 @@ def main():
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both", help="both: f32, bf16")
     parser.add_argument("--layers", type=int, default=4, help="LLaMA layers that decode times")
-    parser.add_argument("--model", choices=MODELS, default="nano", help="what suite draw draws with")
+    parser.add_argument("--model", choices=MODELS, default="nano", help="what suite generate generates with")
     parser.add_argument("--seconds", type=float, default=1.5, help="at least, a case")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=sorted({os.cpu_count(), 1}, reverse=True)

@@ -46,7 +46,7 @@ class DepthTransformer(nn.Module):
         """Logits `[n, depth, codes]`; sums: `[n, depth - 1, code_width]`."""
         return self.linear(self.layer_norm(self.read(hidden, sums)))
 
-    def draw(self, hidden, codebooks, guidance=3.0):
+    def generate(self, hidden, codebooks, guidance=3.0):
         """The summed code vectors `[2 n, code_width]` of one visual position of n images.
 
         Rows `n..2n` of the hidden states are those without a caption. The prefix is read anew at

@@ -97,7 +97,7 @@ TOWER_NANO = TowerConfig(
 # Tokens before the first visual one: the system prompt, a caption, the token that starts an image.
 PROMPT = 44
 
-# What draws: the language model, the depth transformer and the tower.
+# What generates images: the language model, the depth transformer and the tower.
 MODELS = {
     "nano": (LLAMA_NANO, DEPTH_NANO, TOWER_NANO),
     "vila-u-7b-256": (LLAMA_2_7B, DEPTH_256, TOWER_256),

@@ -83,7 +83,7 @@ fn linear(bencher: Bencher, way: Way) {
     );
 }
 
-/// Rows of a batch that draws, through a large weight.
+/// Rows of a batch that generates images, through a large weight.
 const ROWS: [usize; 10] = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
 const WIDTH: usize = 4096;
 

@@ -13,7 +13,7 @@ use crate::math::{erf, exp, sigmoid, simd};
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match run_gelu_tanh(x.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
-        Outcome::Elsewhere([x]) => activation::gelu_approximate(Tensor::from_dispatch(x)),
+        Outcome::Unsupported([x]) => activation::gelu_approximate(Tensor::from_dispatch(x)),
     }
 }
 
@@ -21,7 +21,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match run_gelu(x.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
-        Outcome::Elsewhere([x]) => activation::gelu(Tensor::from_dispatch(x)),
+        Outcome::Unsupported([x]) => activation::gelu(Tensor::from_dispatch(x)),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn silu_mul<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     }
     match run_silu_mul(gate.into_dispatch(), up.into_dispatch()) {
         Outcome::Done(y) => Tensor::from_dispatch(y),
-        Outcome::Elsewhere([gate, up]) => {
+        Outcome::Unsupported([gate, up]) => {
             activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
         }
     }
@@ -57,9 +57,9 @@ fn run_silu_mul(gate: DispatchTensor, up: DispatchTensor) -> Outcome<2> {
 const CHUNK: usize = 1 << 14;
 
 /// A function of one number and its derivative.
-trait Curve: Send + Sync + Debug + 'static {
+trait Elementwise: Send + Sync + Debug + 'static {
     fn value(x: f32) -> f32;
-    fn slope(x: f32) -> f32;
+    fn derivative(x: f32) -> f32;
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ struct GeluTanh;
 const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
-impl Curve for GeluTanh {
+impl Elementwise for GeluTanh {
     // (1 + tanh u) / 2 = sigmoid(2 u)
     #[inline(always)]
     fn value(x: f32) -> f32 {
@@ -77,7 +77,7 @@ impl Curve for GeluTanh {
     }
 
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn derivative(x: f32) -> f32 {
         let s = sigmoid(2.0 * GELU_SCALE * x * (1.0 + GELU_CUBIC * x * x));
         let inner = 2.0 * GELU_SCALE * (1.0 + 3.0 * GELU_CUBIC * x * x);
         s + x * s * (1.0 - s) * inner
@@ -87,14 +87,14 @@ impl Curve for GeluTanh {
 #[derive(Debug)]
 struct Gelu;
 
-impl Curve for Gelu {
+impl Elementwise for Gelu {
     #[inline(always)]
     fn value(x: f32) -> f32 {
         x * 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
     }
 
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn derivative(x: f32) -> f32 {
         const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
         0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
             + x * INVERSE_SQRT_TAU * exp(-0.5 * x * x)
@@ -102,15 +102,15 @@ impl Curve for Gelu {
 }
 
 #[derive(Debug)]
-struct Pointwise<C>(PhantomData<C>);
+struct Pointwise<F>(PhantomData<F>);
 
-impl<C> Clone for Pointwise<C> {
+impl<F> Clone for Pointwise<F> {
     fn clone(&self) -> Self {
         Self(PhantomData)
     }
 }
 
-impl<C: Curve> Kernel<1> for Pointwise<C> {
+impl<F: Elementwise> Kernel<1> for Pointwise<F> {
     type Saved = FlexTensor;
 
     fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, FlexTensor) {
@@ -123,7 +123,7 @@ impl<C: Curve> Kernel<1> for Pointwise<C> {
                     #[inline(always)]
                     || {
                         for (y, x) in y.iter_mut().zip(x) {
-                            *y = C::value(*x);
+                            *y = F::value(*x);
                         }
                     },
                 );
@@ -141,7 +141,7 @@ impl<C: Curve> Kernel<1> for Pointwise<C> {
                     #[inline(always)]
                     || {
                         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                            *dx = dy * C::slope(*x);
+                            *dx = dy * F::derivative(*x);
                         }
                     },
                 );

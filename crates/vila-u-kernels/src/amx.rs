@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use crate::matmul::{Matrix, Part, parts};
+use crate::matmul::{Matrix, OutputBlock, output_blocks};
 use crate::precision::pair;
 
 /// Rows and columns of a block of sums: two by two tiles.
@@ -488,7 +488,7 @@ thread_local! {
 }
 
 /// `a b`, plus `bias` on every row.
-pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn gemm(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let mut c = vec![0.0; a.rows * b.columns];
     if c.is_empty() || a.columns == 0 {
         return c;
@@ -498,25 +498,32 @@ pub(crate) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let depth = Factor::left(a).depth();
     let left = Factor::left(a).pack(left);
     let right = Factor::right(b).pack(right);
-    let parts = parts(&mut c, [a.rows, b.columns], [BLOCK, BLOCK]);
-    parts.into_par_iter().for_each(|part| {
+    let outputs = output_blocks(&mut c, [a.rows, b.columns], [BLOCK, BLOCK]);
+    outputs.into_par_iter().for_each(|output| {
         let blocks = |first: usize, count: usize| {
             let first = first / BLOCK;
             BLOCK * depth * first..BLOCK * depth * (first + count.div_ceil(BLOCK))
         };
-        let left = &left[blocks(part.row, part.lines.len())];
-        let right = &right[blocks(part.columns.start, part.columns.len())];
-        add_part(part, left, right, depth, bias);
+        let left = &left[blocks(output.row, output.lines.len())];
+        let right = &right[blocks(output.columns.start, output.columns.len())];
+        add_product(output, left, right, depth, bias);
     });
     TILES.set(tiles);
     c
 }
 
-/// Adds a part of the product to its lines, and the bias before.
-fn add_part(mut part: Part, left: &[Row], right: &[Row], depth: usize, bias: Option<&[f32]>) {
+/// Adds the product to its block of the output, and the bias before.
+fn add_product(
+    mut output: OutputBlock,
+    left: &[Row],
+    right: &[Row],
+    depth: usize,
+    bias: Option<&[f32]>,
+) {
     if let Some(bias) = bias {
-        let bias = &bias[part.columns.clone()];
-        part.lines
+        let bias = &bias[output.columns.clone()];
+        output
+            .lines
             .iter_mut()
             .for_each(|line| line.copy_from_slice(bias));
     }
@@ -526,7 +533,7 @@ fn add_part(mut part: Part, left: &[Row], right: &[Row], depth: usize, bias: Opt
         let stretch = BLOCK * from..BLOCK * depth.min(from + STRETCH);
         for (index, right) in right.chunks_exact(BLOCK * depth).enumerate() {
             let blocks = left.chunks_exact(BLOCK * depth);
-            for (left, lines) in blocks.zip(part.lines.chunks_mut(BLOCK)) {
+            for (left, lines) in blocks.zip(output.lines.chunks_mut(BLOCK)) {
                 multiply(
                     &shape,
                     &left[stretch.clone()],
@@ -568,9 +575,9 @@ mod tests {
                     _ => Matrix::new(&b, columns, inner).transpose(),
                 };
                 for bias in [None, Some(bias.as_slice())] {
-                    let want = matmul::product(a, b, bias);
+                    let want = matmul::gemm(a, b, bias);
                     assert!(
-                        product(a, b, bias) == want,
+                        gemm(a, b, bias) == want,
                         "{rows} {inner} {columns} {turned}"
                     );
                 }

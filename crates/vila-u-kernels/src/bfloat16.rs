@@ -9,9 +9,9 @@ use burn::tensor::{DType, Tensor, bf16, module};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 
 use crate::bridge::{self, tensor, values};
-use crate::few_rows::by_outputs;
+use crate::gemv::by_outputs;
 use crate::linear::matrix;
-use crate::matmul::{Matrix, product};
+use crate::matmul::{Matrix, gemm};
 
 /// Outputs and rows of `x` whose sums stay in registers together.
 const OUTPUTS: usize = 4;
@@ -31,9 +31,9 @@ pub(crate) fn linear<const D: usize>(
         if (x.dtype(), weight.dtype()) != (DType::F32, DType::BF16) {
             return None;
         }
-        let (x, weight) = (bridge::unrecorded(&x)?, bridge::unrecorded(&weight)?);
+        let (x, weight) = (bridge::untracked(&x)?, bridge::untracked(&weight)?);
         let bias = match &bias {
-            Some(bias) => Some(bridge::unrecorded(bias)?.to_contiguous()),
+            Some(bias) => Some(bridge::untracked(bias)?.to_contiguous()),
             None => None,
         };
         let y = forward(&x.to_contiguous(), &weight, bias.as_ref().map(values));
@@ -62,16 +62,14 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTen
     }
     let x = matrix(x);
     let y = match bytemuck::try_cast_slice(weight) {
-        Ok(pairs) if (1..=MOST_ROWS).contains(&x.rows) && inputs % 2 == 0 => {
-            few_rows(x, pairs, bias)
-        }
-        _ => product(x, Matrix::new(weight, outputs, inputs).transpose(), bias),
+        Ok(pairs) if (1..=MOST_ROWS).contains(&x.rows) && inputs % 2 == 0 => gemv(x, pairs, bias),
+        _ => gemm(x, Matrix::new(weight, outputs, inputs).transpose(), bias),
     };
     tensor(y, shape)
 }
 
 /// `x W' + b` for a weight `W` of `pairs` of neighbours in a row, the first in the lower half.
-fn few_rows(x: Matrix, pairs: &[u32], bias: Option<&[f32]>) -> Vec<f32> {
+fn gemv(x: Matrix, pairs: &[u32], bias: Option<&[f32]>) -> Vec<f32> {
     let (rows, half) = (x.rows, x.columns / 2);
     // The even columns of every row, then the odd ones.
     let mut parted = vec![0.0; x.data.len()];
@@ -215,9 +213,9 @@ mod tests {
                 let wide = stored.clone().cast(DType::F32).transpose();
                 let expected = module::linear(x.clone(), wide.clone(), bias.clone());
                 for weight in [stored.transpose(), wide.cast(DType::BF16)] {
-                    let found = crate::linear(x.clone(), weight, bias.clone());
-                    assert_eq!(found.dtype(), DType::F32);
-                    let difference = (found - expected.clone()).abs().max();
+                    let got = crate::linear(x.clone(), weight, bias.clone());
+                    assert_eq!(got.dtype(), DType::F32);
+                    let difference = (got - expected.clone()).abs().max();
                     let difference: f32 = difference.into_scalar();
                     assert!(difference < 1e-4, "{rows} {inputs} {outputs}: {difference}");
                 }

@@ -42,11 +42,11 @@ pub(crate) trait Kernel<const N: usize>: Clone + Send + Debug + 'static {
     ) -> [Option<FlexTensor>; N];
 }
 
-/// What became of a call.
+/// What became of a call to a kernel.
 pub(crate) enum Outcome<const N: usize> {
     Done(DispatchTensor),
-    /// The kernel does not run there: the inputs, untouched.
-    Elsewhere([DispatchTensor; N]),
+    /// The kernel does not run on these inputs, which come back untouched.
+    Unsupported([DispatchTensor; N]),
 }
 
 /// Runs `kernel` if all `inputs` are `f32` tensors of the CPU backend, and the CPU has vectors that this
@@ -56,7 +56,7 @@ pub(crate) fn run<const N: usize, K: Kernel<N>>(
     inputs: [DispatchTensor; N],
 ) -> Outcome<N> {
     if !inputs.iter().all(is_cpu_f32) {
-        return Outcome::Elsewhere(inputs);
+        return Outcome::Unsupported(inputs);
     }
     let context = inputs
         .iter()
@@ -100,14 +100,14 @@ pub(crate) fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
 }
 
 /// A floating-point tensor of the CPU backend that is not recorded for gradients.
-pub(crate) fn unrecorded(tensor: &DispatchTensor) -> Option<FlexTensor> {
+pub(crate) fn untracked(tensor: &DispatchTensor) -> Option<FlexTensor> {
     match &tensor.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Some(tensor.clone()),
         _ => None,
     }
 }
 
-/// The way back from [`unrecorded`].
+/// The way back from [`untracked`].
 pub(crate) fn dispatch(tensor: FlexTensor) -> DispatchTensor {
     DispatchTensor {
         kind: DispatchTensorKind::Flex(BackendTensor::Float(tensor)),
@@ -159,8 +159,8 @@ impl<const N: usize, K: Kernel<N>> Backward<Flex, N> for Step<K> {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (kernel, saved) = ops.state;
         let wanted = ops.parents.each_ref().map(Option::is_some);
-        let found = kernel.backward(saved, grad, wanted);
-        for (parent, gradient) in ops.parents.into_iter().zip(found) {
+        let input_grads = kernel.backward(saved, grad, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(input_grads) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<Flex>(parent.id, gradient);
             }

@@ -1,5 +1,5 @@
 //! Dropout whose mask is never stored: whether a number stays is a hash of the call's seed and the
-//! number's place, computed again on the way back.
+//! number's index, computed again on the way back.
 
 use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{Distribution, Int, Tensor};
@@ -57,8 +57,8 @@ impl Dropout {
                 simd(
                     #[inline(always)]
                     || {
-                        for (place, (y, x)) in (0u32..).zip(y.iter_mut().zip(x)) {
-                            let kept = hash(seed.wrapping_add(place)) >= self.threshold;
+                        for (index, (y, x)) in (0u32..).zip(y.iter_mut().zip(x)) {
+                            let kept = hash(seed.wrapping_add(index)) >= self.threshold;
                             *y = if kept { x * self.scale } else { 0.0 };
                         }
                     },

@@ -6,11 +6,11 @@ use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{add_up, simd};
-use crate::matmul::{Matrix, product};
+use crate::matmul::{Matrix, gemm};
 use crate::{bfloat16, quantized};
 
 /// Fewer rows than this leave no work to make up for packing the weight; Burn's product reads it as it lies.
-pub(crate) const FEWEST_ROWS: usize = 32;
+pub(crate) const MIN_GEMM_ROWS: usize = 32;
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
 
@@ -36,18 +36,18 @@ pub fn linear<const D: usize>(
     }
     let [inputs, _] = weight.dims();
     let rows = x.shape().num_elements() / inputs.max(1);
-    if D < 2 || rows < FEWEST_ROWS {
+    if D < 2 || rows < MIN_GEMM_ROWS {
         return module::linear(x, weight, bias);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     let (x, weight, bias) = match bias {
         Some(bias) => match run_biased([x, weight, bias.into_dispatch()]) {
             Outcome::Done(y) => return Tensor::from_dispatch(y),
-            Outcome::Elsewhere([x, weight, bias]) => (x, weight, Some(bias)),
+            Outcome::Unsupported([x, weight, bias]) => (x, weight, Some(bias)),
         },
         None => match run_unbiased([x, weight]) {
             Outcome::Done(y) => return Tensor::from_dispatch(y),
-            Outcome::Elsewhere([x, weight]) => (x, weight, None),
+            Outcome::Unsupported([x, weight]) => (x, weight, None),
         },
     };
     module::linear(
@@ -123,7 +123,7 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTen
     if let Some(last) = shape.last_mut() {
         *last = outputs;
     }
-    tensor(product(matrix(x), matrix(weight), bias), shape)
+    tensor(gemm(matrix(x), matrix(weight), bias), shape)
 }
 
 fn backward(
@@ -134,11 +134,11 @@ fn backward(
 ) -> [Option<FlexTensor>; 2] {
     let dy = matrix(grad);
     let dx = want_x.then(|| {
-        let dx = product(dy, matrix(weight).transpose(), None);
+        let dx = gemm(dy, matrix(weight).transpose(), None);
         tensor(dx, x.layout().shape().clone())
     });
     let dw = want_weight.then(|| {
-        let dw = product(matrix(x).transpose(), dy, None);
+        let dw = gemm(matrix(x).transpose(), dy, None);
         tensor(dw, weight.layout().shape().clone())
     });
     [dx, dw]

@@ -18,19 +18,19 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let logits = logits.cast(DType::F32);
     let [_, classes] = logits.dims();
     let Some(known) = cpu_indices(targets.clone(), classes) else {
-        return composed(logits, targets);
+        return fallback(logits, targets);
     };
     let kernel = CrossEntropy {
         targets: known.into(),
     };
     match bridge::run(kernel, [logits.into_dispatch()]) {
         Outcome::Done(loss) => Tensor::from_dispatch(loss),
-        Outcome::Elsewhere([logits]) => composed(Tensor::from_dispatch(logits), targets),
+        Outcome::Unsupported([logits]) => fallback(Tensor::from_dispatch(logits), targets),
     }
 }
 
 /// Cross entropy out of Burn's operations.
-fn composed(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+fn fallback(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     -log_softmax(logits, 1)
         .gather(1, targets.unsqueeze_dim(1))
         .squeeze_dim::<1>(1)

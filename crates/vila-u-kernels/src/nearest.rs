@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::bridge::{self, dims, values};
 use crate::math::dot;
-use crate::precision::{MulAdd, Work, dispatch};
+use crate::precision::{MulAdd, VectorLoop, dispatch};
 
 /// Vectors of a panel: three of the widest registers.
 const PANEL: usize = 48;
@@ -33,13 +33,14 @@ const DISTANCES: usize = 1 << 24;
 pub fn nearest(vectors: Tensor<2>, rows: Tensor<2>, choices: usize) -> Tensor<1, Int> {
     let device = vectors.device();
     let on_cpu = |tensor: &Tensor<2>| {
-        let tensor = match tensor.device().is_autodiff() {
-            true => tensor.clone().inner(),
-            false => tensor.clone(),
+        let tensor = if tensor.device().is_autodiff() {
+            tensor.clone().inner()
+        } else {
+            tensor.clone()
         };
         let tensor = tensor.into_dispatch();
         bridge::is_cpu_f32(&tensor)
-            .then(|| bridge::unrecorded(&tensor))
+            .then(|| bridge::untracked(&tensor))
             .flatten()
             .map(|tensor| tensor.to_contiguous())
     };
@@ -47,10 +48,10 @@ pub fn nearest(vectors: Tensor<2>, rows: Tensor<2>, choices: usize) -> Tensor<1,
         (Some(vectors), Some(rows)) => {
             let [count, channels] = dims(&vectors);
             let rows = &values(&rows)[..choices * channels];
-            let found = search(values(&vectors), rows, channels, count);
-            Tensor::from_data(TensorData::new(found, [count]), &device)
+            let indices = search(values(&vectors), rows, channels, count);
+            Tensor::from_data(TensorData::new(indices, [count]), &device)
         }
-        _ => composed(
+        _ => fallback(
             vectors.cast(DType::F32),
             rows.narrow(0, 0, choices).cast(DType::F32),
         ),
@@ -58,13 +59,13 @@ pub fn nearest(vectors: Tensor<2>, rows: Tensor<2>, choices: usize) -> Tensor<1,
 }
 
 /// Out of Burn's operations.
-fn composed(vectors: Tensor<2>, rows: Tensor<2>) -> Tensor<1, Int> {
+fn fallback(vectors: Tensor<2>, rows: Tensor<2>) -> Tensor<1, Int> {
     let half_squares = rows.clone().square().sum_dim(1).transpose() * 0.5; // [1, rows]
     let at_once = (DISTANCES / rows.dims()[0]).max(1);
     let rows = rows.transpose();
     let of_chunk = |chunk: Tensor<2>| (half_squares.clone() - chunk.matmul(rows.clone())).argmin(1);
-    let found = vectors.split(at_once, 0).into_iter().map(of_chunk);
-    Tensor::cat(found.collect(), 0).squeeze_dim(1)
+    let indices = vectors.split(at_once, 0).into_iter().map(of_chunk);
+    Tensor::cat(indices.collect(), 0).squeeze_dim(1)
 }
 
 /// Where the search for a panel's vectors stands.
@@ -102,9 +103,9 @@ fn search(vectors: &[f32], rows: &[f32], channels: usize, count: usize) -> Vec<i
         .collect();
     let of_vector = |vector: usize| {
         let (panel, lane) = (vector / PANEL, vector % PANEL);
-        let found = parts.iter().map(|best| &best[panel]);
+        let candidates = parts.iter().map(|best| &best[panel]);
         // In the order of rows, so that the first of equals is kept.
-        let (_, row) = found.fold((f32::INFINITY, 0), |(distance, row), best| {
+        let (_, row) = candidates.fold((f32::INFINITY, 0), |(distance, row), best| {
             if best.distance[lane] < distance {
                 (best.distance[lane], best.row[lane])
             } else {
@@ -143,7 +144,7 @@ struct Search<'a> {
     best: &'a mut [Best],
 }
 
-impl Work for Search<'_> {
+impl VectorLoop for Search<'_> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, _: M) {
         // As many rows, and vectors of a panel, as have their products in registers.

@@ -14,12 +14,12 @@ thread_local! {
 /// Does something with the factors of large products (convolutions, linear layers, attention) rounded
 /// to bfloat16, where the CPU is faster that way; elsewhere nothing changes. Made for training: the
 /// rounding is that of training in bfloat16 on any device.
-pub fn mixed<R>(work: impl FnOnce() -> R) -> R {
+pub fn mixed_precision<R>(work: impl FnOnce() -> R) -> R {
     with(true, work)
 }
 
-/// Does something in full precision, even inside [`mixed`].
-pub fn exactly<R>(work: impl FnOnce() -> R) -> R {
+/// Does something in full precision, even inside [`mixed_precision`].
+pub fn full_precision<R>(work: impl FnOnce() -> R) -> R {
     with(false, work)
 }
 
@@ -67,12 +67,12 @@ impl<S: Simd> MulAdd<S> for Single {
 }
 
 /// A loop to run with the machine's widest vectors. What it calls must be `#[inline(always)]`.
-pub(crate) trait Work {
+pub(crate) trait VectorLoop {
     fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M);
 }
 
 /// Runs a loop over numbers, or over pairs of them; pairs only where [`paired`] allows them.
-pub(crate) fn dispatch<W: Work>(work: W, pairs: bool) {
+pub(crate) fn dispatch<W: VectorLoop>(work: W, pairs: bool) {
     #[cfg(target_arch = "x86_64")]
     if pairs
         && has_bf16()
@@ -87,7 +87,7 @@ pub(crate) fn dispatch<W: Work>(work: W, pairs: bool) {
 
 struct Numbers<W>(W);
 
-impl<W: Work> WithSimd for Numbers<W> {
+impl<W: VectorLoop> WithSimd for Numbers<W> {
     type Output = ();
 
     #[inline(always)]
@@ -98,7 +98,7 @@ impl<W: Work> WithSimd for Numbers<W> {
 
 #[cfg(target_arch = "x86_64")]
 mod bf16 {
-    use super::{MulAdd, Work};
+    use super::{MulAdd, VectorLoop};
     use pulp::{f32x16, x86::V4};
     use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
 
@@ -122,7 +122,7 @@ mod bf16 {
     /// # Safety
     /// The CPU has the features named here.
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2")]
-    pub(super) unsafe fn run<W: Work>(work: W, simd: V4) {
+    pub(super) unsafe fn run<W: VectorLoop>(work: W, simd: V4) {
         work.run(simd, Paired);
     }
 }

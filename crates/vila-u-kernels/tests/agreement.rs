@@ -336,41 +336,6 @@ fn dropout_keeps_the_mean_and_its_mask() {
     assert!((same - 0.5).abs() < 0.01, "two masks agree on {same}");
 }
 
-/// The nearest row is the one that a plain search finds; of two that are equally near, the first.
-#[test]
-fn nearest_rows() {
-    let device = Device::flex();
-    for [n, rows, channels] in [[1, 5, 3], [7, 64, 16], [33, 513, 96], [70, 1000, 33]] {
-        let vectors = random([n, channels], &device);
-        let table = random([rows, channels], &device);
-        // The row after the last choice would be found if it were one; the last choice repeats the first.
-        let first = table.clone().narrow(0, 0, 1);
-        let choices = rows + 1;
-        let all = Tensor::cat(vec![table, first, vectors.clone().narrow(0, 0, 1)], 0);
-        let codes: Vec<i64> = kernels::nearest(vectors.clone(), all.clone(), choices)
-            .into_data()
-            .iter::<i64>()
-            .collect();
-        let (vectors, all) = (vectors.into_data(), all.into_data());
-        let vectors: Vec<f64> = vectors.iter::<f64>().collect();
-        let all: Vec<f64> = all.iter::<f64>().collect();
-        for (vector, code) in vectors.chunks(channels).zip(codes) {
-            let distance = |row: &[f64]| -> f64 {
-                let pairs = vector.iter().zip(row);
-                pairs.map(|(a, b)| (a - b) * (a - b)).sum()
-            };
-            let distances: Vec<f64> = all.chunks(channels).take(choices).map(distance).collect();
-            let least = distances.iter().copied().fold(f64::MAX, f64::min);
-            let found = distances[code as usize];
-            assert!(found <= least * (1.0 + 1e-5), "{n} {rows} {channels}");
-            assert!(
-                (code as usize) < rows,
-                "the repeated row was taken for the first"
-            );
-        }
-    }
-}
-
 /// One new position over a part of a cache, read where it lies: groups of heads, and a mask.
 #[test]
 fn attention_over_a_cache() {

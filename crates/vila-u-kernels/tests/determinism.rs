@@ -22,11 +22,11 @@ fn same_bits<const A: usize, const B: usize, const Y: usize>(
             c.clone().autodiff().require_grad(),
         );
         let y = compute(a.clone(), b.clone(), c.clone());
-        let slopes = (y * weighting.clone().autodiff()).sum().backward();
+        let grads = (y * weighting.clone().autodiff()).sum().backward();
         [
-            a.grad(&slopes).map(Tensor::into_data),
-            b.grad(&slopes).map(Tensor::into_data),
-            c.grad(&slopes).map(Tensor::into_data),
+            a.grad(&grads).map(Tensor::into_data),
+            b.grad(&grads).map(Tensor::into_data),
+            c.grad(&grads).map(Tensor::into_data),
         ]
     };
     let pool = ThreadPoolBuilder::new().num_threads(8).build();

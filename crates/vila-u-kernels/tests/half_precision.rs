@@ -16,11 +16,11 @@ fn half<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.cast(DType::F16)
 }
 
-fn assert_near<const D: usize>(name: &str, found: Tensor<D>, expected: Tensor<D>) {
-    assert_eq!(found.dtype(), DType::F16, "{name}");
-    let worst = (found.cast(DType::F32) - expected).abs().max();
+fn assert_near<const D: usize>(name: &str, got: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(got.dtype(), DType::F16, "{name}");
+    let worst = (got.cast(DType::F32) - expected).abs().max();
     let worst = worst.into_scalar::<f32>();
-    assert!(worst < 0.02, "{name}: {worst} apart");
+    assert!(worst < 0.02, "{name}: off by {worst}");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn attention() {
 fn nearest_rows() {
     let rows = large([9, 16]);
     let vectors = half(rows.clone().narrow(0, 0, 8)).cast(DType::F32) + 1.0;
-    let found = kernels::nearest(half(vectors), half(rows), 9);
-    let found: Vec<i64> = found.into_data().iter().collect();
-    assert_eq!(found, (0..8).collect::<Vec<_>>());
+    let got = kernels::nearest(half(vectors), half(rows), 9);
+    let got: Vec<i64> = got.into_data().iter().collect();
+    assert_eq!(got, (0..8).collect::<Vec<_>>());
 }

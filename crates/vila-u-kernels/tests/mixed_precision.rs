@@ -1,7 +1,7 @@
 //! Mixed precision rounds like bfloat16, ends where it ends, and leaves out what is to be exact.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use vila_u_kernels::{attention, conv2d, exactly, linear, mixed};
+use vila_u_kernels::{attention, conv2d, full_precision, linear, mixed_precision};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -24,9 +24,9 @@ fn products_are_close_and_exact_ones_exact() {
     let weighting = random([3, 6, 9, 7]);
     let gradients = || {
         let y = conv2d(images.clone(), kernel.clone(), bias.clone()) * weighting.clone();
-        let tape = y.clone().sum().backward();
-        let dx = images.grad(&tape).expect("a gradient");
-        let dw = kernel.grad(&tape).expect("a gradient");
+        let grads = y.clone().sum().backward();
+        let dx = images.grad(&grads).expect("a gradient");
+        let dw = kernel.grad(&grads).expect("a gradient");
         (y.inner(), dx, dw)
     };
     let (query, key, value) = (
@@ -35,22 +35,22 @@ fn products_are_close_and_exact_ones_exact() {
         random([2, 3, 50, 33]),
     );
     let attend = || attention(query.clone(), key.clone(), value.clone(), None, 0.2);
-    let (want, seen) = (product(), attend());
+    let (want, attended) = (product(), attend());
     let (y, dx, dw) = gradients();
 
-    mixed(|| {
+    mixed_precision(|| {
         let got = gradients();
         let off = [
             difference(product(), want.clone()),
-            difference(attend(), seen.clone()),
+            difference(attend(), attended.clone()),
             difference(got.0, y),
             difference(got.1, dx),
             difference(got.2, dw),
         ];
         assert!(off.iter().all(|off| *off < 5e-3), "off by {off:?}");
-        assert_eq!(exactly(product).to_data(), want.to_data());
-        assert_eq!(exactly(attend).to_data(), seen.to_data());
+        assert_eq!(full_precision(product).to_data(), want.to_data());
+        assert_eq!(full_precision(attend).to_data(), attended.to_data());
     });
     assert_eq!(product().to_data(), want.to_data());
-    assert_eq!(attend().to_data(), seen.to_data());
+    assert_eq!(attend().to_data(), attended.to_data());
 }

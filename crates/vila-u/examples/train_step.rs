@@ -2,9 +2,9 @@
 //! `cargo run --release --example train_step`
 
 use vila_u::burn::optim::{AdamWConfig, GradientsParams};
-use vila_u::checkpoint::{self, Format, Source};
+use vila_u::checkpoint::{self, Source, WeightDtype};
 use vila_u::data::nano::{Scene, Split};
-use vila_u::sequence::{Layout, form};
+use vila_u::sequence::{SequenceLayout, templates};
 use vila_u::text::conversation::Turn;
 use vila_u::training::multimodal::{Visual, losses};
 use vila_u::{Error, device, media};
@@ -12,15 +12,15 @@ use vila_u::{Error, device, media};
 fn main() -> vila_u::Result<()> {
     let device = device::select("cpu")?.autodiff();
     let files = Source::Nano.files(|_, _| {})?;
-    let nano = checkpoint::load(&files, &device, Format::F32)?;
+    let nano = checkpoint::load(&files, &device, WeightDtype::F32)?;
     let mut model = nano.model;
 
     // A conversation about one image: loss goes to the assistant's words.
     let scene = Scene::sample(Split::Train, 0, 0);
     let ask = Turn::human("<image>\nDescribe this picture.");
     let turns = [ask, Turn::assistant(scene.caption())];
-    let samples = [form::chat(&nano.tokenizer, &turns, 1, true)?];
-    let layout = Layout::packed(&samples, model.image_tokens(), 512, None);
+    let samples = [templates::chat(&nano.tokenizer, &turns, 1, true)?];
+    let layout = SequenceLayout::packed(&samples, model.image_tokens(), 512, None);
     let (size, mode) = (64, nano.config.root.training_resize());
     let pixels = media::to_tensor(&scene.render(64).into(), size, mode, &device)?;
     let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);

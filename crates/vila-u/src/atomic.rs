@@ -56,7 +56,7 @@ pub fn folder(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
 }
 
 /// Where that will lie which is being written at `path`, in a folder that [`folder`] fills or anywhere else.
-pub fn place(path: &Path) -> PathBuf {
+pub fn final_path(path: &Path) -> PathBuf {
     let temporary = |part: &Component| {
         let name = part.as_os_str().as_encoded_bytes();
         name.starts_with(FOLDER.as_bytes())
@@ -93,9 +93,10 @@ fn parent(path: &Path) -> &Path {
 fn sync(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        match path.is_dir() {
-            true => sync(&path)?,
-            false => OpenOptions::new().write(true).open(&path)?.sync_all()?,
+        if path.is_dir() {
+            sync(&path)?
+        } else {
+            OpenOptions::new().write(true).open(&path)?.sync_all()?
         }
     }
     sync_entries(folder)
@@ -134,31 +135,31 @@ mod tests {
     #[test]
     fn folders_are_replaced_as_a_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("a/b");
+        let target = folder.path().join("a/b");
         let fill = |text: &'static str| {
             move |new: &Path| {
                 fs::create_dir(new.join("in")).unwrap();
                 fs::write(new.join("in/x"), text).map_err(Error::io(new))
             }
         };
-        super::folder(&place, fill("one")).unwrap();
-        super::folder(&place, fill("two")).unwrap();
-        super::folder(&place, |new| {
-            assert!(new != place && super::place(new) == place);
+        super::folder(&target, fill("one")).unwrap();
+        super::folder(&target, fill("two")).unwrap();
+        super::folder(&target, |new| {
+            assert!(new != target && super::final_path(new) == target);
             let inner = new.join("in");
             super::folder(&inner, |deeper| {
-                assert_eq!(super::place(&deeper.join("x")), place.join("in/x"));
+                assert_eq!(super::final_path(&deeper.join("x")), target.join("in/x"));
                 fs::write(deeper.join("x"), "two").map_err(Error::io(deeper))
             })
         })
         .unwrap();
-        let failed = super::folder(&place, |new| {
+        let failed = super::folder(&target, |new| {
             fs::write(new.join("half"), "x").unwrap();
             Err(Error::failed("the disk is full"))
         });
         assert!(failed.is_err());
-        assert_eq!(fs::read(place.join("in/x")).unwrap(), b"two");
-        assert!(!place.join("half").exists());
+        assert_eq!(fs::read(target.join("in/x")).unwrap(), b"two");
+        assert!(!target.join("half").exists());
         assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
     }
 

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
 use crate::{
-    attention::attention,
+    attention::{multi_head_attention, split_heads},
     language::KvCache,
-    layers::{LayerNorm, apply, dtype},
+    layers::{LayerNorm, apply, dropout, dtype},
 };
 
 /// The `rqtransformer` block of `vision_tower/config.json`.
@@ -284,27 +284,13 @@ impl DepthAttention {
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let [n, count, width] = x.dims();
-        let head_dim = width / self.heads;
-        let heads = |linear: &Linear| {
-            let y = apply(linear, x.clone());
-            y.reshape([n, count, self.heads, head_dim]).swap_dims(1, 2)
-        };
+        let heads = |linear: &Linear| split_heads(apply(linear, x.clone()), self.heads);
         let new = [heads(&self.key), heads(&self.value)];
         let [key, value] = match cache {
             Some((cache, layer)) => cache.append(layer, new),
             None => new,
         };
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let out = attention(heads(&self.query), key, value, mask, scale);
-        apply(&self.proj, out.swap_dims(1, 2).reshape([n, count, width]))
+        let out = multi_head_attention(heads(&self.query), key, value, mask);
+        apply(&self.proj, out)
     }
-}
-
-/// Burn's own dropout layer keeps a flag among the parameters, which checkpoints do not have.
-fn dropout(x: Tensor<3>, probability: f64) -> Tensor<3> {
-    if probability == 0.0 || !x.device().is_autodiff() {
-        return x;
-    }
-    vila_u_kernels::dropout(x, probability)
 }

@@ -8,7 +8,15 @@ use crate::{Error, Result};
 /// GPUs, `cuda:1` is the second.
 const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
 
-/// The device of that name, or an error that says how to get it.
+/// The device of that name, or an error that says how to get it: `auto`, `cpu`, or a kind of GPU, whose second is
+/// `cuda:1`.
+///
+/// ```
+/// let cpu = vila_u::device::select("cpu")?;
+/// assert!(vila_u::device::is_cpu(&cpu));
+/// assert!(vila_u::device::select("abacus").is_err());
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub fn select(name: &str) -> Result<Device> {
     let (name, index) = parse(name)?;
     match name {

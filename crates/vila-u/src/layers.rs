@@ -24,6 +24,16 @@ pub(crate) fn dtype(layer: &Linear) -> DType {
     }
 }
 
+/// Zeroes a share of the numbers in training, and scales the others so that the mean stays; only on autodiff
+/// devices. Burn's own layer keeps a flag among the parameters, which checkpoints do not have.
+pub(crate) fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
+    if probability > 0.0 && x.device().is_autodiff() {
+        vila_u_kernels::dropout(x, probability)
+    } else {
+        x
+    }
+}
+
 /// Normalises the last dimension, then scales and shifts it; Burn's layer of this name does not tell
 /// its epsilon.
 #[derive(Module, Debug)]

@@ -25,6 +25,7 @@
 //! | `classify` | classifies a picture by labels, and gives the vectors behind it |
 //! | `codes` | reads the codes of a picture, changes them, and decodes them again |
 //! | `score` | says which caption of a picture the language model finds most probable |
+//! | `continue_text` | continues a text with a base language model |
 //! | `train_step` | training steps by hand, as a start for objectives of your own |
 //!
 //! Errors are values, [`Error`], whose message is one line that names what is at fault. Tensors are those of
@@ -38,13 +39,14 @@
 //! [`checkpoint`] reads and writes the released Hugging Face layout.
 
 pub mod atomic;
-pub mod attention;
+mod attention;
 pub mod benchmark;
+mod catch_unwind;
 pub mod checkpoint;
 pub mod data;
 pub mod depth;
 pub mod device;
-pub mod error;
+mod error;
 pub mod evaluation;
 pub mod generation;
 pub mod language;
@@ -52,10 +54,12 @@ mod layers;
 pub mod media;
 pub mod memory;
 pub mod model;
-pub mod pipeline;
+mod parameters;
+mod parts;
+mod pipeline;
 mod plot;
 pub mod projector;
-mod quiet;
+mod safe_path;
 pub mod sequence;
 pub mod text;
 pub mod tower;
@@ -66,6 +70,6 @@ pub use {burn, image, safetensors};
 pub use error::{Error, Result};
 pub use pipeline::{
     Answer, AskEvent, AskOptions, Codes, Encoded, Features, GenerateEvent, GenerateOptions,
-    Generated, GenerationProgress, Pipeline, PipelineBuilder, Question, Reconstruction,
+    Generated, GenerationProgress, Grid, Pipeline, PipelineBuilder, Question, Reconstruction,
     ZeroShotClassifier, random_seed,
 };

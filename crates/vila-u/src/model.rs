@@ -10,7 +10,7 @@ use crate::{
     language::{Llama, LlamaConfig},
     media::preprocess::ResizeMode,
     projector::{Projector, ProjectorConfig},
-    sequence::form::VIDEO_FRAMES,
+    sequence::templates::VIDEO_FRAMES,
     tower::{SiglipConfig, VisionTower, VisionTowerConfig},
 };
 

@@ -56,8 +56,8 @@ pub enum Style {
 /// with its colour, if there are any.
 ///
 /// # Errors
-/// When it cannot be drawn, as with numbers that are not finite.
-pub fn draw(
+/// When it cannot be plotted, as with numbers that are not finite.
+pub fn render(
     panels: &[Panel],
     columns: usize,
     size: (u32, u32),
@@ -71,7 +71,7 @@ pub fn draw(
         start.abs().max(end.abs()) > 1e300
     };
     if panels.iter().any(too_large) {
-        return Err(Error::failed("plotting: numbers too large to be drawn"));
+        return Err(Error::failed("plotting: numbers too large to be plotted"));
     }
     let columns = columns.min(panels.len()).max(1);
     let rows = panels.len().div_ceil(columns).max(1);
@@ -82,7 +82,7 @@ pub fn draw(
     };
     let (width, height) = (size.0 * columns as u32, size.1 * rows as u32 + top);
     let mut pixels = vec![0; (3 * width * height) as usize];
-    let mut drawn = || -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut plot = || -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let canvas = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         canvas.fill(&WHITE)?;
         let (head, body) = canvas.split_vertically(top);
@@ -93,15 +93,15 @@ pub fn draw(
         canvas.present()?;
         Ok(())
     };
-    drawn().map_err(|error| Error::failed(format!("plotting: {error}")))?;
+    plot().map_err(|error| Error::failed(format!("plotting: {error}")))?;
     RgbImage::from_raw(width, height, pixels)
         .ok_or_else(|| Error::failed("plotting: the picture has another size"))
 }
 
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-type Drawn<'a> = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Plotted<'a> = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-fn legend(area: &Area, names: &[String]) -> Drawn<'static> {
+fn legend(area: &Area, names: &[String]) -> Plotted<'static> {
     for (index, name) in names.iter().enumerate() {
         let middle = (LEGEND * index as u32 + LEGEND / 2 + 4) as i32;
         let line = vec![(16, middle), (44, middle)];
@@ -113,7 +113,7 @@ fn legend(area: &Area, names: &[String]) -> Drawn<'static> {
     Ok(())
 }
 
-fn axes(area: &Area, panel: &Panel) -> Drawn<'static> {
+fn axes(area: &Area, panel: &Panel) -> Plotted<'static> {
     let failed = |error: DrawingAreaErrorKind<_>| -> String { format!("{error}") };
     let mut chart = ChartBuilder::on(area)
         .margin(12)
@@ -215,7 +215,7 @@ mod tests {
         };
         let names = ["one".to_string()];
         let picture =
-            draw(&[panel(0), panel(1), panel(2)], 2, (200, 150), &names).expect("a picture");
+            render(&[panel(0), panel(1), panel(2)], 2, (200, 150), &names).expect("a picture");
         assert_eq!(picture.dimensions(), (400, 2 * 150 + LEGEND));
         let pixels = |x: u32, y: u32, index: usize| {
             let (red, green, blue) = COLOURS[index];

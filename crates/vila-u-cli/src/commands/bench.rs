@@ -20,7 +20,7 @@ pub fn run(global: &Global, args: &Bench, console: &Console) -> Result<()> {
     let subject = Subject {
         files: files(&global.model, console)?,
         device,
-        format,
+        dtype: format,
     };
     let watch = Watch {
         say: &|what| console.say(what),

@@ -69,7 +69,7 @@ fn describe(info: &Contents) -> String {
         in_words(info.memory.q4_0)
     ));
     let estimates = [
-        ("images", &info.drawing, "images"),
+        ("images", &info.images, "images"),
         ("videos", &info.videos, "videos"),
     ];
     for (name, need, things) in estimates {

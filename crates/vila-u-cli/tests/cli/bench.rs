@@ -49,18 +49,18 @@ fn the_nano_suite_times_what_a_first_try_costs() {
 }
 
 #[test]
-fn the_draw_suite_times_images_at_once_and_a_video() {
+fn the_generate_suite_times_images_at_once_and_a_video() {
     let folder = TempDir::new().unwrap();
-    let report = &recorded_json(folder.path(), &["bench", "--suite", "draw"])[0];
+    let report = &recorded_json(folder.path(), &["bench", "--suite", "generate"])[0];
     for (name, images) in [
-        ("draw_1", 1.0),
-        ("draw_4", 4.0),
-        ("draw_16", 16.0),
-        ("draw_64", 64.0),
+        ("generate_1", 1.0),
+        ("generate_4", 4.0),
+        ("generate_16", 16.0),
+        ("generate_64", 64.0),
         ("video_8", 8.0),
     ] {
         let case = case(report, name);
-        assert_eq!(case["suite"], "draw");
+        assert_eq!(case["suite"], "generate");
         assert!(positive(case, "ms") <= positive(case, "median_ms"));
         assert!(positive(case, "runs") >= 2.0);
         let seconds = positive(case, "ms") / 1e3;
@@ -128,7 +128,7 @@ fn generation_takes_the_memory_that_info_says() {
     let folder = TempDir::new().unwrap();
     let info = &json(folder.path(), &["info"])[0];
     let n = 64;
-    let estimate = &info["drawing"];
+    let estimate = &info["images"];
     assert!(positive(estimate, "at_once") >= f64::from(n));
     let predicted = positive(&info["memory"], "f32")
         + positive(estimate, "fixed")

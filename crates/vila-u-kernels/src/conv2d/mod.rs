@@ -1,9 +1,12 @@
 //! 3x3 convolution, stride 1, zero padding 1: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
 
+mod direct;
 mod signals;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod weight_gradient;
 mod winograd;
+mod winograd_transform;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, module, ops::ConvOptions};
@@ -12,8 +15,10 @@ use burn::tensor::{Tensor, module, ops::ConvOptions};
 use crate::amx;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::registers;
+#[cfg(target_arch = "x86_64")]
 use crate::precision::paired;
-use signals::{Geometry, channel_sums};
+use signals::Geometry;
+use weight_gradient::{channel_sums, weight_gradient};
 
 /// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
 ///
@@ -30,7 +35,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     ];
     match bridge::run(Conv3x3, inputs) {
         Outcome::Done(output) => Tensor::from_dispatch(output),
-        Outcome::Elsewhere([x, weight, bias]) => module::conv2d(
+        Outcome::Unsupported([x, weight, bias]) => module::conv2d(
             Tensor::from_dispatch(x),
             Tensor::from_dispatch(weight),
             Some(Tensor::from_dispatch(bias)),
@@ -39,33 +44,36 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     }
 }
 
-/// The convolution of `x` with a kernel, or with the kernel `turned`, which swaps its `inputs` and
-/// `outputs` and turns it by half a turn.
+/// The convolution of `x` with a kernel. `transposed`: with its `inputs` and `outputs` swapped and its taps
+/// rotated by 180 degrees, which makes it the gradient of the convolution's input.
 fn convolve(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     geometry: Geometry,
     [inputs, outputs]: [usize; 2],
-    turned: bool,
+    transposed: bool,
 ) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     if paired() && amx::available() {
-        return tiles::convolve(x, weight, bias, geometry, [inputs, outputs], turned);
+        return tiles::convolve(x, weight, bias, geometry, [inputs, outputs], transposed);
     }
-    let [rows, columns] = match turned {
-        false => [outputs, inputs],
-        true => [inputs, outputs],
+    let [rows, columns] = if transposed {
+        [inputs, outputs]
+    } else {
+        [outputs, inputs]
     };
     /// In blocks of output channels whose sums fill the registers.
     macro_rules! in_blocks_of {
         ($block:literal) => {
-            if winograd::pays(geometry, inputs, outputs) {
-                let points = winograd::Points::<$block>::of(weight, rows, columns, turned);
+            if winograd::is_faster(geometry, inputs, outputs) {
+                let points = winograd_transform::TransformedKernel::<$block>::of(
+                    weight, rows, columns, transposed,
+                );
                 winograd::convolve(x, &points, bias, geometry)
             } else {
-                let packed = signals::pack_weight::<$block>(weight, rows, columns, turned);
-                signals::convolve(x, &packed, bias, geometry, inputs, outputs)
+                let packed = direct::pack_weight::<$block>(weight, rows, columns, transposed);
+                direct::convolve(x, &packed, bias, geometry, inputs, outputs)
             }
         };
     }
@@ -73,21 +81,6 @@ fn convolve(
         32.. => in_blocks_of!(8),
         _ => in_blocks_of!(6),
     }
-}
-
-/// The gradient of the kernel.
-fn weight_gradient(
-    x: &[f32],
-    dy: &[f32],
-    geometry: Geometry,
-    inputs: usize,
-    outputs: usize,
-) -> Vec<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if paired() && amx::available() {
-        return tiles::weight_gradient(x, dy, geometry, inputs, outputs);
-    }
-    signals::weight_gradient(x, dy, geometry, inputs, outputs)
 }
 
 #[derive(Clone, Debug)]

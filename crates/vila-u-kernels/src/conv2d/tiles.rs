@@ -8,32 +8,29 @@
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-use super::signals::{Geometry, Task, kernel, pack, pack_pairs, store};
+use super::direct::{kernel, store};
+use super::signals::{Geometry, HALVES, SIGNALS, TAPS, pack, pack_pairs};
 use crate::amx::{BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_along, multiply_signals};
 use crate::math::add_up;
 
-const TAPS: usize = 9;
-
 thread_local! {
-    /// Signals of the task at hand; kept, because a fresh allocation costs as much as filling it.
-    static PAIRS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static HALVES: RefCell<[Vec<u16>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// Tiles of the task at hand; kept, because a fresh allocation costs as much as filling it.
     static TILES: RefCell<Vec<Row>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The convolution of `x` `[batch, inputs, height, width]` with a kernel `[rows, columns, 3, 3]`; `turned` swaps the
-/// roles of its inputs and outputs and turns it by half a turn.
+/// The convolution of `x` `[batch, inputs, height, width]` with a kernel `[rows, columns, 3, 3]`; `transposed`: its inputs and
+/// outputs swapped and its taps rotated by 180 degrees.
 pub(super) fn convolve(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     geometry: Geometry,
     [inputs, outputs]: [usize; 2],
-    turned: bool,
+    transposed: bool,
 ) -> Vec<f32> {
     let plane = geometry.height * geometry.width;
     let mut y = vec![0.0; geometry.batch * outputs * plane];
-    let number = kernel(weight, [inputs, outputs], turned);
+    let number = kernel(weight, [inputs, outputs], transposed);
     let depth = inputs.div_ceil(DEPTH) * TAPS;
     // `[block of outputs][block of inputs][tap][2]` tiles, a row an output and 32 inputs.
     let mut tiles = vec![Row::ZERO; outputs.div_ceil(BLOCK) * depth * BLOCK];
@@ -53,7 +50,7 @@ pub(super) fn convolve(
     y.par_chunks_mut(images * outputs * plane)
         .zip(x.par_chunks(images * inputs * plane))
         .for_each(|(y, x)| {
-            PAIRS.with_borrow_mut(|signals| {
+            SIGNALS.with_borrow_mut(|[signals, _]| {
                 let images = x.len() / (inputs * plane);
                 let length = geometry.signal(images);
                 pack_pairs(x, inputs, geometry, signals);
@@ -100,35 +97,30 @@ pub(super) fn weight_gradient(
         .zip(dy.par_chunks(images * outputs * plane))
         .map(|(x, dy)| {
             let mut dw = vec![0.0; length];
-            let task = Task {
-                geometry,
-                images: x.len() / (inputs * plane),
-                inputs,
-                outputs,
-            };
+            let images = x.len() / (inputs * plane);
             HALVES.with_borrow_mut(|[xs, dys]| {
                 pack(x, inputs, geometry, xs);
                 pack(dy, outputs, geometry, dys);
-                TILES.with_borrow_mut(|tiles| add_weight_gradient(&task, xs, dys, tiles, &mut dw));
+                TILES.with_borrow_mut(|tiles| {
+                    let channels = [inputs, outputs];
+                    add_weight_gradient(geometry, images, channels, xs, dys, tiles, &mut dw);
+                });
             });
             dw
         });
     add_up(length, parts)
 }
 
+/// Of some images, which are signals already; `tiles` is room to work in.
 fn add_weight_gradient(
-    task: &Task,
+    geometry: Geometry,
+    images: usize,
+    [inputs, outputs]: [usize; 2],
     xs: &mut Vec<u16>,
     dys: &mut Vec<u16>,
     tiles: &mut Vec<Row>,
     dw: &mut [f32],
 ) {
-    let Task {
-        geometry,
-        images,
-        inputs,
-        outputs,
-    } = *task;
     let length = geometry.signal(images);
     dys.resize(outputs.next_multiple_of(BLOCK) * length, 0);
     // Room to read 32 positions from the last one on, and from the one after.
@@ -183,7 +175,7 @@ fn add_weight_gradient(
 mod tests {
     use super::*;
     use crate::amx;
-    use crate::conv2d::signals;
+    use crate::conv2d::{direct, weight_gradient as vectors};
 
     /// Small whole numbers: exact as bfloat16, and so are their sums as `f32`.
     fn numbers(count: usize, step: usize) -> Vec<f32> {
@@ -206,16 +198,16 @@ mod tests {
             let dy = numbers(batch * outputs * height * width, 5);
             let weight = numbers(outputs * inputs * TAPS, 3);
             let bias = numbers(outputs, 11);
-            for (from, channels, bias, turned) in [
+            for (from, channels, bias, transposed) in [
                 (&x, [inputs, outputs], Some(bias.as_slice()), false),
                 (&dy, [outputs, inputs], None, true),
             ] {
-                let packed = signals::pack_weight::<8>(&weight, outputs, inputs, turned);
+                let packed = direct::pack_weight::<8>(&weight, outputs, inputs, transposed);
                 let [i, o] = channels;
-                let want = signals::convolve(from, &packed, bias, geometry, i, o);
-                assert!(convolve(from, &weight, bias, geometry, channels, turned) == want);
+                let want = direct::convolve(from, &packed, bias, geometry, i, o);
+                assert!(convolve(from, &weight, bias, geometry, channels, transposed) == want);
             }
-            let want = signals::weight_gradient(&x, &dy, geometry, inputs, outputs);
+            let want = vectors::weight_gradient(&x, &dy, geometry, inputs, outputs);
             assert!(weight_gradient(&x, &dy, geometry, inputs, outputs) == want);
         }
     }

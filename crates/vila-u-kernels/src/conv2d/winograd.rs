@@ -17,13 +17,11 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 
 use super::signals::Geometry;
-use crate::math::simd;
-use crate::precision::{MulAdd, Work, dispatch};
+use super::winograd_transform::{
+    IN, OUT, POINTS, TransformedKernel, transform_input, transform_output,
+};
+use crate::precision::{MulAdd, VectorLoop, dispatch};
 
-/// Outputs and inputs on the side of a tile.
-const OUT: usize = 4;
-const IN: usize = 6;
-const POINTS: usize = IN * IN;
 /// Tiles of a block: three of the widest vectors.
 const TILES: usize = VECTORS * MAX_LANES;
 const VECTORS: usize = 3;
@@ -31,131 +29,11 @@ const MAX_LANES: usize = 16;
 /// A line of pixels under a block of tiles, and what vectors read beyond it.
 const LINE: usize = (TILES + 2 * MAX_LANES) * OUT;
 
-/// Is it worth the way to the points and back? The kernel's way has to be paid for by enough tiles.
-pub(super) fn pays(geometry: Geometry, inputs: usize, outputs: usize) -> bool {
+/// Whether this is faster than the direct convolution: transforming the kernel has to be made up for by enough
+/// tiles.
+pub(super) fn is_faster(geometry: Geometry, inputs: usize, outputs: usize) -> bool {
     let tiles = geometry.batch * geometry.height.div_ceil(OUT) * geometry.width.div_ceil(OUT);
     tiles >= (2 * TILES).max(inputs.min(outputs) / 2)
-}
-
-/// A kernel `[outputs, inputs, 3, 3]` at the points: `[POINTS][outputs / BLOCK][inputs][BLOCK]`. The sums
-/// of a block of output channels fill the registers.
-pub(super) struct Points<const BLOCK: usize> {
-    weight: Vec<f32>,
-    inputs: usize,
-    outputs: usize,
-}
-
-impl<const BLOCK: usize> Points<BLOCK> {
-    /// `turned` swaps the roles of inputs and outputs and turns the kernel by half a turn.
-    pub(super) fn of(weight: &[f32], outputs: usize, inputs: usize, turned: bool) -> Self {
-        let (rows, columns) = if turned {
-            (inputs, outputs)
-        } else {
-            (outputs, inputs)
-        };
-        let block = columns * BLOCK;
-        let blocks = rows.div_ceil(BLOCK);
-        let mut points = vec![0.0; POINTS * blocks * block];
-        let mut places: Vec<Vec<&mut [f32]>> = (0..blocks).map(|_| Vec::new()).collect();
-        for (index, place) in points.chunks_exact_mut(block).enumerate() {
-            places[index % blocks].push(place);
-        }
-        places
-            .par_iter_mut()
-            .enumerate()
-            .for_each(|(block, places)| {
-                simd(
-                    #[inline(always)]
-                    || {
-                        for column in 0..columns {
-                            let mut taps = [[0.0; BLOCK]; 9];
-                            for (lane, row) in (block * BLOCK..rows).take(BLOCK).enumerate() {
-                                let at = if turned {
-                                    column * inputs + row
-                                } else {
-                                    row * inputs + column
-                                };
-                                for (tap, number) in weight[at * 9..][..9].iter().enumerate() {
-                                    taps[if turned { 8 - tap } else { tap }][lane] = *number;
-                                }
-                            }
-                            let mut half = [[[0.0; BLOCK]; 3]; IN];
-                            for x in 0..3 {
-                                let points = kernel_points([taps[x], taps[3 + x], taps[6 + x]]);
-                                for y in 0..IN {
-                                    half[y][x] = points[y];
-                                }
-                            }
-                            for y in 0..IN {
-                                let points = kernel_points(half[y]);
-                                for x in 0..IN {
-                                    let place = &mut places[y * IN + x][column * BLOCK..][..BLOCK];
-                                    place.copy_from_slice(&points[x]);
-                                }
-                            }
-                        }
-                    },
-                );
-            });
-        Self {
-            weight: points,
-            inputs: columns,
-            outputs: rows,
-        }
-    }
-}
-
-// The 36 points are pairs of six: 0, infinity, and four that keep the numbers near each other.
-const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
-const FAR: f32 = std::f32::consts::SQRT_2;
-
-/// `G w`
-#[inline(always)]
-fn kernel_points<const BLOCK: usize>(w: [[f32; BLOCK]; 3]) -> [[f32; BLOCK]; IN] {
-    let mut points = [[0.0; BLOCK]; IN];
-    for lane in 0..BLOCK {
-        let [a, b, c] = [w[0][lane], w[1][lane], w[2][lane]];
-        let (near, near_slope) = ((2.0 * a + c) / -3.0, b * (FAR / -3.0));
-        let (far, far_slope) = ((a + 2.0 * c) / 6.0, b * (FAR / 6.0));
-        points[0][lane] = a;
-        points[1][lane] = near + near_slope;
-        points[2][lane] = near - near_slope;
-        points[3][lane] = far + far_slope;
-        points[4][lane] = far - far_slope;
-        points[5][lane] = c;
-    }
-    points
-}
-
-/// `B' x`
-#[inline(always)]
-fn input_points<S: Simd>(simd: S, x: [S::f32s; IN]) -> [S::f32s; IN] {
-    let times = |factor: f32, x, plus| simd.mul_add_e_f32s(simd.splat_f32s(factor), x, plus);
-    let (near, near_slope) = (times(-2.0, x[2], x[4]), times(-2.0, x[1], x[3]));
-    let (far, far_slope) = (times(-0.5, x[2], x[4]), times(-0.5, x[1], x[3]));
-    [
-        times(-2.5, x[2], simd.add_f32s(x[0], x[4])),
-        times(NEAR, near_slope, near),
-        times(-NEAR, near_slope, near),
-        times(FAR, far_slope, far),
-        times(-FAR, far_slope, far),
-        times(-2.5, x[3], simd.add_f32s(x[1], x[5])),
-    ]
-}
-
-/// `A' y`
-#[inline(always)]
-fn outputs_of<S: Simd>(simd: S, y: [S::f32s; IN]) -> [S::f32s; OUT] {
-    let by = |factor: f32, y| simd.mul_f32s(simd.splat_f32s(factor), y);
-    let times = |factor: f32, y, plus| simd.mul_add_e_f32s(simd.splat_f32s(factor), y, plus);
-    let (near, near_slope) = (simd.add_f32s(y[1], y[2]), simd.sub_f32s(y[1], y[2]));
-    let (far, far_slope) = (simd.add_f32s(y[3], y[4]), simd.sub_f32s(y[3], y[4]));
-    [
-        simd.add_f32s(y[0], simd.add_f32s(near, far)),
-        by(NEAR, times(2.0, far_slope, near_slope)),
-        times(2.0, far, by(0.5, near)),
-        times(0.5 * NEAR, near_slope, times(2.0 * FAR, far_slope, y[5])),
-    ]
 }
 
 #[inline(always)]
@@ -193,7 +71,7 @@ thread_local! {
 /// The convolution of `x` `[batch, inputs, height, width]` with a kernel at the points.
 pub(super) fn convolve<const BLOCK: usize>(
     x: &[f32],
-    points: &Points<BLOCK>,
+    points: &TransformedKernel<BLOCK>,
     bias: Option<&[f32]>,
     geometry: Geometry,
 ) -> Vec<f32> {
@@ -239,7 +117,7 @@ pub(super) fn convolve<const BLOCK: usize>(
 /// One task of `convolve`: some strips.
 struct Convolve<'a, 'y, const BLOCK: usize> {
     x: &'a [f32],
-    points: &'a Points<BLOCK>,
+    points: &'a TransformedKernel<BLOCK>,
     bias: Option<&'a [f32]>,
     geometry: Geometry,
     /// Number of the first strip.
@@ -259,7 +137,7 @@ struct Run {
     tiles: usize,
 }
 
-impl<const BLOCK: usize> Work for Convolve<'_, '_, BLOCK> {
+impl<const BLOCK: usize> VectorLoop for Convolve<'_, '_, BLOCK> {
     #[inline(always)]
     fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, _: M) {
         let across = self.geometry.width.div_ceil(OUT);
@@ -292,22 +170,22 @@ impl<const BLOCK: usize> Work for Convolve<'_, '_, BLOCK> {
             }
             for input in 0..inputs {
                 for run in &runs {
-                    self.take(simd, input, *run, stride(inputs));
+                    self.load_tiles(simd, input, *run, stride(inputs));
                 }
             }
             let lanes = (to - from).next_multiple_of(S::F32_LANES);
             self.multiply(simd, lanes, [stride(inputs), stride(outputs)]);
             for output in 0..outputs {
-                self.give(simd, output, lanes, &runs, stride(outputs));
+                self.store_tiles(simd, output, lanes, &runs, stride(outputs));
             }
         }
     }
 }
 
 impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
-    /// Carries a run of tiles of one input channel to the points.
+    /// Transforms a run of tiles of one input channel.
     #[inline(always)]
-    fn take<S: Simd>(&mut self, simd: S, input: usize, run: Run, stride: usize) {
+    fn load_tiles<S: Simd>(&mut self, simd: S, input: usize, run: Run, stride: usize) {
         let Geometry { height, width, .. } = self.geometry;
         let Scratch {
             x: points,
@@ -341,7 +219,7 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
         }
         for at in (0..columns).step_by(S::F32_LANES) {
             let x = std::array::from_fn(|row| load::<S>(&lines[row][at..]));
-            let points = input_points(simd, x);
+            let points = transform_input(simd, x);
             for row in 0..IN {
                 store::<S>(&mut lines[row][at..], points[row]);
             }
@@ -358,9 +236,9 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
         for (row, phases) in phases.iter().enumerate() {
             for at in (0..run.tiles).step_by(S::F32_LANES) {
                 let x = std::array::from_fn(|x| load::<S>(&phases[x % OUT][at + x / OUT..]));
-                for (column, vector) in input_points(simd, x).into_iter().enumerate() {
-                    let place = (row * IN + column) * stride + input * TILES + run.lane + at;
-                    store::<S>(&mut points[place..], vector);
+                for (column, vector) in transform_input(simd, x).into_iter().enumerate() {
+                    let offset = (row * IN + column) * stride + input * TILES + run.lane + at;
+                    store::<S>(&mut points[offset..], vector);
                 }
             }
         }
@@ -369,7 +247,7 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
     /// At each point, the product of the kernel and the inputs.
     #[inline(always)]
     fn multiply<S: Simd>(&mut self, simd: S, lanes: usize, [from, to]: [usize; 2]) {
-        let Points {
+        let TransformedKernel {
             weight,
             inputs,
             outputs,
@@ -395,9 +273,16 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
         }
     }
 
-    /// Carries one output channel back from the points.
+    /// Transforms one output channel back into pixels.
     #[inline(always)]
-    fn give<S: Simd>(&mut self, simd: S, output: usize, lanes: usize, runs: &[Run], stride: usize) {
+    fn store_tiles<S: Simd>(
+        &mut self,
+        simd: S,
+        output: usize,
+        lanes: usize,
+        runs: &[Run],
+        stride: usize,
+    ) {
         let Geometry { width, .. } = self.geometry;
         let Scratch {
             y: points,
@@ -412,12 +297,12 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
                 let points = std::array::from_fn(|row| {
                     load::<S>(&points[(row * IN + column) * stride + output * TILES + at..])
                 });
-                for (half, vector) in half.iter_mut().zip(outputs_of(simd, points)) {
+                for (half, vector) in half.iter_mut().zip(transform_output(simd, points)) {
                     half[column] = vector;
                 }
             }
             for (phases, half) in phases.iter_mut().zip(half) {
-                for (phase, vector) in phases.iter_mut().zip(outputs_of(simd, half)) {
+                for (phase, vector) in phases.iter_mut().zip(transform_output(simd, half)) {
                     store::<S>(&mut phase[at..], simd.add_f32s(vector, bias));
                 }
             }

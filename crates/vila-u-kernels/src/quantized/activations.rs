@@ -51,6 +51,27 @@ impl Activations {
             });
         rounded
     }
+
+    /// `R` rows from `first` on.
+    #[inline(always)]
+    pub fn rows<const R: usize>(&self, first: usize) -> [Row<'_>; R] {
+        std::array::from_fn(|r| {
+            let blocks = (first + r) * self.blocks..(first + r + 1) * self.blocks;
+            Row {
+                q: &self.q.as_chunks().0[blocks.clone()],
+                scales: &self.scales[blocks.clone()],
+                sums: &self.sums[blocks],
+            }
+        })
+    }
+}
+
+/// A row of them, block by block.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub q: &'a [[i8; BLOCK]],
+    pub scales: &'a [f32],
+    pub sums: &'a [i32],
 }
 
 /// The bytes of a block; returns its scale and their sum.

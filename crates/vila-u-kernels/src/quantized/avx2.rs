@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    BLOCK, Blocks,
+    BLOCK, BlockFormat,
     activations::Activations,
     packed::{Group, LANES},
 };
@@ -21,15 +21,15 @@ pub(super) fn is_here() -> bool {
 /// [`is_here`] is true.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn dot<const R: usize>(
-    blocks: Blocks,
+    blocks: BlockFormat,
     x: &Activations,
     group: Group,
     first: usize,
     sums: &mut [[f32; LANES]; R],
 ) {
     match blocks {
-        Blocks::Q8_0 => dot_of::<false, R>(x, group, first, sums),
-        Blocks::Q4_0 => dot_of::<true, R>(x, group, first, sums),
+        BlockFormat::Q8_0 => dot_of::<false, R>(x, group, first, sums),
+        BlockFormat::Q4_0 => dot_of::<true, R>(x, group, first, sums),
     }
 }
 
@@ -41,14 +41,7 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
     first: usize,
     sums: &mut [[f32; LANES]; R],
 ) {
-    let columns = x.blocks * BLOCK;
-    let mut q: [&[[i8; BLOCK]]; R] = [&[]; R];
-    let mut own: [(&[f32], &[i32]); R] = [(&[], &[]); R];
-    for r in 0..R {
-        q[r] = x.q[(first + r) * columns..][..columns].as_chunks().0;
-        let row = (first + r) * x.blocks..(first + r + 1) * x.blocks;
-        own[r] = (&x.scales[row.clone()], &x.sums[row]);
-    }
+    let rows = x.rows::<R>(first);
     let mut totals = [[_mm256_setzero_ps(); 2]; R];
     for (index, (scales, words)) in group.blocks().enumerate() {
         let scales = scales.as_chunks::<16>().0;
@@ -64,9 +57,9 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
                     let high = _mm256_and_si256(_mm256_srli_epi16(w, 4), mask);
                     for r in 0..R {
                         // All of a block's add up to at most 16 * 15 * 127, which 16 bits hold.
-                        let pairs = _mm256_maddubs_epi16(low, four(&q[r][index], word));
+                        let pairs = _mm256_maddubs_epi16(low, four(&rows[r].q[index], word));
                         products[r][half] = _mm256_add_epi16(products[r][half], pairs);
-                        let q = four(&q[r][index], word + BLOCK / 8);
+                        let q = four(&rows[r].q[index], word + BLOCK / 8);
                         let pairs = _mm256_maddubs_epi16(high, q);
                         products[r][half] = _mm256_add_epi16(products[r][half], pairs);
                     }
@@ -75,7 +68,7 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
                     let magnitude = _mm256_abs_epi8(w);
                     for r in 0..R {
                         // Neighbours' products add up to at most 2 * 128 * 127, which 16 bits hold.
-                        let signed = _mm256_sign_epi8(four(&q[r][index], word), w);
+                        let signed = _mm256_sign_epi8(four(&rows[r].q[index], word), w);
                         let pairs = _mm256_maddubs_epi16(magnitude, signed);
                         let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
                         products[r][half] = _mm256_add_epi32(products[r][half], fours);
@@ -90,11 +83,11 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
                 let mut product = products[r][half];
                 if NIBBLES {
                     // Nibbles are stored plus 8.
-                    let offset = _mm256_set1_epi32(8 * own[r].1[index]);
+                    let offset = _mm256_set1_epi32(8 * rows[r].sums[index]);
                     let fours = _mm256_madd_epi16(product, _mm256_set1_epi16(1));
                     product = _mm256_sub_epi32(fours, offset);
                 }
-                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(own[r].0[index]));
+                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(rows[r].scales[index]));
                 let product = _mm256_cvtepi32_ps(product);
                 totals[r][half] = _mm256_fmadd_ps(product, scale, totals[r][half]);
             }

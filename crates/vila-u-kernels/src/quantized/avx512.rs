@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    BLOCK, Blocks,
+    BLOCK, BlockFormat,
     activations::Activations,
     packed::{Group, LANES},
 };
@@ -22,15 +22,15 @@ pub(super) fn is_here() -> bool {
 /// [`is_here`] is true.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn dot<const R: usize>(
-    blocks: Blocks,
+    blocks: BlockFormat,
     x: &Activations,
     group: Group,
     first: usize,
     sums: &mut [[f32; LANES]; R],
 ) {
     match blocks {
-        Blocks::Q8_0 => dot_of::<false, R>(x, group, first, sums),
-        Blocks::Q4_0 => dot_of::<true, R>(x, group, first, sums),
+        BlockFormat::Q8_0 => dot_of::<false, R>(x, group, first, sums),
+        BlockFormat::Q4_0 => dot_of::<true, R>(x, group, first, sums),
     }
 }
 
@@ -44,25 +44,17 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
 ) {
     // What weights are stored with on top, to be unsigned.
     let offset = if NIBBLES { 8 } else { 128 };
-    let columns = x.blocks * BLOCK;
-    let q: [&[[i8; BLOCK]]; R] = std::array::from_fn(|r| {
-        let row = &x.q[(first + r) * columns..][..columns];
-        row.as_chunks::<BLOCK>().0
-    });
-    let own: [(&[f32], &[i32]); R] = std::array::from_fn(|r| {
-        let row = (first + r) * x.blocks..(first + r + 1) * x.blocks;
-        (&x.scales[row.clone()], &x.sums[row])
-    });
+    let rows = x.rows::<R>(first);
     // SAFETY: every array is sixteen numbers long.
     let mut totals = sums
         .each_ref()
         .map(|sums| unsafe { _mm512_loadu_ps(sums.as_ptr()) });
     for (index, (scales, words)) in group.blocks().enumerate() {
         let mut products: [__m512i; R] =
-            std::array::from_fn(|r| _mm512_set1_epi32(-offset * own[r].1[index]));
+            std::array::from_fn(|r| _mm512_set1_epi32(-offset * rows[r].sums[index]));
         let add = |products: &mut [__m512i; R], w: __m512i, word: usize| {
             for r in 0..R {
-                let q = q[r][index].as_chunks::<4>().0[word].map(|q| q as u8);
+                let q = rows[r].q[index].as_chunks::<4>().0[word].map(|q| q as u8);
                 let q = _mm512_set1_epi32(i32::from_le_bytes(q));
                 products[r] = _mm512_dpbusd_epi32(products[r], w, q);
             }
@@ -82,7 +74,7 @@ fn dot_of<const NIBBLES: bool, const R: usize>(
         // SAFETY: 32 bytes.
         let scales = unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast())) };
         for r in 0..R {
-            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(own[r].0[index]));
+            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(rows[r].scales[index]));
             totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[r]), scale, totals[r]);
         }
     }

@@ -10,7 +10,7 @@ use burn::backend::{
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    BLOCK, Blocks,
+    BLOCK, BlockFormat,
     activations::Activations,
     packed::{Group, LANES},
     portable,
@@ -18,7 +18,7 @@ use super::{
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::bridge::{self, dims, tensor, values};
-use crate::few_rows::by_outputs;
+use crate::gemv::by_outputs;
 use crate::linear::matrix;
 use crate::matmul::Matrix;
 
@@ -31,7 +31,7 @@ pub(crate) fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    let on_cpu = |tensor| bridge::unrecorded(&tensor).map(|tensor| tensor.to_contiguous());
+    let on_cpu = |tensor| bridge::untracked(&tensor).map(|tensor| tensor.to_contiguous());
     let x = on_cpu(x.cast(DType::F32).into_dispatch());
     let bias = bias.and_then(|bias| on_cpu(bias.into_dispatch()));
     let weight = match weight.into_dispatch().kind {
@@ -46,7 +46,7 @@ pub(crate) fn linear<const D: usize>(
 }
 
 fn forward(x: &FlexTensor, weight: &FlexQTensor, bias: Option<&[f32]>) -> FlexTensor {
-    let Some(blocks) = Blocks::of(weight.dtype()) else {
+    let Some(blocks) = BlockFormat::of(weight.dtype()) else {
         unreachable!("a weight made by `quantized`")
     };
     let [inputs, outputs] = dims(weight.tensor());
@@ -58,7 +58,7 @@ fn forward(x: &FlexTensor, weight: &FlexQTensor, bias: Option<&[f32]>) -> FlexTe
     } = matrix(x);
     assert_eq!(columns, inputs, "x is not as wide as the weight");
     let packed = weight.tensor().bytes();
-    let row = inputs / BLOCK * blocks.bytes();
+    let row = inputs / BLOCK * blocks.block_bytes();
     let rounded = Activations::new(data, inputs);
     let y = by_outputs(rows, outputs, bias, |range, part| {
         let count = range.len();
@@ -86,7 +86,7 @@ fn forward(x: &FlexTensor, weight: &FlexQTensor, bias: Option<&[f32]>) -> FlexTe
 
 /// Adds the products of up to [`ROWS`] of the `left` rows from `first` on, and tells of how many.
 fn dot(
-    blocks: Blocks,
+    blocks: BlockFormat,
     x: &Activations,
     group: Group,
     first: usize,
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_same_as_unpacked_first() {
         let device = Device::flex();
-        for blocks in [Blocks::Q8_0, Blocks::Q4_0] {
+        for blocks in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
             for rows in [1, 2, 3, 4, 5, 7, 8, 33] {
                 for (inputs, outputs) in [(32, 3), (96, 16), (1024, 33), (1376, 70)] {
                     let x = numbers(rows * inputs, 3);
@@ -162,7 +162,7 @@ mod tests {
                     for y in wanted.chunks_mut(outputs) {
                         y.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
                     }
-                    let row = blocks.row(inputs).unwrap();
+                    let row = blocks.row_bytes(inputs).unwrap();
                     let shape = Shape::from([outputs, row]);
                     let data = TensorData::from_bytes_vec(bytes, shape, DType::U8);
                     let weight = quantized(blocks, data);
@@ -189,10 +189,10 @@ mod tests {
         largest.iter_mut().step_by(BLOCK).for_each(|w| *w = -8.0);
         let random = (numbers(rows * inputs, 6), numbers(outputs * inputs, 7));
         for (x, weights) in [random, (vec![1.0; rows * inputs], largest)] {
-            for blocks in [Blocks::Q8_0, Blocks::Q4_0] {
+            for blocks in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
                 let x = Activations::new(&x, inputs);
                 let bytes = blocks.quantize(&weights).unwrap();
-                let row = blocks.row(inputs).unwrap();
+                let row = blocks.row_bytes(inputs).unwrap();
                 let mut packed = vec![0; packed::size(outputs, row)];
                 packed::pack(blocks, &bytes, row, &mut packed);
                 let group = Group::new(blocks, &packed, row, 0);

@@ -34,14 +34,14 @@ const TOGETHER: usize = 1 << 11;
 
 /// How the weights of a linear layer are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Blocks {
+pub enum BlockFormat {
     Q8_0,
     Q4_0,
 }
 
-impl Blocks {
+impl BlockFormat {
     /// Bytes of a block.
-    pub const fn bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         match self {
             Self::Q8_0 => 2 + BLOCK,
             Self::Q4_0 => 2 + BLOCK / 2,
@@ -49,10 +49,10 @@ impl Blocks {
     }
 
     /// Bytes of a row of `inputs` weights, if they make whole blocks.
-    pub fn row(self, inputs: usize) -> Option<usize> {
+    pub fn row_bytes(self, inputs: usize) -> Option<usize> {
         inputs
             .is_multiple_of(BLOCK)
-            .then(|| inputs / BLOCK * self.bytes())
+            .then(|| inputs / BLOCK * self.block_bytes())
     }
 
     /// How Burn calls the format.
@@ -82,12 +82,12 @@ impl Blocks {
             weights.len().is_multiple_of(BLOCK),
             "blocks are of {BLOCK} weights"
         );
-        let mut bytes = vec![0; weights.len() / BLOCK * self.bytes()];
+        let mut bytes = vec![0; weights.len() / BLOCK * self.block_bytes()];
         let fine = bytes
-            .par_chunks_mut(TOGETHER * self.bytes())
+            .par_chunks_mut(TOGETHER * self.block_bytes())
             .zip(weights.par_chunks(TOGETHER * BLOCK))
             .map(|(bytes, weights)| {
-                let blocks = bytes.chunks_exact_mut(self.bytes());
+                let blocks = bytes.chunks_exact_mut(self.block_bytes());
                 let mut fine = true;
                 for (to, weights) in blocks.zip(weights.as_chunks::<BLOCK>().0) {
                     let (scale, to) = to.split_at_mut(2);
@@ -110,12 +110,12 @@ impl Blocks {
 
     /// The weights that whole blocks stand for.
     pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
-        let mut weights = vec![0.0; bytes.len() / self.bytes() * BLOCK];
+        let mut weights = vec![0.0; bytes.len() / self.block_bytes() * BLOCK];
         weights
             .par_chunks_mut(TOGETHER * BLOCK)
-            .zip(bytes.par_chunks(TOGETHER * self.bytes()))
+            .zip(bytes.par_chunks(TOGETHER * self.block_bytes()))
             .for_each(|(weights, bytes)| {
-                let blocks = bytes.chunks_exact(self.bytes());
+                let blocks = bytes.chunks_exact(self.block_bytes());
                 for (weights, block) in weights.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks) {
                     let d = scale(block);
                     *weights = self.integers(block).map(|q| d * f32::from(q));
@@ -130,9 +130,12 @@ impl Blocks {
         let q = &block[2..];
         match self {
             Self::Q8_0 => std::array::from_fn(|k| q[k] as i8),
-            Self::Q4_0 => std::array::from_fn(|k| match k < BLOCK / 2 {
-                true => (q[k] & 15) as i8 - 8,
-                false => (q[k - BLOCK / 2] >> 4) as i8 - 8,
+            Self::Q4_0 => std::array::from_fn(|k| {
+                if k < BLOCK / 2 {
+                    (q[k] & 15) as i8 - 8
+                } else {
+                    (q[k - BLOCK / 2] >> 4) as i8 - 8
+                }
             }),
         }
     }
@@ -180,9 +183,9 @@ fn four_bits(weights: &[f32; BLOCK], to: &mut [u8]) -> f32 {
 
 /// The weight `[inputs, outputs]` of a linear layer from its rows: bytes `[outputs, bytes of a row]`, of
 /// dtype u8.
-pub fn quantized(blocks: Blocks, rows: TensorData) -> Tensor<2> {
+pub fn quantized(blocks: BlockFormat, rows: TensorData) -> Tensor<2> {
     let [outputs, row] = rows.shape().dims();
-    let inputs = row / blocks.bytes() * BLOCK;
+    let inputs = row / blocks.block_bytes() * BLOCK;
     let bytes = huge_pages::filled(packed::size(outputs, row), |packed| {
         packed::pack(blocks, rows.as_bytes(), row, packed);
     });
@@ -215,17 +218,20 @@ pub(crate) mod tests {
     #[test]
     fn rounding_stays_within_half_a_step() {
         let weights = numbers(BLOCK * 100, 1);
-        for (blocks, step) in [(Blocks::Q8_0, 1.0 / 127.0), (Blocks::Q4_0, 1.0 / 8.0)] {
+        for (blocks, step) in [
+            (BlockFormat::Q8_0, 1.0 / 127.0),
+            (BlockFormat::Q4_0, 1.0 / 8.0),
+        ] {
             let bytes = blocks.quantize(&weights).unwrap();
-            assert_eq!(bytes.len(), 100 * blocks.bytes());
+            assert_eq!(bytes.len(), 100 * blocks.block_bytes());
             let back = blocks.dequantize(&bytes);
             for (old, new) in weights.chunks(BLOCK).zip(back.chunks(BLOCK)) {
                 let largest = old.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
                 for (old, new) in old.iter().zip(new) {
                     // One whole step for the largest nibble: 8 is not there, only -8. A scale of f16 adds a little.
                     let most = match blocks {
-                        Blocks::Q8_0 => 0.5 * step * largest,
-                        Blocks::Q4_0 => step * largest,
+                        BlockFormat::Q8_0 => 0.5 * step * largest,
+                        BlockFormat::Q4_0 => step * largest,
                     };
                     assert!((old - new).abs() <= most * 1.01 + 1e-3 * old.abs());
                 }
@@ -240,12 +246,12 @@ pub(crate) mod tests {
         weights[0] = -8.0;
         weights[1] = 3.0;
         weights[16] = 7.0;
-        let q4 = Blocks::Q4_0.quantize(&weights).unwrap();
+        let q4 = BlockFormat::Q4_0.quantize(&weights).unwrap();
         assert_eq!(q4[..2], f16::from_f32(1.0).to_le_bytes());
         assert_eq!(q4[2], 0xf0); // -8 -> 0, 7 -> 15
         assert_eq!(q4[3], 0x8b); // 3 -> 11, 0 -> 8
         weights[0] = -127.0;
-        let q8 = Blocks::Q8_0.quantize(&weights).unwrap();
+        let q8 = BlockFormat::Q8_0.quantize(&weights).unwrap();
         assert_eq!(q8[..2], f16::from_f32(1.0).to_le_bytes());
         assert_eq!([q8[2] as i8, q8[3] as i8, q8[18] as i8], [-127, 3, 7]);
     }
@@ -255,10 +261,10 @@ pub(crate) mod tests {
         for bad in [f32::NAN, f32::INFINITY, 1e30] {
             let mut weights = numbers(BLOCK, 2);
             weights[5] = bad;
-            assert!(Blocks::Q8_0.quantize(&weights).is_none());
-            assert!(Blocks::Q4_0.quantize(&weights).is_none());
+            assert!(BlockFormat::Q8_0.quantize(&weights).is_none());
+            assert!(BlockFormat::Q4_0.quantize(&weights).is_none());
         }
-        let zeros = Blocks::Q4_0.quantize(&[0.0; BLOCK]).unwrap();
-        assert_eq!(Blocks::Q4_0.dequantize(&zeros), [0.0; BLOCK]);
+        let zeros = BlockFormat::Q4_0.quantize(&[0.0; BLOCK]).unwrap();
+        assert_eq!(BlockFormat::Q4_0.dequantize(&zeros), [0.0; BLOCK]);
     }
 }

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK, Blocks};
+use super::{BLOCK, BlockFormat};
 
 /// Outputs of a group.
 pub(super) const LANES: usize = 16;
@@ -17,13 +17,13 @@ const SCALES: usize = 2 * LANES;
 /// Rows of blocks, `[outputs, bytes of a row]`, in groups. Outputs that fill up the last one have weights of 0.
 ///
 /// `packed`: as many bytes as [`size`] says, all 0.
-pub(super) fn pack(blocks: Blocks, rows: &[u8], row: usize, packed: &mut [u8]) {
+pub(super) fn pack(blocks: BlockFormat, rows: &[u8], row: usize, packed: &mut [u8]) {
     packed
         .par_chunks_exact_mut(LANES * row)
         .zip(rows.par_chunks(LANES * row))
         .for_each(|(group, rows)| match blocks {
-            Blocks::Q8_0 => pack_group::<{ BLOCK / 4 }>(group, rows, row, 0x8080_8080),
-            Blocks::Q4_0 => pack_group::<{ BLOCK / 8 }>(group, rows, row, 0),
+            BlockFormat::Q8_0 => pack_group::<{ BLOCK / 4 }>(group, rows, row, 0x8080_8080),
+            BlockFormat::Q4_0 => pack_group::<{ BLOCK / 8 }>(group, rows, row, 0),
         });
 }
 
@@ -69,13 +69,13 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     /// Group `index` of a packed weight.
-    pub fn new(blocks: Blocks, packed: &'a [u8], row: usize, index: usize) -> Self {
+    pub fn new(blocks: BlockFormat, packed: &'a [u8], row: usize, index: usize) -> Self {
         let group = &packed[index * LANES * row..][..LANES * row];
-        let (scales, words) = group.split_at(row / blocks.bytes() * SCALES);
+        let (scales, words) = group.split_at(row / blocks.block_bytes() * SCALES);
         Self {
             scales,
             words,
-            quants: (blocks.bytes() - 2) * LANES,
+            quants: (blocks.block_bytes() - 2) * LANES,
         }
     }
 
@@ -89,14 +89,14 @@ impl<'a> Group<'a> {
 
 /// The weights of a block of a group, over their scales: `[32][16]`.
 #[inline(always)]
-pub(super) fn integers(blocks: Blocks, words: &[u8]) -> [[i8; LANES]; BLOCK] {
+pub(super) fn integers(blocks: BlockFormat, words: &[u8]) -> [[i8; LANES]; BLOCK] {
     std::array::from_fn(|k| {
         std::array::from_fn(|lane| {
             let byte = |k: usize| words[(k / 4 * LANES + lane) * 4 + k % 4];
             match blocks {
-                Blocks::Q8_0 => (byte(k) ^ 0x80) as i8,
-                Blocks::Q4_0 if k < BLOCK / 2 => (byte(k) & 15) as i8 - 8,
-                Blocks::Q4_0 => (byte(k - BLOCK / 2) >> 4) as i8 - 8,
+                BlockFormat::Q8_0 => (byte(k) ^ 0x80) as i8,
+                BlockFormat::Q4_0 if k < BLOCK / 2 => (byte(k) & 15) as i8 - 8,
+                BlockFormat::Q4_0 => (byte(k - BLOCK / 2) >> 4) as i8 - 8,
             }
         })
     })

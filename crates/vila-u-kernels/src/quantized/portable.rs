@@ -3,14 +3,14 @@
 use burn::tensor::f16;
 
 use super::{
-    BLOCK, Blocks,
+    BLOCK, BlockFormat,
     activations::Activations,
     packed::{Group, LANES, integers},
 };
 
 /// Adds to `sums` the products of the rows from `first` on with a group of outputs.
 pub(super) fn dot(
-    blocks: Blocks,
+    blocks: BlockFormat,
     x: &Activations,
     group: Group,
     first: usize,

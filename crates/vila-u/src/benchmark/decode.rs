@@ -3,7 +3,7 @@
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 
 use super::{Bench, Suite, weight_bytes};
-use crate::{Result, checkpoint::Part};
+use crate::{Result, checkpoint::Component};
 
 /// A row with the caption and one without, as guidance needs.
 const ROWS: usize = 2;
@@ -12,7 +12,7 @@ const PAST: usize = 256;
 
 pub fn run(bench: &mut Bench) -> Result<()> {
     let (config, mut model) = bench.model()?;
-    bench.load(Part::Llm, &mut model.llm)?;
+    bench.load(Component::Llm, &mut model.llm)?;
     let llm = &model.llm;
     let device = &bench.subject.device;
     let width = config.llm.hidden_size;

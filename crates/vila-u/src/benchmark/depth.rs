@@ -5,13 +5,13 @@ use burn::tensor::{Distribution, Tensor};
 use super::{Bench, Suite, weight_bytes};
 use crate::{
     Result,
-    checkpoint::{Part, config::GenerationConfig},
+    checkpoint::{Component, config::GenerationConfig},
     generation::visual::CodeGenerator,
 };
 
 pub fn run(bench: &mut Bench) -> Result<()> {
     let (config, mut model) = bench.model()?;
-    bench.load(Part::VisionTower, &mut model.vision_tower)?;
+    bench.load(Component::VisionTower, &mut model.vision_tower)?;
     let depth = config.vision_tower.rqtransformer.depth();
     let width = config.llm.hidden_size;
     let normal = Distribution::Normal(0.0, 1.0);

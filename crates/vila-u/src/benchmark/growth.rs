@@ -55,7 +55,7 @@ impl Growth {
 pub fn run(bench: &Bench) -> Result<Vec<Growth>> {
     let subject = bench.subject;
     let files = Source::Nano.files(|_, _| {})?;
-    let nano = checkpoint::load(&files, &subject.device, subject.format)?;
+    let nano = checkpoint::load(&files, &subject.device, subject.dtype)?;
     // From the smallest to the largest: what the allocator keeps of one does not hide the next.
     Ok(vec![
         depth(bench, &nano)?,

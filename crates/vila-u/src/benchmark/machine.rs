@@ -8,13 +8,13 @@ use std::{fs, hint::black_box, time::Instant};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
-use vila_u_kernels::{huge_pages, linear, mixed};
+use vila_u_kernels::{huge_pages, linear, mixed_precision};
 
 use super::{
     Watch,
     timing::{self, Effort, synchronize},
 };
-use crate::{Error, Result, checkpoint::Format};
+use crate::{Error, Result, checkpoint::WeightDtype};
 
 /// Bytes that are read, and half of those that are copied; on a GPU half of that.
 const BUFFER: usize = 2 << 30;
@@ -45,15 +45,17 @@ impl Machine {
     ///
     /// # Errors
     /// When the device fails, and [`Error::Interrupted`] when stopped.
-    pub fn measure(device: &Device, format: Format, watch: &Watch) -> Result<Self> {
+    pub fn measure(device: &Device, weight_dtype: WeightDtype, watch: &Watch) -> Result<Self> {
         let on_cpu = crate::device::is_cpu(device);
-        let [read, copy] = match on_cpu {
-            true => bandwidth()?,
-            false => device_bandwidth(device, watch)?,
+        let [read, copy] = if on_cpu {
+            bandwidth()?
+        } else {
+            device_bandwidth(device, watch)?
         };
-        let (side, dtype) = match on_cpu {
-            true => (SIDE, DType::F32),
-            false => (SIDE_ON_GPU, format.float()),
+        let (side, dtype) = if on_cpu {
+            (SIDE, DType::F32)
+        } else {
+            (SIDE_ON_GPU, weight_dtype.float())
         };
         let normal = Distribution::Normal(0.0, 1.0);
         let random = || Tensor::<2>::random([side, side], normal, (device, dtype));
@@ -69,9 +71,10 @@ impl Machine {
             read_gb_per_s: read,
             copy_gb_per_s: copy,
             matmul_gflop_per_s: rate(&product)?,
-            matmul_bf16_gflop_per_s: match on_cpu {
-                true => Some(rate(&|| mixed(product))?),
-                false => None,
+            matmul_bf16_gflop_per_s: if on_cpu {
+                Some(rate(&|| mixed_precision(product))?)
+            } else {
+                None
             },
         })
     }

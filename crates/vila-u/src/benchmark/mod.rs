@@ -6,8 +6,8 @@
 
 mod decode;
 mod depth;
-mod draw;
 mod flop;
+mod generate;
 mod growth;
 mod machine;
 mod nano;
@@ -27,12 +27,12 @@ use std::{
 };
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, Param},
     tensor::{Device, Tensor},
 };
 use serde::Serialize;
 use timing::Effort;
-use vila_u_kernels::{BLOCK, Blocks};
+use vila_u_kernels::{BLOCK, BlockFormat};
 
 pub use growth::{Growth, Point};
 pub use machine::Machine;
@@ -40,9 +40,10 @@ pub use report::{Case, Report};
 
 use crate::{
     Error, Result,
-    checkpoint::{Files, Format, Part, config, weights::Opened},
+    checkpoint::{Component, Files, WeightDtype, config, weights::ComponentWeights},
     memory,
     model::{VilaU, VilaUConfig},
+    parameters,
 };
 
 /// What belongs together; measured in this order.
@@ -56,7 +57,7 @@ pub enum Suite {
     /// Pixels to features, features to codes, features to pixels, one image at a time.
     Tower,
     /// Images and a video, from a caption to pixels.
-    Draw,
+    Generate,
     /// Optimizer steps of the nano recipes.
     Train,
     /// Loading the embedded model, and asking it.
@@ -70,7 +71,7 @@ impl Suite {
         Self::Decode,
         Self::Depth,
         Self::Tower,
-        Self::Draw,
+        Self::Generate,
         Self::Train,
         Self::Nano,
         Self::Growth,
@@ -81,7 +82,7 @@ impl Suite {
             Self::Decode => "decode",
             Self::Depth => "depth",
             Self::Tower => "tower",
-            Self::Draw => "draw",
+            Self::Generate => "generate",
             Self::Train => "train",
             Self::Nano => "nano",
             Self::Growth => "growth",
@@ -101,13 +102,13 @@ impl Suite {
     }
 }
 
-/// What is measured: `decode`, `depth`, `tower` and `draw` are about a checkpoint, the others always about
+/// What is measured: `decode`, `depth`, `tower` and `generate` are about a checkpoint, the others always about
 /// the nano model.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub files: Files,
     pub device: Device,
-    pub format: Format,
+    pub dtype: WeightDtype,
 }
 
 /// Tells what is under way, and is asked whether to go on.
@@ -118,16 +119,18 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     fn go_on(&self) -> ControlFlow<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if self.stop.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 
     fn check(&self) -> Result<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted),
-            false => Ok(()),
+        if self.stop.load(Ordering::Relaxed) {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
         }
     }
 }
@@ -141,7 +144,7 @@ pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report>
     let mut bench = Bench {
         subject,
         watch,
-        machine: Machine::measure(&subject.device, subject.format, watch)?,
+        machine: Machine::measure(&subject.device, subject.dtype, watch)?,
         cases: Vec::new(),
     };
     let mut growth = Vec::new();
@@ -153,7 +156,7 @@ pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report>
             Suite::Decode => decode::run(&mut bench)?,
             Suite::Depth => depth::run(&mut bench)?,
             Suite::Tower => tower::run(&mut bench)?,
-            Suite::Draw => draw::run(&mut bench)?,
+            Suite::Generate => generate::run(&mut bench)?,
             Suite::Train => train::run(&mut bench)?,
             Suite::Nano => nano::run(&mut bench)?,
             Suite::Growth => growth = growth::run(&bench)?,
@@ -163,7 +166,7 @@ pub fn run(subject: &Subject, suites: &[Suite], watch: &Watch) -> Result<Report>
         }
     }
     Ok(Report {
-        dtype: subject.format.name().into(),
+        dtype: subject.dtype.name().into(),
         machine: bench.machine,
         cases: bench.cases,
         growth,
@@ -250,27 +253,27 @@ impl Bench<'_> {
         Ok((config, model))
     }
 
-    fn load<M: Module>(&self, part: Part, module: &mut M) -> Result<()> {
-        (self.watch.say)(&format!("loading {}", part.folder()));
-        let opened = Opened::check(&self.subject.files, part, module)?;
-        opened.load(module, self.subject.format)
+    fn load<M: Module>(&self, component: Component, module: &mut M) -> Result<()> {
+        (self.watch.say)(&format!("loading {}", component.folder()));
+        let opened = ComponentWeights::check(&self.subject.files, component, module)?;
+        opened.load(module, self.subject.dtype)
     }
 }
 
 /// Bytes of a module's weights in memory.
 fn weight_bytes<M: Module>(module: &M) -> usize {
     struct Sum(usize);
-    impl ModuleVisitor for Sum {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl parameters::Visitor for Sum {
+        fn visit<const D: usize>(&mut self, _: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             let (count, dtype) = (tensor.shape().num_elements(), tensor.dtype());
-            self.0 += match Blocks::of(dtype) {
-                Some(blocks) => count / BLOCK * blocks.bytes(),
+            self.0 += match BlockFormat::of(dtype) {
+                Some(blocks) => count / BLOCK * blocks.block_bytes(),
                 None => count * dtype.size(),
             };
         }
     }
     let mut sum = Sum(0);
-    module.visit(&mut sum);
+    parameters::visit(module, &mut sum);
     sum.0
 }

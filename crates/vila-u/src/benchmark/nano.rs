@@ -20,7 +20,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let subject = bench.subject;
     let load = || -> Result<Checkpoint> {
         let files = Source::Nano.files(|_, _| {})?;
-        checkpoint::load(&files, &subject.device, subject.format)
+        checkpoint::load(&files, &subject.device, subject.dtype)
     };
     bench.case(Suite::Nano, "start", || load().map(drop), |_| Vec::new())?;
     let checkpoint = load()?;

@@ -4,22 +4,23 @@ use image::RgbImage;
 
 use super::growth::Growth;
 use crate::Result;
-use crate::plot::{Curve, Panel, Style, draw};
+use crate::plot::{Curve, Panel, Style, render};
 
 const SIZE: (u32, u32) = (400, 360);
 
 /// The picture of one growth.
 ///
 /// # Errors
-/// When it cannot be drawn, as with numbers that are not finite.
+/// When it cannot be plotted, as with numbers that are not finite.
 pub fn growth(growth: &Growth) -> Result<RgbImage> {
     let points = &growth.points;
     let memory = points.iter().filter_map(|p| Some((p.at, p.peak_memory?)));
     let memory: Vec<_> = memory.map(|(at, bytes)| (at, bytes as f64 / 1e6)).collect();
     let milliseconds = points.iter().all(|point| point.seconds < 1.0);
-    let (unit, factor) = match milliseconds {
-        true => ("time, ms", 1e3),
-        false => ("time, s", 1.0),
+    let (unit, factor) = if milliseconds {
+        ("time, ms", 1e3)
+    } else {
+        ("time, s", 1.0)
     };
     let times = points.iter().map(|p| (p.at, factor * p.seconds)).collect();
     let panel = |title: &str, points: Vec<(f64, f64)>| {
@@ -39,5 +40,5 @@ pub fn growth(growth: &Growth) -> Result<RgbImage> {
         }
     };
     let panels = [panel(unit, times), panel("peak memory, MB", memory)];
-    draw(&panels, 2, SIZE, &[])
+    render(&panels, 2, SIZE, &[])
 }

@@ -8,7 +8,7 @@ use crate::{Result, checkpoint};
 pub fn run(bench: &mut Bench) -> Result<()> {
     let subject = bench.subject;
     (bench.watch.say)("loading vision_tower");
-    let tower = checkpoint::load_tower(&subject.files, &subject.device, subject.format)?;
+    let tower = checkpoint::load_tower(&subject.files, &subject.device, subject.dtype)?;
     let vision = &tower.siglip.vision_config;
     let size = vision.image_size;
     let range = Distribution::Uniform(-1.0, 1.0);

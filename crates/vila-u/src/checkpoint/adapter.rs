@@ -11,7 +11,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::Param,
     tensor::{Tensor, TensorData},
 };
 use safetensors::{
@@ -24,6 +24,7 @@ use super::safetensors_writer::write_json;
 use crate::{
     Error, Result, atomic,
     language::{Llama, lora::LoraConfig},
+    parameters,
 };
 
 const CONFIG: &str = "adapter_config.json";
@@ -35,38 +36,26 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// # Errors
 /// When the disk is full or cannot be written. What was there stays then.
 pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<()> {
-    struct Collect {
-        path: Vec<String>,
-        found: Vec<(String, Vec<usize>, Vec<u8>)>,
-    }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(key) = key(&self.path.join(".")) {
+    struct Collect(Vec<(String, Vec<usize>, Vec<u8>)>);
+    impl parameters::Visitor for Collect {
+        fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
+            if let Some(key) = key(path) {
                 let values = param.val().inner().transpose();
                 let shape = values.dims().to_vec();
                 let values = values.into_data_as::<f32>();
                 let bytes = values.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-                self.found.push((key, shape, bytes));
+                self.0.push((key, shape, bytes));
             }
         }
     }
-    let mut collect = Collect {
-        path: Vec::new(),
-        found: Vec::new(),
-    };
-    llm.visit(&mut collect);
+    let mut collect = Collect(Vec::new());
+    parameters::visit(llm, &mut collect);
 
     let failed = |error: safetensors::SafeTensorError| {
         Error::failed(format!("{}: {error}", dir.join(WEIGHTS).display()))
     };
     let mut views = Vec::new();
-    for (key, shape, bytes) in &collect.found {
+    for (key, shape, bytes) in &collect.0 {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
         views.push((key, view));
     }
@@ -81,9 +70,10 @@ pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<
 /// What PEFT has to know of adapters besides their weights.
 fn settings(config: &LoraConfig, base: &str) -> Value {
     // PEFT means a whole number where it can be one.
-    let alpha = match config.alpha.fract() == 0.0 {
-        true => json!(config.alpha as u64),
-        false => json!(config.alpha),
+    let alpha = if config.alpha.fract() == 0.0 {
+        json!(config.alpha as u64)
+    } else {
+        json!(config.alpha)
     };
     json!({
         "base_model_name_or_path": base,
@@ -131,7 +121,6 @@ fn check(dir: &Path, config: &LoraConfig) -> Result<()> {
 /// then.
 pub fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
     struct Fill<'a> {
-        path: Vec<String>,
         file: &'a Path,
         tensors: SafeTensors<'a>,
         error: Option<Error>,
@@ -155,15 +144,9 @@ pub fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
             Ok(TensorData::new(values, [outputs, inputs]))
         }
     }
-    impl ModuleMapper for Fill<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (None, Some(key)) = (&self.error, key(&self.path.join("."))) else {
+    impl parameters::Mapper for Fill<'_> {
+        fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (None, Some(key)) = (&self.error, key(path)) else {
                 return param;
             };
             let shape = param.lazy_shape();
@@ -187,12 +170,11 @@ pub fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
     let tensors = SafeTensors::deserialize(&file)
         .map_err(|error| Error::invalid(&path, format!("not a safetensors file: {error}")))?;
     let mut fill = Fill {
-        path: Vec::new(),
         file: &path,
         tensors,
         error: None,
     };
-    let filled = llm.clone().map(&mut fill);
+    let filled = parameters::map(llm.clone(), &mut fill);
     match fill.error {
         Some(error) => Err(error),
         None => {

@@ -2,7 +2,9 @@
 
 use burn::tensor::Device;
 
-use super::{config, files::Files, format::Format, keys::Part, weights::Opened};
+use super::{
+    config, files::Files, keys::Component, weight_dtype::WeightDtype, weights::ComponentWeights,
+};
 use crate::{
     Result,
     language::{Llama, LlamaConfig},
@@ -22,12 +24,13 @@ pub struct BaseModel {
 ///
 /// # Errors
 /// One error that names the file and the field or tensor at fault.
-pub fn load_base(files: &Files, device: &Device, format: Format) -> Result<BaseModel> {
+pub fn load_base(files: &Files, device: &Device, weight_dtype: WeightDtype) -> Result<BaseModel> {
     let config = config::read_base(files)?;
     let tokenizer = config::tokenizer(files)?;
     config::check_vocabulary(files, &config, &tokenizer)?;
     let mut model = config.init(device);
-    Opened::check_folder(files, Part::Llm, &model)?.load(&mut model, format)?;
+    ComponentWeights::check_folder(files, Component::Llm, &model)?
+        .load(&mut model, weight_dtype)?;
     Ok(BaseModel {
         config,
         model,

@@ -5,10 +5,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{
-    files::{Files, plain},
-    source::Repository,
-};
+use super::{files::Files, source::Repository};
 use crate::{
     Error, Result,
     generation::{
@@ -17,6 +14,7 @@ use crate::{
     },
     language::LlamaConfig,
     model::VilaUConfig,
+    safe_path,
     text::{SiglipTokenizer, Tokenizer},
     tower::{RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig},
 };
@@ -131,7 +129,9 @@ fn siglip(files: &Files, tower: &RqVaeSiglipConfig) -> Result<SiglipConfig> {
 /// The folder of the checkpoint that `pretrained_model` names, if it is one. It never leaves the
 /// checkpoint.
 pub(super) fn siglip_folder(files: &Files, tower: &RqVaeSiglipConfig) -> Option<Files> {
-    let folder = files.join(plain(tower.pretrained_model.trim_start_matches("./"))?);
+    let folder = files.join(safe_path::relative(
+        tower.pretrained_model.trim_start_matches("./"),
+    )?);
     folder.contains("config.json").then_some(folder)
 }
 
@@ -182,7 +182,7 @@ pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
 }
 
 /// Every token of the tokenizer must have a row in the embedding table.
-pub(super) fn check_vocabulary(
+pub(crate) fn check_vocabulary(
     llm: &Files,
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -195,11 +195,11 @@ pub(super) fn check_vocabulary(
     Ok(())
 }
 
-/// `llm/generation_config.json`: how text is written and images are drawn unless asked otherwise.
+/// `llm/generation_config.json`: how text and images are sampled unless asked otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GenerationConfig {
-    /// Draw the next token; otherwise take the likeliest.
+    /// Sample the next token; otherwise take the likeliest.
     pub do_sample: bool,
     pub temperature: f64,
     pub top_k: usize,
@@ -233,7 +233,7 @@ impl GenerationConfig {
         }
     }
 
-    /// How images and videos are drawn unless asked otherwise.
+    /// How images and videos are sampled unless asked otherwise.
     pub fn visual(&self, seed: u64) -> VisualOptions {
         VisualOptions {
             guidance: self.visual_guidance,

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     ops::Deref,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// The folder `name` inside this one. `name` comes from us or from [`plain`], never straight
+    /// The folder `name` inside this one. `name` comes from us or from `safe_path::relative`, never straight
     /// from a file.
     pub fn join(&self, name: &str) -> Self {
         Self {
@@ -157,17 +157,6 @@ impl Files {
         names.sort();
         Ok(names)
     }
-}
-
-/// A path named inside an untrusted file, if it stays in the folder it is relative to:
-/// not absolute, no `..`, not empty.
-pub fn plain(path: &str) -> Option<&str> {
-    let inside = !path.is_empty()
-        && !path.contains('\\')
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-    inside.then_some(path)
 }
 
 /// The contents of a file, cheap to clone.

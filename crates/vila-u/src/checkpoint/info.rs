@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use burn::{module::Module, tensor::Device};
 use serde::Serialize;
 
-use super::{config, files::Files, format::Format, keys::Part, weights};
+use super::{
+    config, files::Files, keys::Component, parameter::ParameterSpec, weight_dtype::WeightDtype,
+    weights,
+};
 use crate::{
     Result,
     generation::memory::MemoryEstimate,
+    parts::ModelPart,
     tower::{RqVaeSiglipConfig, SiglipConfig},
 };
 
@@ -20,12 +24,12 @@ pub struct Info {
     /// Bytes of the weights on disk.
     pub bytes: u64,
     /// Bytes of the weights in memory, by the dtype they are loaded as.
-    pub memory: Memory,
+    pub memory: WeightMemory,
     pub visual: Visual,
     /// Absent in a tower alone.
     pub language: Option<Language>,
-    /// What drawing needs beside the weights; absent in a tower alone.
-    pub drawing: Option<MemoryEstimate>,
+    /// What generating images needs beside the weights; absent in a tower alone.
+    pub images: Option<MemoryEstimate>,
     /// The same of videos.
     pub videos: Option<MemoryEstimate>,
 }
@@ -35,7 +39,7 @@ impl Info {
     pub fn is_quantized(&self) -> bool {
         let mut dtypes = self.parts.iter().flat_map(|part| part.dtypes.keys());
         dtypes.any(|dtype| {
-            [Format::Q8_0, Format::Q4_0]
+            [WeightDtype::Q8_0, WeightDtype::Q4_0]
                 .iter()
                 .any(|f| format!("{f:?}") == *dtype)
         })
@@ -53,7 +57,7 @@ pub struct PartInfo {
 
 /// On the CPU.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Memory {
+pub struct WeightMemory {
     pub f32: u64,
     pub bf16: u64,
     pub q8_0: u64,
@@ -81,29 +85,6 @@ pub struct Language {
     pub cache_per_token: u64,
 }
 
-/// Name and keys of the parts that are told apart.
-const PARTS: [(&str, &str, &[&str]); 7] = [
-    ("language model", "llm", &[""]),
-    ("projector", "mm_projector", &[""]),
-    ("depth transformer", "vision_tower", &["rqtransformer."]),
-    (
-        "vision encoder",
-        "vision_tower",
-        &["rqvaesiglip.siglip_model.vision_model."],
-    ),
-    (
-        "text encoder",
-        "vision_tower",
-        &["rqvaesiglip.siglip_model.text_model.", "rqvaesiglip.logit_"],
-    ),
-    ("quantizer", "vision_tower", &["rqvaesiglip.quantizer."]),
-    (
-        "pixel decoder",
-        "vision_tower",
-        &["rqvaesiglip.post_quant_conv.", "rqvaesiglip.decoder."],
-    ),
-];
-
 /// Reads configurations and headers, of the whole model or of a tower alone.
 ///
 /// # Errors
@@ -111,13 +92,13 @@ const PARTS: [(&str, &str, &[&str]); 7] = [
 pub fn info(files: &Files) -> Result<Info> {
     let device = Device::flex();
     let mut counter = Counter::default();
-    let (visual, language, drawing) = if files.contains("config.json") {
+    let (visual, language, needs) = if files.contains("config.json") {
         let config = config::read(files)?;
         let model = config.init(&device);
-        counter.add(files, Part::Llm, &model.llm)?;
-        let projector = Part::projector(&config.mm_projector);
+        counter.add(files, Component::Llm, &model.llm)?;
+        let projector = Component::projector(&config.mm_projector);
         counter.add(files, projector, &model.mm_projector)?;
-        counter.add(files, Part::VisionTower, &model.vision_tower)?;
+        counter.add(files, Component::VisionTower, &model.vision_tower)?;
         let llm = &config.llm;
         let language = Language {
             layers: llm.num_hidden_layers,
@@ -135,7 +116,7 @@ pub fn info(files: &Files) -> Result<Info> {
         )
     } else {
         let (tower, siglip) = config::read_tower(files)?;
-        counter.add(files, Part::RqVaeSiglip, &tower.init(&siglip, &device))?;
+        counter.add(files, Component::RqVaeSiglip, &tower.init(&siglip, &device))?;
         (visual(&tower, &siglip), None, None)
     };
     let parameters = counter.parts.iter().map(|part| part.parameters).sum();
@@ -146,8 +127,8 @@ pub fn info(files: &Files) -> Result<Info> {
         parts: counter.parts,
         visual,
         language,
-        drawing: drawing.map(|[images, _]| images),
-        videos: drawing.map(|[_, videos]| videos),
+        images: needs.map(|[images, _]| images),
+        videos: needs.map(|[_, videos]| videos),
     })
 }
 
@@ -162,25 +143,25 @@ fn visual(tower: &RqVaeSiglipConfig, siglip: &SiglipConfig) -> Visual {
 #[derive(Default)]
 struct Counter {
     parts: Vec<PartInfo>,
-    memory: Memory,
+    memory: WeightMemory,
 }
 
 impl Counter {
-    fn add<M: Module>(&mut self, files: &Files, part: Part, module: &M) -> Result<()> {
-        let opened = weights::Opened::check(files, part, module)?;
-        self.memory.f32 += opened.memory(Format::F32);
-        self.memory.bf16 += opened.memory(Format::BF16);
-        self.memory.q8_0 += opened.memory(Format::Q8_0);
-        self.memory.q4_0 += opened.memory(Format::Q4_0);
-        for (name, folder, prefixes) in PARTS {
+    fn add<M: Module>(&mut self, files: &Files, component: Component, module: &M) -> Result<()> {
+        let opened = weights::ComponentWeights::check(files, component, module)?;
+        self.memory.f32 += opened.memory(WeightDtype::F32);
+        self.memory.bf16 += opened.memory(WeightDtype::BF16);
+        self.memory.q8_0 += opened.memory(WeightDtype::Q8_0);
+        self.memory.q4_0 += opened.memory(WeightDtype::Q4_0);
+        for part in ModelPart::ALL {
             let mut info = PartInfo {
-                name,
+                name: part.name(),
                 parameters: 0,
                 bytes: 0,
                 dtypes: BTreeMap::new(),
             };
             for (key, parameter) in &opened.parameters {
-                let here = prefixes.iter().any(|prefix| key.starts_with(prefix));
+                let here = counted_in(parameter) == Some(part);
                 if let Some(stored) = opened.stored(key).filter(|_| here) {
                     let count = parameter.count() as u64;
                     info.parameters += count;
@@ -192,10 +173,18 @@ impl Counter {
                     *info.dtypes.entry(dtype).or_default() += count;
                 }
             }
-            if folder == part.folder() && info.parameters > 0 {
+            if info.parameters > 0 {
                 self.parts.push(info);
             }
         }
         Ok(())
+    }
+}
+
+/// The two numbers of the contrastive logits are counted with the text encoder.
+fn counted_in(parameter: &ParameterSpec) -> Option<ModelPart> {
+    match parameter.part() {
+        Some(ModelPart::ContrastiveLogits) => Some(ModelPart::TextEncoder),
+        part => part,
     }
 }

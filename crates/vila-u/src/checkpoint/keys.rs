@@ -2,13 +2,14 @@
 //!
 //! Module fields carry the released names, so most paths already are keys. This file holds the
 //! whole of the difference: norms (`gamma`, `beta`), the gaps that activations leave in an
-//! `nn.Sequential`, tensors stored under a second name, and buffers that are no parameters.
+//! `nn.Sequential`, tensors stored under a second name, buffers that are no parameters, and that
+//! torch has the weights of linear layers transposed.
 
 use crate::projector::ProjectorConfig;
 
-/// A part of a checkpoint, or a piece of one: which folder holds it, and which of its tensors.
+/// What a module of ours is of a checkpoint: which folder holds it, and which of the tensors there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// `llm/`: the language model.
     Llm,
     /// `mm_projector/` of type `mlpNx_gelu` (or `identity`, which has no tensors).
@@ -17,16 +18,24 @@ pub enum Part {
     LinearProjector,
     /// `vision_tower/`: `rqvaesiglip` and `rqtransformer`.
     VisionTower,
-    /// `vision_tower/`, only `rqvaesiglip`: the module holds that part without the prefix.
+    /// `vision_tower/`, only `rqvaesiglip`: the module holds that component without the prefix.
     RqVaeSiglip,
-    /// `vision_tower/`, only `rqtransformer`: the module holds that part without the prefix.
+    /// `vision_tower/`, only `rqtransformer`: the module holds that component without the prefix.
     DepthTransformer,
     /// A folder of its own whose keys are the module's paths: SigLIP as Hugging Face has it, a discriminator.
     Alone,
 }
 
-impl Part {
-    /// The part for a projector of this type.
+/// The modules whose matrices are tables of rows to look up, which torch and Burn store alike.
+const TABLES: [&str; 4] = [
+    "embed_tokens",
+    "token_embedding",
+    "position_embedding",
+    "codebooks",
+];
+
+impl Component {
+    /// The component for a projector of this type.
     pub fn projector(config: &ProjectorConfig) -> Self {
         match config.mm_projector_type.as_str() {
             "linear" => Self::LinearProjector,
@@ -34,7 +43,7 @@ impl Part {
         }
     }
 
-    /// The folder of the checkpoint that holds this part.
+    /// The folder of the checkpoint that holds this component.
     pub fn folder(self) -> &'static str {
         match self {
             Self::Llm => "llm",
@@ -44,7 +53,7 @@ impl Part {
         }
     }
 
-    /// The keys of this part start with this; others in the same file belong to another part.
+    /// The keys of this component start with this; others in the same file belong to another component.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::RqVaeSiglip => "rqvaesiglip.",
@@ -53,9 +62,24 @@ impl Part {
         }
     }
 
-    /// The key of the parameter at `path` in the module of this part (norm parameters already
-    /// named `weight` and `bias`).
+    /// The path in the whole model of the parameter at `path` in the module of this component.
+    pub fn whole_path(self, path: &str) -> String {
+        let module = match self {
+            Self::Llm => "llm.",
+            Self::Projector | Self::LinearProjector => "mm_projector.",
+            Self::VisionTower | Self::RqVaeSiglip | Self::DepthTransformer => "vision_tower.",
+            Self::Alone => "",
+        };
+        format!("{module}{}{path}", self.prefix())
+    }
+
+    /// The key of the parameter at `path` in the module of this component.
     pub fn key(self, path: &str) -> String {
+        let path = match path.rsplit_once('.') {
+            Some((norm, "gamma")) => format!("{norm}.weight"),
+            Some((norm, "beta")) => format!("{norm}.bias"),
+            _ => path.into(),
+        };
         let path = format!("{}{path}", self.prefix());
         match self {
             Self::Llm | Self::Alone => path,
@@ -90,9 +114,13 @@ impl Part {
         (depth > 0).then(|| format!("rqvaesiglip.quantizer.codebooks.0.{name}"))
     }
 
-    /// Whether `key` belongs to an encoder of the tower, of images or of texts.
-    pub fn is_encoder(key: &str) -> bool {
-        key.starts_with("rqvaesiglip.siglip_model.")
+    /// Whether the parameter of this path and shape is the weight of a linear layer: torch stores it as
+    /// `[outputs, inputs]`, Burn as `[inputs, outputs]`.
+    pub fn is_linear(path: &str, shape: &[usize]) -> bool {
+        let mut names = path.rsplit('.');
+        names.next() == Some("weight")
+            && shape.len() == 2
+            && !names.any(|name| TABLES.contains(&name))
     }
 
     /// Buffers that older versions of the authors' libraries stored: derived, not parameters.
@@ -120,45 +148,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys() {
-        for (part, path, key) in [
+    fn linear_weights() {
+        for (path, shape, linear) in [
+            ("layers.0.self_attn.q_proj.weight", &[4, 4][..], true),
+            ("weight", &[4, 4], true),
+            ("head.attention.in_proj_weight", &[12, 4], false),
+            ("decoder.conv_in.weight", &[4, 4, 3, 3], false),
+            ("model.norm.gamma", &[4], false),
+            ("model.embed_tokens.weight", &[4, 4], false),
             (
-                Part::Llm,
+                "text_model.embeddings.position_embedding.weight",
+                &[4, 4],
+                false,
+            ),
+            ("quantizer.codebooks.0.weight", &[5, 4], false),
+        ] {
+            assert_eq!(Component::is_linear(path, shape), linear, "{path}");
+        }
+    }
+
+    #[test]
+    fn keys() {
+        for (component, path, key) in [
+            (
+                Component::Llm,
                 "model.layers.1.mlp.up_proj.weight",
                 "model.layers.1.mlp.up_proj.weight",
             ),
-            (Part::Projector, "layers.1.bias", "layers.2.bias"),
-            (Part::LinearProjector, "layers.0.bias", "layers.bias"),
+            (Component::Llm, "model.norm.gamma", "model.norm.weight"),
+            (Component::Projector, "layers.1.bias", "layers.2.bias"),
+            (Component::LinearProjector, "layers.0.bias", "layers.bias"),
             (
-                Part::DepthTransformer,
+                Component::DepthTransformer,
                 "head_transformer.blocks.1.mlp.1.weight",
                 "rqtransformer.head_transformer.blocks.1.mlp.2.weight",
             ),
             (
-                Part::VisionTower,
+                Component::VisionTower,
                 "rqvaesiglip.siglip_model.vision_model.encoder.layers.1.mlp.fc1.weight",
                 "rqvaesiglip.siglip_model.vision_model.encoder.layers.1.mlp.fc1.weight",
             ),
             (
-                Part::RqVaeSiglip,
+                Component::RqVaeSiglip,
                 "siglip_model.logit_scale",
                 "rqvaesiglip.logit_scale",
             ),
         ] {
-            assert_eq!(part.key(path), key);
+            assert_eq!(component.key(path), key);
         }
+        let depth = Component::DepthTransformer.whole_path("in_mlp_1.weight");
+        assert_eq!(depth, "vision_tower.rqtransformer.in_mlp_1.weight");
         assert_eq!(
-            Part::VisionTower.alias("rqvaesiglip.logit_bias").as_deref(),
+            Component::VisionTower
+                .alias("rqvaesiglip.logit_bias")
+                .as_deref(),
             Some("rqvaesiglip.siglip_model.logit_bias")
         );
         assert_eq!(
-            Part::VisionTower
+            Component::VisionTower
                 .repeats("rqvaesiglip.quantizer.codebooks.3.weight")
                 .as_deref(),
             Some("rqvaesiglip.quantizer.codebooks.0.weight")
         );
         assert_eq!(
-            Part::VisionTower.repeats("rqvaesiglip.quantizer.codebooks.0.weight"),
+            Component::VisionTower.repeats("rqvaesiglip.quantizer.codebooks.0.weight"),
             None
         );
     }

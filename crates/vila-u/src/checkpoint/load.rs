@@ -5,9 +5,9 @@ use burn::tensor::Device;
 use super::{
     config::{self, GenerationConfig},
     files::Files,
-    format::Format,
-    keys::Part,
-    weights::Opened,
+    keys::Component,
+    weight_dtype::WeightDtype,
+    weights::ComponentWeights,
 };
 use crate::{
     Result,
@@ -38,7 +38,7 @@ pub struct Tower {
     pub files: Files,
 }
 
-/// Loads everything, weights in `format`, except that weights stored in blocks stay in them. On the CPU
+/// Loads everything, weights in `weight_dtype`, except that weights stored in blocks stay in them. On the CPU
 /// that is how the weights of linear layers and embedding tables are held; all others are f32 there, and
 /// so is everything computed.
 ///
@@ -46,9 +46,9 @@ pub struct Tower {
 /// tower's encoders are read when they are first used.
 ///
 /// # Errors
-/// One error that names the file and the field or tensor at fault, or a device that does not take the format.
-pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint> {
-    format.check(device)?;
+/// One error that names the file and the field or tensor at fault, or a device that does not take the dtype.
+pub fn load(files: &Files, device: &Device, weight_dtype: WeightDtype) -> Result<Checkpoint> {
+    weight_dtype.check(device)?;
     let config = config::read(files)?;
     let llm_files = files.join("llm");
     let tokenizer = config::tokenizer(&llm_files)?;
@@ -56,13 +56,13 @@ pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint
     let generation = GenerationConfig::read(&llm_files)?;
 
     let mut model = config.init(device);
-    let projector = Part::projector(&config.mm_projector);
-    let llm = Opened::check(files, Part::Llm, &model.llm)?;
-    let mm_projector = Opened::check(files, projector, &model.mm_projector)?;
-    let vision_tower = Opened::check(files, Part::VisionTower, &model.vision_tower)?;
-    llm.load(&mut model.llm, format)?;
-    mm_projector.load(&mut model.mm_projector, format)?;
-    vision_tower.load(&mut model.vision_tower, format)?;
+    let projector = Component::projector(&config.mm_projector);
+    let llm = ComponentWeights::check(files, Component::Llm, &model.llm)?;
+    let mm_projector = ComponentWeights::check(files, projector, &model.mm_projector)?;
+    let vision_tower = ComponentWeights::check(files, Component::VisionTower, &model.vision_tower)?;
+    llm.load(&mut model.llm, weight_dtype)?;
+    mm_projector.load(&mut model.mm_projector, weight_dtype)?;
+    vision_tower.load(&mut model.vision_tower, weight_dtype)?;
 
     Ok(Checkpoint {
         config,
@@ -77,11 +77,12 @@ pub fn load(files: &Files, device: &Device, format: Format) -> Result<Checkpoint
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_tower(files: &Files, device: &Device, format: Format) -> Result<Tower> {
-    format.check(device)?;
+pub fn load_tower(files: &Files, device: &Device, weight_dtype: WeightDtype) -> Result<Tower> {
+    weight_dtype.check(device)?;
     let (config, siglip) = config::read_tower(files)?;
     let mut model = config.init(&siglip, device);
-    Opened::check(files, Part::RqVaeSiglip, &model)?.load(&mut model, format)?;
+    ComponentWeights::check(files, Component::RqVaeSiglip, &model)?
+        .load(&mut model, weight_dtype)?;
     Ok(Tower {
         config,
         siglip,
@@ -96,7 +97,7 @@ pub fn load_tower(files: &Files, device: &Device, format: Format) -> Result<Towe
 /// # Errors
 /// One error that names the file and the tensor at fault. The module is unchanged then.
 pub fn load_siglip(files: &Files, siglip: &mut Siglip) -> Result<()> {
-    Opened::check_folder(files, Part::Alone, siglip)?.load(siglip, Format::F32)
+    ComponentWeights::check_folder(files, Component::Alone, siglip)?.load(siglip, WeightDtype::F32)
 }
 
 impl Tower {

@@ -7,30 +7,37 @@
 //! vision_tower/  config, weights (autoencoder and depth transformer), preprocessor_config.json
 //! ```
 
-pub mod adapter;
+pub(crate) mod adapter;
 mod base;
 pub mod config;
-pub mod files;
+mod default_configs;
+pub(crate) mod files;
 mod floats;
-pub mod format;
 mod info;
-pub mod keys;
+pub(crate) mod keys;
 mod load;
 mod nano;
+mod parameter;
 mod random;
 pub mod released;
 mod safetensors_writer;
 mod save;
-pub mod source;
-pub mod tensors;
-pub mod weights;
+pub(crate) mod source;
+pub(crate) mod stored_tensor;
+mod tensor_to_load;
+mod tensor_to_save;
+pub(crate) mod tensors;
+pub(crate) mod weight_dtype;
+mod weight_files;
+pub(crate) mod weights;
 
 pub use base::{BaseModel, load_base};
+pub(crate) use default_configs::generation_defaults;
 pub use files::Files;
-pub use format::Format;
 pub use info::{Info, info};
-pub use keys::Part;
+pub use keys::Component;
 pub use load::{Checkpoint, Tower, load, load_siglip, load_tower};
-pub(crate) use save::generation_defaults;
-pub use save::{Weights, convert, save, save_alone, save_tower};
+pub use save::{ModelWeights, convert, save, save_alone, save_tower};
 pub use source::Source;
+pub use weight_dtype::WeightDtype;
+pub use weights::load_into;

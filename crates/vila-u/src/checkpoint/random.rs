@@ -1,7 +1,7 @@
 //! Weights that are made up while they are read, so that models of full size can be measured without
 //! files of that size.
 //!
-//! A part's folder then has `random.json`, `{"seed": 0}`, where the files of its weights would be.
+//! A component's folder then has `random.json`, `{"seed": 0}`, where the files of its weights would be.
 //! Matrices and kernels are N(0, 0.02) rounded to bfloat16, norms 1 and biases 0. A number follows
 //! from the seed, the key and its place alone, so it is the same on any number of cores.
 
@@ -11,11 +11,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    files::Files,
-    format::Parameter,
-    tensors::{Stored, Tensors},
+    files::Files, parameter::ParameterSpec, stored_tensor::StoredTensor, tensors::Tensors,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, data::seed::mix};
 
 /// The file that says so.
 pub const NAME: &str = "random.json";
@@ -27,11 +25,11 @@ const CHUNK: usize = 1 << 16;
 /// The contents of `random.json`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Random {
+pub struct RandomWeights {
     pub seed: u64,
 }
 
-impl Random {
+impl RandomWeights {
     /// What a folder's `random.json` says; `None` if it has none.
     ///
     /// # Errors
@@ -45,15 +43,15 @@ impl Random {
     }
 
     /// A tensor for each of these keys and shapes.
-    pub fn tensors(&self, folder: &Files, parameters: &BTreeMap<String, Parameter>) -> Tensors {
+    pub fn tensors(&self, folder: &Files, parameters: &BTreeMap<String, ParameterSpec>) -> Tensors {
         let path = folder.path(NAME);
-        let tensor = |(key, Parameter { shape, .. }): (&String, &Parameter)| {
+        let tensor = |(key, ParameterSpec { shape, .. }): (&String, &ParameterSpec)| {
             let values = match shape.len() {
-                1 if key.ends_with("bias") => Values::Constant(0.0),
-                1 => Values::Constant(1.0),
-                _ => Values::Normal(mix(self.seed ^ hash(key))),
+                1 if key.ends_with("bias") => Fill::Constant(0.0),
+                1 => Fill::Constant(1.0),
+                _ => Fill::Normal(mix(self.seed ^ hash(key), 0)),
             };
-            let stored = Stored::random(path.clone(), shape.clone(), values);
+            let stored = StoredTensor::random(path.clone(), shape.clone(), values);
             (key.clone(), stored)
         };
         Tensors {
@@ -65,13 +63,13 @@ impl Random {
 
 /// What a tensor is filled with.
 #[derive(Clone, Copy, Debug)]
-pub enum Values {
+pub enum Fill {
     Constant(f32),
     /// N(0, 0.02), numbered from a state of its own.
     Normal(u64),
 }
 
-impl Values {
+impl Fill {
     /// The first `count` numbers as little-endian bf16.
     pub fn bytes(self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; 2 * count];
@@ -81,7 +79,7 @@ impl Values {
             for (index, bytes) in (first..).zip(bytes.as_chunks_mut().0) {
                 let value = match self {
                     Self::Constant(value) => value,
-                    Self::Normal(state) => normal(mix(state.wrapping_add(index))),
+                    Self::Normal(state) => normal(mix(state.wrapping_add(index), 0)),
                 };
                 *bytes = half::bf16::from_f32(value).to_le_bytes();
             }
@@ -97,15 +95,6 @@ fn normal(bits: u64) -> f32 {
     (sum as f32 - 2.0 * 65_535.0) * (DEVIATION / (2.0 * UNIFORM))
 }
 
-/// A number that depends on all bits of another (splitmix64).
-fn mix(index: u64) -> u64 {
-    let mut x = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
-        x = (x ^ (x >> 30)).wrapping_mul(factor);
-    }
-    x ^ (x >> 31)
-}
-
 /// FNV-1a
 fn hash(key: &str) -> u64 {
     key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -118,7 +107,7 @@ fn hash(key: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn numbers(values: Values, count: usize) -> Vec<f32> {
+    fn numbers(values: Fill, count: usize) -> Vec<f32> {
         let bytes = values.bytes(count);
         let numbers = bytes.as_chunks().0.iter();
         numbers
@@ -128,7 +117,7 @@ mod tests {
 
     #[test]
     fn normal_numbers_have_the_moments_of_a_normal() {
-        let values = numbers(Values::Normal(7), 1 << 20);
+        let values = numbers(Fill::Normal(7), 1 << 20);
         let n = values.len() as f64;
         let moment = |power: i32| {
             let powers = values
@@ -154,13 +143,19 @@ mod tests {
             ]
             .map(|(key, shape)| {
                 let linear = shape.len() > 1;
-                (key.to_string(), Parameter { shape, linear })
+                let path = key.to_string();
+                let spec = ParameterSpec {
+                    path,
+                    shape,
+                    linear,
+                };
+                (key.to_string(), spec)
             }),
         );
         let read = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build().unwrap().install(|| {
-                let tensors = Random::default().tensors(&Files::folder("x"), &parameters);
+                let tensors = RandomWeights::default().tensors(&Files::folder("x"), &parameters);
                 let read = |key: &str| {
                     let stored = &tensors.by_key[key];
                     let float = burn::tensor::DType::F32;

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     files::{Bytes, Files},
     nano,
-    random::Random,
+    random::RandomWeights,
     save::save_random,
 };
 use crate::{
@@ -137,6 +137,6 @@ pub fn create(dir: &Path, name: &str) -> Result<()> {
         dir,
         &config,
         &Files::memory("nano", files),
-        &Random::default(),
+        &RandomWeights::default(),
     )
 }

@@ -14,43 +14,51 @@ use safetensors::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{format::Format, weights::Outgoing};
+use super::{tensor_to_save::TensorToSave, weight_dtype::WeightDtype};
 use crate::{Error, Result};
 
 /// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
 pub const SHARD: usize = 5_000_000_000;
 
-/// Writes the tensors to `folder` in `format`, one in memory at a time.
+/// Writes the tensors to `folder` in `weight_dtype`, one in memory at a time.
 ///
 /// # Errors
-/// When the disk is full or cannot be written, or a value does not fit `format`.
-pub fn write(folder: &Path, tensors: &[Outgoing], format: Format, shard: usize) -> Result<()> {
-    let shards = split(tensors, format, shard);
+/// When the disk is full or cannot be written, or a value does not fit `weight_dtype`.
+pub fn write(
+    folder: &Path,
+    tensors: &[TensorToSave],
+    weight_dtype: WeightDtype,
+    shard: usize,
+) -> Result<()> {
+    let shards = split(tensors, weight_dtype, shard);
     if let [whole] = shards.as_slice() {
-        return write_file(&folder.join("model.safetensors"), whole, format);
+        return write_file(&folder.join("model.safetensors"), whole, weight_dtype);
     }
     let mut weight_map = Map::new();
     for (index, tensors) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write_file(&folder.join(&name), tensors, format)?;
+        write_file(&folder.join(&name), tensors, weight_dtype)?;
         weight_map.extend(tensors.iter().map(|t| (t.key.clone(), name.clone().into())));
     }
     weight_map.sort_keys();
-    let total: usize = tensors.iter().map(|tensor| tensor.bytes(format)).sum();
+    let total: usize = tensors
+        .iter()
+        .map(|tensor| tensor.bytes(weight_dtype))
+        .sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     write_json(&folder.join("model.safetensors.index.json"), &index)
 }
 
 /// Consecutive tensors that fit a file together.
 fn split<'a, 'v>(
-    tensors: &'a [Outgoing<'v>],
-    format: Format,
+    tensors: &'a [TensorToSave<'v>],
+    weight_dtype: WeightDtype,
     shard: usize,
-) -> Vec<&'a [Outgoing<'v>]> {
+) -> Vec<&'a [TensorToSave<'v>]> {
     let mut shards = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (index, tensor) in tensors.iter().enumerate() {
-        let bytes = tensor.bytes(format);
+        let bytes = tensor.bytes(weight_dtype);
         if index > start && size + bytes > shard {
             shards.push(&tensors[start..index]);
             (start, size) = (index, 0);
@@ -62,18 +70,18 @@ fn split<'a, 'v>(
 }
 
 /// One file: the length of the header, the header, the tensors.
-fn write_file(path: &Path, tensors: &[Outgoing], format: Format) -> Result<()> {
+fn write_file(path: &Path, tensors: &[TensorToSave], weight_dtype: WeightDtype) -> Result<()> {
     // The format's own order: wider dtypes first, then by name.
-    let mut tensors: Vec<&Outgoing> = tensors.iter().collect();
+    let mut tensors: Vec<&TensorToSave> = tensors.iter().collect();
     tensors.sort_by_key(|tensor| {
-        let width = tensor.layout(format).0.size();
+        let width = tensor.layout(weight_dtype).0.size();
         (std::cmp::Reverse(width), &tensor.key)
     });
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
-        end += tensor.bytes(format);
-        let (dtype, shape) = tensor.layout(format);
+        end += tensor.bytes(weight_dtype);
+        let (dtype, shape) = tensor.layout(weight_dtype);
         let info = TensorInfo {
             dtype: match dtype {
                 DType::F16 => Dtype::F16,
@@ -101,7 +109,7 @@ fn write_file(path: &Path, tensors: &[Outgoing], format: Format) -> Result<()> {
     io(out.write_all(&header))?;
     io(out.write_all(&b"       "[..padding]))?;
     for tensor in tensors {
-        let data = tensor.read(format)?;
+        let data = tensor.read(weight_dtype)?;
         io(out.write_all(data.as_bytes()))?;
     }
     io(out.flush())?;
@@ -125,10 +133,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{
-        files::Files,
-        keys::Part,
-        tensors::Tensors,
-        weights::{Opened, outgoing},
+        files::Files, keys::Component, tensor_to_save::tensors_to_save, tensors::Tensors,
+        weights::ComponentWeights,
     };
 
     #[derive(Module, Debug)]
@@ -146,21 +152,22 @@ mod tests {
     #[test]
     fn shards_come_back_whole() {
         let module = layers();
-        let tensors = outgoing(&module, Part::Llm);
+        let tensors = tensors_to_save(&module, Component::Llm);
         // A weight has 96 bytes and a bias 16.
         for (shard, files) in [(1 << 20, 1), (250, 2), (112, 3), (1, 6)] {
             let folder = tempfile::tempdir().unwrap();
-            write(folder.path(), &tensors, Format::F32, shard).unwrap();
+            write(folder.path(), &tensors, WeightDtype::F32, shard).unwrap();
             let files_written = std::fs::read_dir(folder.path()).unwrap().count();
             assert_eq!(files_written, if files == 1 { 1 } else { files + 1 });
             let opened = Tensors::open(&Files::folder(folder.path())).unwrap();
             assert_eq!(opened.by_key.len(), 6);
             let mut other = layers();
-            crate::checkpoint::weights::load_into(&mut other, folder.path(), Part::Llm).unwrap();
-            for (one, other) in tensors.iter().zip(outgoing(&other, Part::Llm)) {
+            crate::checkpoint::weights::load_into(&mut other, folder.path(), Component::Llm)
+                .unwrap();
+            for (one, other) in tensors.iter().zip(tensors_to_save(&other, Component::Llm)) {
                 assert_eq!(
-                    one.read(Format::F32).unwrap(),
-                    other.read(Format::F32).unwrap(),
+                    one.read(WeightDtype::F32).unwrap(),
+                    other.read(WeightDtype::F32).unwrap(),
                     "{}",
                     one.key
                 );
@@ -171,11 +178,11 @@ mod tests {
     #[test]
     fn nothing_to_write() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &[], Format::F32, SHARD).unwrap();
+        write(folder.path(), &[], WeightDtype::F32, SHARD).unwrap();
         let none = Layers { layers: Vec::new() };
         let files = Files::folder(folder.path());
         assert!(Tensors::open(&files).unwrap().by_key.is_empty());
-        Opened::check(&files, Part::Projector, &none).unwrap();
+        ComponentWeights::check(&files, Component::Projector, &none).unwrap();
     }
 
     #[test]
@@ -183,7 +190,11 @@ mod tests {
         // /dev/full takes nothing, like a full disk.
         let full = Path::new("/dev/full");
         if full.exists() {
-            let error = write_file(full, &outgoing(&layers(), Part::Llm), Format::F32);
+            let error = write_file(
+                full,
+                &tensors_to_save(&layers(), Component::Llm),
+                WeightDtype::F32,
+            );
             assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
         }
     }

@@ -14,12 +14,17 @@ use serde_json::{Value, json};
 
 use super::{
     config::{self, siglip_folder},
+    default_configs::{
+        generation_defaults, image_settings, llm_defaults, projector_defaults, root_defaults,
+        tower_defaults,
+    },
     files::Files,
-    format::Format,
-    keys::Part,
-    random::{self, Random},
+    keys::Component,
+    random::{self, RandomWeights},
     safetensors_writer::{SHARD, write, write_json},
-    weights::{Opened, Outgoing, outgoing},
+    tensor_to_save::{TensorToSave, tensors_to_save},
+    weight_dtype::WeightDtype,
+    weights::ComponentWeights,
 };
 use crate::{
     Error, Result, atomic,
@@ -28,66 +33,72 @@ use crate::{
 };
 
 /// The weights of a whole model on their way into files.
-pub struct Weights<'a> {
-    llm: Vec<Outgoing<'a>>,
-    mm_projector: Vec<Outgoing<'a>>,
-    vision_tower: Vec<Outgoing<'a>>,
+pub struct ModelWeights<'a> {
+    llm: Vec<TensorToSave<'a>>,
+    mm_projector: Vec<TensorToSave<'a>>,
+    vision_tower: Vec<TensorToSave<'a>>,
 }
 
-impl Weights<'static> {
+impl ModelWeights<'static> {
     /// Those of a model in memory, in floating point.
     pub fn of(config: &VilaUConfig, model: &VilaU) -> Self {
-        let projector = Part::projector(&config.mm_projector);
+        let projector = Component::projector(&config.mm_projector);
         Self {
-            llm: outgoing(&model.llm, Part::Llm),
-            mm_projector: outgoing(&model.mm_projector, projector),
-            vision_tower: outgoing(&model.vision_tower, Part::VisionTower),
+            llm: tensors_to_save(&model.llm, Component::Llm),
+            mm_projector: tensors_to_save(&model.mm_projector, projector),
+            vision_tower: tensors_to_save(&model.vision_tower, Component::VisionTower),
         }
     }
 }
 
-/// Writes a checkpoint again in another format, to the new folder `dir`, one tensor in memory at a time.
+/// Writes a checkpoint again in another dtype, to the new folder `dir`, one tensor in memory at a time.
 ///
 /// # Errors
 /// As [`save`], and when `files` is not a whole checkpoint.
-pub fn convert(dir: &Path, files: &Files, format: Format) -> Result<()> {
+pub fn convert(dir: &Path, files: &Files, weight_dtype: WeightDtype) -> Result<()> {
     let config = config::read(files)?;
     let model = config.init(&Device::flex());
-    let projector = Part::projector(&config.mm_projector);
-    let llm = Opened::check(files, Part::Llm, &model.llm)?;
-    let mm_projector = Opened::check(files, projector, &model.mm_projector)?;
-    let vision_tower = Opened::check(files, Part::VisionTower, &model.vision_tower)?;
-    let weights = Weights {
-        llm: llm.outgoing(),
-        mm_projector: mm_projector.outgoing(),
-        vision_tower: vision_tower.outgoing(),
+    let projector = Component::projector(&config.mm_projector);
+    let llm = ComponentWeights::check(files, Component::Llm, &model.llm)?;
+    let mm_projector = ComponentWeights::check(files, projector, &model.mm_projector)?;
+    let vision_tower = ComponentWeights::check(files, Component::VisionTower, &model.vision_tower)?;
+    let weights = ModelWeights {
+        llm: llm.tensors_to_save(),
+        mm_projector: mm_projector.tensors_to_save(),
+        vision_tower: vision_tower.tensors_to_save(),
     };
-    save(dir, &config, &weights, files, format)
+    save(dir, &config, &weights, files, weight_dtype)
 }
 
-/// Writes the whole model to the new folder `dir`, weights in `format` (the codebooks' running
+/// Writes the whole model to the new folder `dir`, weights in `weight_dtype` (the codebooks' running
 /// statistics stay f32).
 ///
 /// Tokenizer files, and the configuration fields that are not ours, come from `like`: the checkpoint
 /// that the model was made from, or at least its tokenizers. The folder appears whole or not at all.
 ///
 /// # Errors
-/// When `dir` exists and is not empty, the disk is full, or a weight does not fit `format`.
+/// When `dir` exists and is not empty, the disk is full, or a weight does not fit `weight_dtype`.
 pub fn save(
     dir: &Path,
     config: &VilaUConfig,
-    weights: &Weights,
+    weights: &ModelWeights,
     like: &Files,
-    format: Format,
+    weight_dtype: WeightDtype,
 ) -> Result<()> {
-    write_layout(dir, config, like, format, |folder: &Path, part| {
-        let tensors = match part {
-            Part::Llm => &weights.llm,
-            Part::VisionTower => &weights.vision_tower,
-            _ => &weights.mm_projector,
-        };
-        write(folder, tensors, format, SHARD)
-    })
+    write_layout(
+        dir,
+        config,
+        like,
+        weight_dtype,
+        |folder: &Path, component| {
+            let tensors = match component {
+                Component::Llm => &weights.llm,
+                Component::VisionTower => &weights.vision_tower,
+                _ => &weights.mm_projector,
+            };
+            write(folder, tensors, weight_dtype, SHARD)
+        },
+    )
 }
 
 /// Writes everything but weights to the new folder `dir`, and that the weights are random.
@@ -98,39 +109,51 @@ pub(super) fn save_random(
     dir: &Path,
     config: &VilaUConfig,
     like: &Files,
-    random: &Random,
+    random: &RandomWeights,
 ) -> Result<()> {
     let random = to_value(random)?;
     let weights = |folder: &Path, _| write_json(&folder.join(random::NAME), &random);
-    write_layout(dir, config, like, Format::BF16, weights)
+    write_layout(dir, config, like, WeightDtype::BF16, weights)
 }
 
-/// The folder of a whole model; `weights` adds those of each part to the part's folder.
+/// The folder of a whole model; `weights` adds those of each component to the component's folder.
 fn write_layout(
     dir: &Path,
     config: &VilaUConfig,
     like: &Files,
-    format: Format,
-    weights: impl Fn(&Path, Part) -> Result<()>,
+    weight_dtype: WeightDtype,
+    weights: impl Fn(&Path, Component) -> Result<()>,
 ) -> Result<()> {
     atomically(dir, |out| {
-        let projector = Part::projector(&config.mm_projector);
+        let projector = Component::projector(&config.mm_projector);
         let tower = &config.vision_tower;
-        let llm = part_config(like, Part::Llm, &config.llm, llm_defaults(config), format)?;
-        let mm_projector = part_config(
+        let llm = component_config(
+            like,
+            Component::Llm,
+            &config.llm,
+            llm_defaults(config),
+            weight_dtype,
+        )?;
+        let mm_projector = component_config(
             like,
             projector,
             &config.mm_projector,
             projector_defaults(),
-            format,
+            weight_dtype,
         )?;
-        let vision_tower = part_config(like, Part::VisionTower, tower, tower_defaults(), format)?;
-        for (part, config) in [
-            (Part::Llm, &llm),
+        let vision_tower = component_config(
+            like,
+            Component::VisionTower,
+            tower,
+            tower_defaults(),
+            weight_dtype,
+        )?;
+        for (component, config) in [
+            (Component::Llm, &llm),
             (projector, &mm_projector),
-            (Part::VisionTower, &vision_tower),
+            (Component::VisionTower, &vision_tower),
         ] {
-            weights(&new_part(out, part, config)?, part)?;
+            weights(&new_component(out, component, config)?, component)?;
         }
         write_encoder(out, &tower.rqvaesiglip, &config.siglip, like)?;
 
@@ -142,13 +165,13 @@ fn write_layout(
             write_json(&generation, &generation_defaults(config))?;
         }
 
-        let defaults = root_defaults(torch_name(format));
+        let defaults = root_defaults(torch_name(weight_dtype));
         let mut root = merged(defaults, stored(like, "config.json")?);
         root = merged(root, to_value(&config.root)?);
         root["llm_cfg"] = llm;
         root["mm_projector_cfg"] = mm_projector;
         root["vision_tower_cfg"] = vision_tower;
-        root["resume_path"] = atomic::place(dir).to_string_lossy().into();
+        root["resume_path"] = atomic::final_path(dir).to_string_lossy().into();
         root.sort_all_objects();
         write_json(&out.join("config.json"), &root)
     })
@@ -164,29 +187,39 @@ pub fn save_tower(
     siglip: &SiglipConfig,
     model: &RqVaeSiglip,
     like: &Files,
-    format: Format,
+    weight_dtype: WeightDtype,
 ) -> Result<()> {
     atomically(dir, |out| {
-        let part = Part::RqVaeSiglip;
+        let component = Component::RqVaeSiglip;
         let sizes = json!({ "rqvaesiglip": to_value(config)?, "hidden_size": config.embed_dim });
-        let mut tower = part_config(like, part, &sizes, tower_defaults(), format)?;
+        let mut tower = component_config(like, component, &sizes, tower_defaults(), weight_dtype)?;
         if let Value::Object(fields) = &mut tower {
             fields.remove("rqtransformer");
         }
-        let folder = new_part(out, part, &tower)?;
-        write(&folder, &outgoing(model, part), format, SHARD)?;
+        let folder = new_component(out, component, &tower)?;
+        write(
+            &folder,
+            &tensors_to_save(model, component),
+            weight_dtype,
+            SHARD,
+        )?;
         write_encoder(out, config, siglip, like)
     })
 }
 
 /// Writes the weights of a module, in f32, to the new folder `dir`, which needs no configuration to be read
-/// back as [`Part::Alone`].
+/// back as [`Component::Alone`].
 ///
 /// # Errors
 /// When the folder is there already or the disk is full.
 pub fn save_alone<M: Module>(module: &M, dir: &Path) -> Result<()> {
     fs::create_dir(dir).map_err(Error::io(dir))?;
-    write(dir, &outgoing(module, Part::Alone), Format::F32, SHARD)
+    write(
+        dir,
+        &tensors_to_save(module, Component::Alone),
+        WeightDtype::F32,
+        SHARD,
+    )
 }
 
 /// Lets `write` fill a new folder.
@@ -203,9 +236,9 @@ fn atomically(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     atomic::folder(dir, write)
 }
 
-/// The folder of a part, with its configuration in it.
-fn new_part(out: &Path, part: Part, config: &Value) -> Result<PathBuf> {
-    let folder = out.join(part.folder());
+/// The folder of a component, with its configuration in it.
+fn new_component(out: &Path, component: Component, config: &Value) -> Result<PathBuf> {
+    let folder = out.join(component.folder());
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     write_json(&folder.join("config.json"), config)?;
     Ok(folder)
@@ -257,23 +290,23 @@ fn copy(from: &Files, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The configuration file of a part: the authors' defaults, what `like` says, and our sizes.
-fn part_config(
+/// The configuration file of a component: the authors' defaults, what `like` says, and our sizes.
+fn component_config(
     like: &Files,
-    part: Part,
+    component: Component,
     config: &impl Serialize,
     defaults: Value,
-    format: Format,
+    weight_dtype: WeightDtype,
 ) -> Result<Value> {
-    let known = stored(&like.join(part.folder()), "config.json")?;
+    let known = stored(&like.join(component.folder()), "config.json")?;
     let mut value = merged(merged(defaults, known), to_value(config)?);
-    value["torch_dtype"] = torch_name(format).into();
+    value["torch_dtype"] = torch_name(weight_dtype).into();
     if let Value::Object(fields) = &mut value {
         // Code that does not know the blocks finds the reason here, and not in shapes that do not fit.
-        match format.blocks() {
+        match weight_dtype.blocks() {
             Some(_) => fields.insert(
                 QUANTIZATION.into(),
-                json!({ "quant_method": format.name() }),
+                json!({ "quant_method": weight_dtype.name() }),
             ),
             None => fields.shift_remove(QUANTIZATION),
         };
@@ -313,92 +346,10 @@ fn merged(base: Value, over: Value) -> Value {
 /// The field with which Hugging Face's configurations say that weights are quantized.
 const QUANTIZATION: &str = "quantization_config";
 
-fn torch_name(format: Format) -> &'static str {
-    match format.float() {
+fn torch_name(weight_dtype: WeightDtype) -> &'static str {
+    match weight_dtype.float() {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",
     }
-}
-
-const TRANSFORMERS: &str = "4.36.2";
-
-fn llm_defaults(config: &VilaUConfig) -> Value {
-    let length = config.llm.max_length();
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "initializer_range": 0.02,
-        "model_max_length": length,
-        "tokenizer_model_max_length": length,
-        "tokenizer_padding_side": "right",
-        "transformers_version": TRANSFORMERS,
-        "use_cache": true,
-    })
-}
-
-fn projector_defaults() -> Value {
-    json!({
-        "architectures": ["MultimodalProjector"],
-        "model_type": "v2l_projector",
-        "transformers_version": TRANSFORMERS,
-    })
-}
-
-fn tower_defaults() -> Value {
-    json!({
-        "architectures": ["RQVAESIGLIPTransformer"],
-        "model_type": "rqvaesigliptransformer_model",
-        "transformers_version": TRANSFORMERS,
-        "rqtransformer": { "architectures": ["RQTransformer"], "attn_implementation": null },
-        "rqvaesiglip": { "architectures": ["RQVAESiglipModel"], "attn_implementation": null },
-    })
-}
-
-fn root_defaults(dtype: &str) -> Value {
-    json!({
-        "architectures": ["VILAULlamaModel"],
-        "model_type": "vila_u_llama",
-        "drop_path_rate": 0.0,
-        "interpolate_mode": "linear",
-        "mm_vision_select_layer": -2,
-        "model_dtype": format!("torch.{dtype}"),
-        "transformers_version": TRANSFORMERS,
-        "tune_language_model": true,
-        "tune_mm_projector": true,
-        "tune_vision_tower": false,
-    })
-}
-
-/// `llm/generation_config.json` as the released checkpoints have it: text is sampled (their image
-/// generation needs `do_sample`).
-pub(crate) fn generation_defaults(config: &VilaUConfig) -> Value {
-    json!({
-        "bos_token_id": config.llm.bos_token_id,
-        "do_sample": true,
-        "eos_token_id": config.llm.eos_token_id,
-        "max_length": config.llm.max_length(),
-        "pad_token_id": 0,
-        "temperature": 0.9,
-        "top_p": 0.6,
-        "transformers_version": TRANSFORMERS,
-    })
-}
-
-fn image_settings(size: usize) -> Value {
-    let square = json!({ "height": size, "width": size });
-    json!({
-        "crop_size": square,
-        "do_center_crop": true,
-        "do_convert_rgb": true,
-        "do_normalize": true,
-        "do_rescale": true,
-        "do_resize": true,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "CLIPImageProcessor",
-        "image_std": [0.5, 0.5, 0.5],
-        "resample": 3,
-        "rescale_factor": 1.0 / 255.0,
-        "size": square,
-    })
 }

@@ -12,13 +12,8 @@ use hf_hub::{
 };
 use serde::Deserialize;
 
-use super::{
-    config,
-    files::{Files, plain},
-    keys::Part,
-    nano, released, tensors,
-};
-use crate::{Error, Result, model::VilaUConfig};
+use super::{config, files::Files, keys::Component, nano, released, weight_files};
+use crate::{Error, Result, model::VilaUConfig, safe_path};
 
 /// A checkpoint by name: `nano`, a folder, or `hf:ORG/NAME[@REV]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +132,8 @@ impl Source {
             return self.files(|_, _| {}).map(Known::Files);
         };
         let cached = repository.cached(&cache_dir());
-        let part = Part::VisionTower.folder();
-        if let Some(files) = cached.filter(|files| files.join(part).contains("config.json")) {
+        let folder = Component::VisionTower.folder();
+        if let Some(files) = cached.filter(|files| files.join(folder).contains("config.json")) {
             return Ok(Known::Files(files));
         }
         match released::sizes(&repository.name) {
@@ -171,7 +166,7 @@ impl Repository {
         let mut done = 0;
         for file in &listed.siblings {
             // These become paths in the cache.
-            if plain(&file.rfilename).is_none() {
+            if safe_path::relative(&file.rfilename).is_none() {
                 return Err(self.unreachable(format!("it lists a file {:?}", file.rfilename)));
             }
             let meter = Meter {
@@ -207,7 +202,7 @@ impl Repository {
         // A revision is a commit, or a name whose commit the cache has noted.
         let commit = fs::read_to_string(folder.join("refs").join(&self.revision));
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
-        let snapshot = folder.join("snapshots").join(plain(commit)?);
+        let snapshot = folder.join("snapshots").join(safe_path::relative(commit)?);
         snapshot.is_dir().then(|| Files::folder(snapshot))
     }
 
@@ -266,15 +261,15 @@ struct ListedFile {
 /// begins with.
 fn is_complete(files: &Files) -> bool {
     if config::is_siglip(files) {
-        return files.contains("spiece.model") && tensors::is_complete(files);
+        return files.contains("spiece.model") && weight_files::is_complete(files);
     }
     let llm = files.join("llm");
     files.contains("config.json")
         && (llm.contains("tokenizer.model") || llm.contains("tokenizer.json"))
-        && [Part::Llm, Part::Projector, Part::VisionTower]
-            .map(|part| files.join(part.folder()))
+        && [Component::Llm, Component::Projector, Component::VisionTower]
+            .map(|component| files.join(component.folder()))
             .iter()
-            .all(|part| part.contains("config.json") && tensors::is_complete(part))
+            .all(|folder| folder.contains("config.json") && weight_files::is_complete(folder))
 }
 
 /// Tells the bytes of one file on its way, beside those of the files before it.
@@ -353,11 +348,11 @@ mod tests {
         assert!(repository("a/b").cached(cache.path()).is_none());
         write(snapshot.join("config.json"), "{}");
         write(snapshot.join("llm/tokenizer.model"), "");
-        for part in ["llm", "mm_projector", "vision_tower"] {
-            write(snapshot.join(part).join("config.json"), "{}");
+        for component in ["llm", "mm_projector", "vision_tower"] {
+            write(snapshot.join(component).join("config.json"), "{}");
             let cached = repository("a/b").cached(cache.path()).unwrap();
-            assert!(!is_complete(&cached), "{part}");
-            write(snapshot.join(part).join("model.safetensors"), "");
+            assert!(!is_complete(&cached), "{component}");
+            write(snapshot.join(component).join("model.safetensors"), "");
         }
         for name in ["a/b", "a/b@0123abc"] {
             let cached = repository(name).cached(cache.path()).unwrap();

@@ -10,7 +10,7 @@ use crate::{
         video::{self, FrameSampling},
     },
     model::VilaUConfig,
-    sequence::{Role, Sample, form},
+    sequence::{Role, Sample, templates},
     text::Tokenizer,
 };
 
@@ -35,7 +35,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
     };
     let looked_at = config.root.training_resize();
     let size = config.siglip.vision_config.image_size as u32;
-    let square = |picture: &Picture, role: &Role| match role.draws() {
+    let square = |picture: &Picture, role: &Role| match role.predicts_visual() {
         true => pixels(picture, size, ResizeMode::Crop),
         false => pixels(picture, size, looked_at),
     };
@@ -48,18 +48,19 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
     };
     let (sample, pixels) = match (&record.text, &record.pictures) {
         (Text::Turns(turns), Pictures::Images(images)) => {
-            let sample = form::chat(tokenizer, turns, images.len(), true).map_err(named)?;
+            let sample = templates::chat(tokenizer, turns, images.len(), true).map_err(named)?;
             let pixels = read(images, &sample)?;
             (sample, pixels)
         }
         (Text::Turns(turns), Pictures::Frames(images)) => {
-            let sample = form::video_chat(tokenizer, turns, images.len(), true).map_err(named)?;
+            let sample =
+                templates::video_chat(tokenizer, turns, images.len(), true).map_err(named)?;
             let pixels = read(images, &sample)?;
             (sample, pixels)
         }
         (Text::Turns(turns), Pictures::Video(path)) => {
             let frames = config.root.num_video_frames;
-            let sample = form::video_chat(tokenizer, turns, frames, true).map_err(named)?;
+            let sample = templates::video_chat(tokenizer, turns, frames, true).map_err(named)?;
             let pictures = video::frames(path, frames, FrameSampling::Training)?;
             let roles = sample.images();
             let squares = pictures.iter().zip(&roles);
@@ -67,7 +68,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
             (sample, pixels.collect())
         }
         (Text::Page(text), Pictures::Images(images)) => {
-            let sample = form::document(tokenizer, text, images.len()).map_err(named)?;
+            let sample = templates::document(tokenizer, text, images.len()).map_err(named)?;
             let pixels = read(images, &sample)?;
             (sample, pixels)
         }

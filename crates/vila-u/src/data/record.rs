@@ -1,11 +1,12 @@
 //! One sample of a dataset, whatever format it comes from: what is said, and the pictures it is said
 //! about.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
     media::{self, Picture},
+    safe_path,
     text::conversation::{Role, Turn},
 };
 
@@ -99,13 +100,11 @@ impl Record {
 
 /// The path in the folder, or why it would leave it.
 pub(super) fn inside(folder: &Path, path: &str) -> std::result::Result<PathBuf, String> {
-    let parts = || Path::new(path).components();
-    if parts().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        Ok(folder.join(path))
-    } else {
-        Err(format!(
+    match safe_path::relative(path.trim_start_matches("./")) {
+        Some(path) => Ok(folder.join(path)),
+        None => Err(format!(
             "path {path:?} leaves the folder: give it relative to that folder, without `..`"
-        ))
+        )),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     Result,
     data::{Prepared, Record, prepare},
     model::{VilaU, VilaUConfig},
-    sequence::Layout,
+    sequence::SequenceLayout,
     text::Tokenizer,
     training::multimodal::{Score, Visual, losses},
 };
@@ -41,7 +41,7 @@ pub fn score(
     });
     let samples = std::slice::from_ref(&sample);
     let max_length = config.llm.max_length();
-    let layout = Layout::packed(samples, model.image_tokens(), max_length, None);
+    let layout = SequenceLayout::packed(samples, model.image_tokens(), max_length, None);
     let score = losses(model, &layout, visual.as_ref())?.scores(&layout)?;
     Ok(Scored {
         id: record.id.clone(),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     model::VilaU,
-    sequence::{Layout, Sample},
+    sequence::{Sample, SequenceLayout},
     text::{
         IMAGE_ID, IMAGE_PLACEHOLDER, Tokenizer, VIDEO_PLACEHOLDER,
         conversation::{
@@ -171,9 +171,15 @@ pub(crate) fn generate_videos(
     visual::generate(model, prompts, &unconditional, frames, options, on_progress)
 }
 
-/// The token ids after which the model generates an image of that description; a usage error if it has a
-/// placeholder.
+/// The token ids after which the model generates an image of that description.
+///
+/// A usage error where the model's vocabulary has no `<im_start>`, or the description has a placeholder.
 pub(crate) fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
+    if tokenizer.added(IMAGE_START).is_none() {
+        return Err(Error::usage(format!(
+            "this model generates no images: its vocabulary has no {IMAGE_START}"
+        )));
+    }
     description_prompt(tokenizer, description, Reply::Image)
 }
 
@@ -246,7 +252,7 @@ fn question_prompt(
         })
         .collect();
     let features = (!pixels.is_empty()).then(|| model.visual_embeds(Tensor::cat(pixels, 0)));
-    let layout = Layout::left_padded(std::slice::from_ref(&sample), model.image_tokens());
+    let layout = SequenceLayout::left_padded(std::slice::from_ref(&sample), model.image_tokens());
     let embeds = layout.embeddings(&model.llm, features);
     Ok((Prompt::new(embeds, vec![layout.length])?, layout.length))
 }

@@ -2,7 +2,7 @@
 //!
 //! A choice is a function of the logits and of one number in 0..1, which comes from a ChaCha generator of
 //! the host, so that a seed gives the same choice on every device. This is the choice on the host, in double
-//! precision; [`super::device_sampling`] is the same where the logits are.
+//! precision; `device_sampling.rs` is the same where the logits are.
 
 use std::ops::Range;
 

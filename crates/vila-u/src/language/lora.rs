@@ -1,4 +1,4 @@
-//! Linear layers of the decoder, and what adapts them: LoRA (Hu et al. 2021, arXiv 2106.09685).
+//! LoRA: adapters of the decoder's linear layers (Hu et al. 2021, arXiv 2106.09685).
 //!
 //! ```text
 //! y = W x + (alpha / rank) B (A x)        A: rank x inputs, B: outputs x rank
@@ -6,7 +6,7 @@
 //!
 //! `W` stays as it is, `A` starts random and `B` at zero, so that an adapted model begins as the one
 //! it is made from. The small products are computed one after the other: adding `B A` to `W` first
-//! would put a copy of every weight on the tape, and its dense gradient.
+//! would keep a copy of every weight, and its dense gradient, in the autodiff graph.
 
 use burn::{
     module::{Module, Param},
@@ -15,14 +15,8 @@ use burn::{
 };
 use vila_u_kernels::linear;
 
-use super::{DecoderLayer, Llama};
-
-/// A linear layer without bias, perhaps with an adapter.
-#[derive(Module, Debug)]
-pub struct Linear {
-    pub weight: Param<Tensor<2>>, // [inputs, outputs]
-    pub lora: Option<Lora>,
-}
+use super::{DecoderLayer, Llama, linear::Linear};
+use crate::layers::dropout;
 
 /// The adapter of one linear layer.
 #[derive(Module, Debug)]
@@ -56,25 +50,6 @@ pub struct LoraConfig {
 }
 
 impl Linear {
-    pub(super) fn new(inputs: usize, outputs: usize, device: &Device) -> Self {
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: 0.02,
-        };
-        Self {
-            weight: normal.init([inputs, outputs], device),
-            lora: None,
-        }
-    }
-
-    /// `[.., inputs]` -> `[.., outputs]`.
-    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match &self.lora {
-            None => linear(x, self.weight.val(), None),
-            Some(lora) => lora.forward(x.clone()) + linear(x, self.weight.val(), None),
-        }
-    }
-
     fn adapt(&mut self, config: &LoraConfig, device: &Device) {
         let [inputs, outputs] = self.weight.lazy_shape().dims();
         let rank = config.rank;
@@ -102,11 +77,8 @@ impl Linear {
 }
 
 impl Lora {
-    fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let x = match self.dropout > 0.0 && x.device().is_autodiff() {
-            true => vila_u_kernels::dropout(x, self.dropout),
-            false => x,
-        };
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let x = dropout(x, self.dropout);
         let narrow = linear(x, self.a.val(), None);
         linear(narrow, self.b.val(), None) * self.scale
     }
@@ -129,10 +101,9 @@ impl Llama {
     pub fn base(&self) -> Self {
         let mut base = self.clone();
         for layer in &mut base.model.layers {
-            layer
-                .linears()
-                .into_iter()
-                .for_each(|(_, linear)| linear.lora = None);
+            for (_, linear) in layer.linears() {
+                linear.lora = None;
+            }
         }
         base
     }
@@ -141,10 +112,9 @@ impl Llama {
     pub fn merged(&self) -> Self {
         let mut merged = self.valid();
         for layer in &mut merged.model.layers {
-            layer
-                .linears()
-                .into_iter()
-                .for_each(|(_, linear)| linear.merge());
+            for (_, linear) in layer.linears() {
+                linear.merge();
+            }
         }
         merged
     }
@@ -170,11 +140,10 @@ impl DecoderLayer {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::module::{ModuleMapper, ModuleVisitor};
     use burn::tensor::{Distribution, Int, TensorData};
 
     use super::*;
-    use crate::language::LlamaConfig;
+    use crate::{language::LlamaConfig, parameters};
 
     fn config() -> LlamaConfig {
         let json = r#"{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -191,11 +160,11 @@ mod tests {
         }
     }
 
-    /// Draws every adapter's `b` anew, as if it had been trained.
+    /// Initialises every adapter's `b` at random, as if it had been trained.
     struct Trained;
 
-    impl ModuleMapper for Trained {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    impl parameters::Mapper for Trained {
+        fn map<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let small = Distribution::Normal(0.0, 0.2);
             match param.val().dims()[0] {
                 3 => param.map(|b| b.random_like(small)),
@@ -214,9 +183,9 @@ mod tests {
         llm.logits(hidden).into_data().iter().collect()
     }
 
-    fn furthest(a: &[f32], b: &[f32]) -> f32 {
-        let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-        apart.fold(0.0, f32::max)
+    fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+        let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f32::max)
     }
 
     #[test]
@@ -226,43 +195,25 @@ mod tests {
         let before = logits(&base);
         let adapted = base.adapted(&lora(0.0), &device);
         assert_eq!(logits(&adapted), before);
-        let trained = adapted.map(&mut Trained);
+        let trained = parameters::map(adapted, &mut Trained);
         let after = logits(&trained);
-        assert!(furthest(&after, &before) > 1e-2);
-        assert!(furthest(&logits(&trained.merged()), &after) < 1e-4);
+        assert!(largest_difference(&after, &before) > 1e-2);
+        assert!(largest_difference(&logits(&trained.merged()), &after) < 1e-4);
     }
 
     #[test]
     fn only_the_targets_are_adapted() {
-        #[derive(Default)]
-        struct Paths(Vec<String>, Vec<String>);
-        impl ModuleVisitor for Paths {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.0.push(name.into());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.0.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
-                self.1.push(self.0.join("."));
-            }
-        }
         let targets = vec!["v_proj".into()];
         let config_of_lora = LoraConfig {
             targets,
             ..lora(0.0)
         };
         let device = Device::flex();
-        let mut paths = Paths::default();
-        config()
-            .init(&device)
-            .adapted(&config_of_lora, &device)
-            .visit(&mut paths);
-        let adapters: Vec<String> = paths
-            .1
+        let adapted = config().init(&device).adapted(&config_of_lora, &device);
+        let paths = parameters::list(&adapted)
             .into_iter()
-            .filter(|path| path.contains("lora"))
-            .collect();
+            .map(|parameter| parameter.path);
+        let adapters: Vec<String> = paths.filter(|path| path.contains("lora")).collect();
         assert_eq!(
             adapters,
             [
@@ -278,10 +229,8 @@ mod tests {
     #[test]
     fn dropout_is_for_training_only() {
         let device = Device::flex().autodiff();
-        let llm = config()
-            .init(&device)
-            .adapted(&lora(0.5), &device)
-            .map(&mut Trained);
+        let adapted = config().init(&device).adapted(&lora(0.5), &device);
+        let llm = parameters::map(adapted, &mut Trained);
         let trained = |seed| {
             device.seed(seed);
             logits(&llm)

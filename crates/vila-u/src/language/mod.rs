@@ -8,6 +8,7 @@
 
 mod cache;
 mod config;
+mod linear;
 pub mod lora;
 mod rope;
 #[cfg(test)]
@@ -22,11 +23,14 @@ use vila_u_kernels::{linear, rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::LlamaConfig;
-use lora::Linear;
+pub use linear::Linear;
 pub(crate) use rope::Rotation;
 pub use rope::{Rope, RopeScaling};
 
-use crate::{attention::attention, layers::apply};
+use crate::{
+    attention::{multi_head_attention, split_heads},
+    layers::apply,
+};
 
 /// The decoder and its text head.
 #[derive(Module, Debug)]
@@ -252,12 +256,10 @@ impl SelfAttention {
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let [batch, count, _] = x.dims();
         let heads = |linear: &Linear| {
             let y = linear.forward(x.clone());
             let heads = y.dims()[2] / self.head_dim;
-            let y = y.reshape([batch, count, heads, self.head_dim]);
-            y.swap_dims(1, 2) // [batch, heads, positions, head_dim]
+            split_heads(y, heads)
         };
         let query = rotation.apply(heads(&self.q_proj));
         let new = [rotation.apply(heads(&self.k_proj)), heads(&self.v_proj)];
@@ -265,13 +267,8 @@ impl SelfAttention {
             Some((cache, layer)) => cache.append(layer, new),
             None => new,
         };
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let out = attention(query, key, value, mask, scale);
-        let [_, heads, _, head_dim] = out.dims();
-        let out = out
-            .swap_dims(1, 2)
-            .reshape([batch, count, heads * head_dim]);
-        self.o_proj.forward(out)
+        self.o_proj
+            .forward(multi_head_attention(query, key, value, mask))
     }
 }
 

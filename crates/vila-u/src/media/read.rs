@@ -73,11 +73,23 @@ impl From<DynamicImage> for Picture {
 ///
 /// The format is told from the content: PNG, JPEG, GIF, WebP, BMP or TIFF. Of 16-bit channels the
 /// high byte is kept. An orientation stored in the file is applied.
+///
+/// Errors name the file, which cannot be read, is no image, or has too many pixels.
+///
+/// ```no_run
+/// let picture = vila_u::media::load("photo.jpg".as_ref())?;
+/// println!("{:?}", picture.dimensions());
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub fn load(path: &Path) -> Result<Picture> {
     decode(&read_file(path)?).map_err(Error::in_file(path))
 }
 
 /// As [`load`], from the content of a file.
+///
+/// ```
+/// assert!(vila_u::media::decode(b"not an image").is_err());
+/// ```
 pub fn decode(bytes: &[u8]) -> Result<Picture> {
     let format = format(bytes)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);

@@ -13,6 +13,16 @@ use crate::{Result, device::read_floats};
 
 /// What the vision tower sees of a picture, `[1, 3, size, size]` in -1..1.
 ///
+/// ```
+/// use vila_u::{device, image::RgbImage, media::{preprocess::ResizeMode, to_images, to_tensor}};
+///
+/// let device = device::select("cpu")?;
+/// let pixels = to_tensor(&RgbImage::new(90, 40).into(), 64, ResizeMode::Stretch, &device)?;
+/// assert_eq!(pixels.dims(), [1, 3, 64, 64]);
+/// assert_eq!(to_images(pixels)?[0].dimensions(), (64, 64));
+/// # Ok::<(), vila_u::Error>(())
+/// ```
+///
 /// A usage error for a picture without pixels, or with more than are read of a file.
 pub fn to_tensor(
     picture: &Picture,

@@ -21,6 +21,13 @@ pub(crate) fn to_rgb(pixels: &[f32], width: u32, height: u32) -> RgbImage {
 }
 
 /// Writes a PNG file; on any failure the file at `path` is as it was.
+///
+/// ```no_run
+/// use vila_u::{image::RgbImage, media::save_png};
+///
+/// save_png("black.png".as_ref(), &RgbImage::new(64, 64))?;
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub fn save_png(path: &Path, image: &RgbImage) -> Result<()> {
     let mut bytes = Vec::new();
     image

@@ -203,8 +203,8 @@ impl Pipeline {
             let prompts = vec![prompt.to_vec(); count];
             let on_progress = &mut |batch: &Progress| {
                 on_event(GenerateEvent::Progress(GenerationProgress {
-                    done: first * batch.total + count * batch.done,
-                    total: n * batch.total,
+                    done: first.saturating_mul(batch.total) + count * batch.done,
+                    total: n.saturating_mul(batch.total),
                     batch,
                 }))
             };

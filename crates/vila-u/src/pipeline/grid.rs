@@ -8,6 +8,17 @@ use crate::{
 };
 
 /// Rows x columns x values per position.
+///
+/// ```
+/// use vila_u::Features;
+///
+/// let features = Features::new([1, 2, 2], vec![0.5, 1.0, -0.5, 0.0])?;
+/// assert_eq!(features.shape(), [1, 2, 2]);
+/// assert_eq!(features.values().len(), 4);
+/// assert_eq!(features.at(0, 1), Some([-0.5, 0.0].as_slice()));
+/// assert_eq!(features.at(1, 0), None);
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid<T> {
     shape: [usize; 3],

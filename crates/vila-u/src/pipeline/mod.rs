@@ -18,7 +18,7 @@ pub use vision::{Encoded, Reconstruction, ZeroShotClassifier};
 
 use crate::{
     Error, Result,
-    checkpoint::{self, Checkpoint, Format, Source, Tower},
+    checkpoint::{self, Checkpoint, Source, Tower, WeightDtype},
     data::Record,
     device,
     evaluation::score::{Scored, score},
@@ -71,16 +71,16 @@ impl Pipeline {
     /// Loads a model with options. `model` is what [`Self::from_pretrained`] takes.
     ///
     /// ```
-    /// use vila_u::{Pipeline, checkpoint::Format};
+    /// use vila_u::{Pipeline, checkpoint::WeightDtype};
     ///
-    /// let pipeline = Pipeline::builder("nano").device("cpu").dtype(Format::Q8_0).seed(7).build()?;
+    /// let pipeline = Pipeline::builder("nano").device("cpu").dtype(WeightDtype::Q8_0).seed(7).build()?;
     /// # Ok::<(), vila_u::Error>(())
     /// ```
     pub fn builder(model: impl Into<String>) -> PipelineBuilder {
         PipelineBuilder {
             model: model.into(),
             device: "auto".into(),
-            dtype: Format::F32,
+            dtype: WeightDtype::F32,
             seed: None,
             vision_only: false,
             on_download: Box::new(|_, _| {}),
@@ -133,6 +133,13 @@ impl Pipeline {
     }
 
     /// Where the model is computed.
+    ///
+    /// ```
+    /// # use vila_u::{Pipeline, device};
+    /// let pipeline = Pipeline::builder("nano").device("cpu").build()?;
+    /// assert!(device::is_cpu(&pipeline.device()));
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
     pub fn device(&self) -> Device {
         self.vision().device()
     }
@@ -152,7 +159,15 @@ impl Pipeline {
         }
     }
 
-    /// The same, to be kept or changed.
+    /// The same, to be kept or changed; a [`Checkpoint`] becomes a pipeline again with `Pipeline::from`.
+    ///
+    /// ```
+    /// # use vila_u::Pipeline;
+    /// let mut checkpoint = Pipeline::from_pretrained("nano")?.into_checkpoint()?;
+    /// checkpoint.generation.visual_guidance = 2.0;
+    /// let pipeline = Pipeline::from(checkpoint);
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
     pub fn into_checkpoint(self) -> Result<Checkpoint> {
         match self.model {
             Model::Whole(checkpoint) => Ok(*checkpoint),
@@ -199,7 +214,12 @@ fn vision_only() -> Error {
     )
 }
 
-/// A seed for those who gave none.
+/// A seed from the clock, for those who give none and want to know it.
+///
+/// ```
+/// let mut options = vila_u::GenerateOptions::default();
+/// options.seed = Some(vila_u::random_seed());
+/// ```
 pub fn random_seed() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -207,10 +227,22 @@ pub fn random_seed() -> u64 {
 }
 
 /// How a model is loaded; see [`Pipeline::builder`].
+///
+/// ```no_run
+/// use vila_u::{Pipeline, checkpoint::WeightDtype};
+///
+/// let pipeline = Pipeline::builder("hf:mit-han-lab/vila-u-7b-256")
+///     .device("cuda:1")
+///     .dtype(WeightDtype::BF16)
+///     .seed(7)
+///     .on_download(|done, total| println!("{done} of {total} bytes"))
+///     .build()?;
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub struct PipelineBuilder {
     model: String,
     device: String,
-    dtype: Format,
+    dtype: WeightDtype,
     seed: Option<u64>,
     vision_only: bool,
     on_download: Box<dyn Fn(u64, u64) + Send + Sync>,
@@ -227,7 +259,7 @@ impl PipelineBuilder {
 
     /// The number format of the weights in memory \[f32\].
     #[must_use]
-    pub fn dtype(mut self, dtype: Format) -> Self {
+    pub fn dtype(mut self, dtype: WeightDtype) -> Self {
         self.dtype = dtype;
         self
     }

@@ -12,8 +12,10 @@ fn usage<T>(result: Result<T>, words: &str) {
 }
 
 fn ask(change: impl Fn(&mut AskOptions)) -> AskOptions {
-    let mut options = AskOptions::default();
-    options.max_tokens = 2;
+    let mut options = AskOptions {
+        max_tokens: 2,
+        ..AskOptions::default()
+    };
     change(&mut options);
     options
 }
@@ -99,7 +101,7 @@ fn impossible_requests_are_usage_errors() {
     usage(
         Pipeline::builder("nano")
             .device("cpu")
-            .dtype(Format::F16)
+            .dtype(WeightDtype::F16)
             .build(),
         "f16",
     );

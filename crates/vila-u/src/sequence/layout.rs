@@ -1,7 +1,7 @@
 //! Samples laid out in rows of positions: what stands at each position, what it may look at, and
 //! what it has to predict.
 //!
-//! Everything is worked out on the host from the pieces alone. The tensors then come from a few
+//! Everything is worked out on the host from the spans alone. The tensors then come from a few
 //! gathers, whatever the number of samples, so that gradients reach the text embeddings and the
 //! projector.
 
@@ -29,7 +29,7 @@ pub struct VisualTarget {
 
 /// A batch of rows. Vectors named "per position" hold `rows * length` values, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct SequenceLayout {
     pub rows: usize,
     pub length: usize,
     /// How many samples the rows hold.
@@ -44,14 +44,14 @@ pub struct Layout {
     /// Per position: distance from the start of its sample; 0 for padding.
     positions: Vec<i64>,
     /// Per position: index of its sample; -1 for padding.
-    owners: Vec<i64>,
+    segment_ids: Vec<i64>,
     /// In the order of `from` within a sample, sample after sample in the order given.
     pub text_targets: Vec<TextTarget>,
     /// In the order of `from` within a sample, sample after sample in the order given.
     pub visual_targets: Vec<VisualTarget>,
 }
 
-impl Layout {
+impl SequenceLayout {
     /// For training: samples cut to `max_length` positions and packed into rows of `capacity`
     /// positions, or of the longest sample's length where that is more or `capacity` is not given.
     /// Rows are padded on the right.
@@ -125,8 +125,8 @@ impl Layout {
     ) -> Self {
         let mut tokens = Vec::new();
         let mut images = 0;
-        for piece in samples.iter().flat_map(|sample| &sample.pieces) {
-            match &piece.content {
+        for span in samples.iter().flat_map(|sample| &sample.spans) {
+            match &span.content {
                 Content::Text(ids) => tokens.extend_from_slice(ids),
                 Content::Visual(count) => images += count,
             }
@@ -141,7 +141,7 @@ impl Layout {
             tokens,
             source: vec![padding as i64; rows * length],
             positions: vec![0; rows * length],
-            owners: vec![-1; rows * length],
+            segment_ids: vec![-1; rows * length],
             text_targets: Vec::new(),
             visual_targets: Vec::new(),
         };
@@ -151,31 +151,31 @@ impl Layout {
             let start = row * length + column;
             let end = start + lengths[index];
             let mut at = start;
-            for piece in &sample.pieces {
+            for span in &sample.spans {
                 // Tokens past the end are cut; they still count, as do the images they belong to.
-                let (first, tokens) = match &piece.content {
+                let (first, tokens) = match &span.content {
                     Content::Text(ids) => (text, ids.len()),
                     Content::Visual(images) => (first_visual + visual, images * visual_tokens),
                 };
                 for (position, source) in (at..end).zip(first..first + tokens) {
                     layout.source[position] = source as i64;
                     layout.positions[position] = (position - start) as i64;
-                    layout.owners[position] = index as i64;
+                    layout.segment_ids[position] = index as i64;
                     // A sample's first token has nothing of its own to be predicted from.
                     if position == start {
                         continue;
                     }
                     let from = position - 1;
-                    if source < first_visual && piece.role.writes() {
+                    if source < first_visual && span.role.predicts_text() {
                         let id = layout.tokens[source];
                         layout.text_targets.push(TextTarget { from, id });
                     }
-                    if source >= first_visual && piece.role.draws() {
+                    if source >= first_visual && span.role.predicts_visual() {
                         let token = source - first_visual;
                         layout.visual_targets.push(VisualTarget { from, token });
                     }
                 }
-                match &piece.content {
+                match &span.content {
                     Content::Text(_) => text += tokens,
                     Content::Visual(_) => visual += tokens,
                 }
@@ -187,13 +187,13 @@ impl Layout {
 
     /// Share of the positions that are padding, 0 to 1.
     pub fn padding(&self) -> f64 {
-        let padding = self.owners.iter().filter(|owner| **owner < 0).count();
-        padding as f64 / self.owners.len().max(1) as f64
+        let padding = self.segment_ids.iter().filter(|id| **id < 0).count();
+        padding as f64 / self.segment_ids.len().max(1) as f64
     }
 
     /// The sample that stands at a position (`row * length + column`), `None` for padding.
     pub fn sample_at(&self, position: usize) -> Option<usize> {
-        usize::try_from(self.owners[position]).ok()
+        usize::try_from(self.segment_ids[position]).ok()
     }
 
     /// The text token at a position (`row * length + column`), `None` for a visual token or padding.
@@ -230,7 +230,7 @@ impl Layout {
     /// the padding before it. `[rows, 1, length, length]`.
     pub fn mask(&self, device: &Device) -> Tensor<4, Bool> {
         let (rows, length) = (self.rows, self.length);
-        let samples: Tensor<4, Int> = ints(self.owners.clone(), [rows, 1, length, 1], device);
+        let samples: Tensor<4, Int> = ints(self.segment_ids.clone(), [rows, 1, length, 1], device);
         let square = [rows, 1, length, length];
         let query = samples.clone().expand(square);
         let key = samples.swap_dims(2, 3).expand(square);

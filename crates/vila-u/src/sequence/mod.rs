@@ -1,23 +1,23 @@
 //! The multi-modal sequence: text tokens and visual tokens in one line, and where loss goes.
 //!
-//! A [`Sample`] is a list of [`Piece`]s. [`form`] makes samples of conversations and documents,
-//! [`packing`] puts samples together in rows, and [`layout`] turns the rows into embeddings,
-//! positions, an attention mask and targets. Training, scoring and generation share all of it.
+//! A [`Sample`] is a list of [`Span`]s. [`templates`] makes samples of conversations and documents, and a
+//! [`SequenceLayout`] packs samples in rows and turns these into embeddings, positions, an attention mask and
+//! targets. Training, scoring and generation share all of it.
 //!
-//! Which positions carry loss follows from the role of each piece and from nothing else: no other
+//! Which positions carry loss follows from the role of each span and from nothing else: no other
 //! module decides it.
 
-pub mod form;
-pub mod layout;
-pub mod packing;
+mod layout;
+mod packing;
+pub mod templates;
 
 #[cfg(test)]
 mod tests;
 
 use crate::text::IMAGE_ID;
-pub use layout::{Layout, TextTarget, VisualTarget};
+pub use layout::{SequenceLayout, TextTarget, VisualTarget};
 
-/// What a piece of a sequence holds.
+/// What a span of a sequence holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Token ids of the language model's vocabulary.
@@ -26,12 +26,12 @@ pub enum Content {
     Visual(usize),
 }
 
-/// What a piece of a sequence is there for.
+/// What a span of a sequence is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Read, never predicted: the system text, a question, a picture to look at.
     Context,
-    /// To be predicted, text and visual tokens alike: an answer, a picture to draw.
+    /// To be predicted, text and visual tokens alike: an answer, a picture to generate.
     Target,
     /// Part of a web page: its text is predicted, its pictures are only read.
     Document,
@@ -39,26 +39,26 @@ pub enum Role {
 
 impl Role {
     /// Whether visual tokens of this role are predicted.
-    pub fn draws(self) -> bool {
+    pub fn predicts_visual(self) -> bool {
         self == Self::Target
     }
 
     /// Whether text tokens of this role are predicted.
-    pub fn writes(self) -> bool {
+    pub fn predicts_text(self) -> bool {
         self != Self::Context
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct Span {
     pub content: Content,
     pub role: Role,
 }
 
-/// One training sample or prompt: its pieces in reading order.
+/// One training sample or prompt: its spans in reading order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sample {
-    pub pieces: Vec<Piece>,
+    pub spans: Vec<Span>,
 }
 
 impl Sample {
@@ -66,18 +66,18 @@ impl Sample {
     ///
     /// `roles[i]` is the role of `ids[i]`; the shorter of the two decides the length.
     pub fn new(ids: &[i64], roles: &[Role]) -> Self {
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut spans: Vec<Span> = Vec::new();
         for (&id, &role) in ids.iter().zip(roles) {
-            match pieces.last_mut().filter(|last| last.role == role) {
-                Some(Piece {
+            match spans.last_mut().filter(|last| last.role == role) {
+                Some(Span {
                     content: Content::Text(text),
                     ..
                 }) if id != IMAGE_ID => text.push(id),
-                Some(Piece {
+                Some(Span {
                     content: Content::Visual(images),
                     ..
                 }) if id == IMAGE_ID => *images += 1,
-                _ => pieces.push(Piece {
+                _ => spans.push(Span {
                     content: match id {
                         IMAGE_ID => Content::Visual(1),
                         _ => Content::Text(vec![id]),
@@ -86,7 +86,7 @@ impl Sample {
                 }),
             }
         }
-        Self { pieces }
+        Self { spans }
     }
 
     /// A prompt: everything is context.
@@ -94,13 +94,13 @@ impl Sample {
         Self::new(ids, &vec![Role::Context; ids.len()])
     }
 
-    /// The role of every image, in reading order. A drawn image is cropped to a square before it is
+    /// The role of every image, in reading order. An image to generate is cropped to a square before it is
     /// encoded, one that is looked at is squeezed to it.
     pub fn images(&self) -> Vec<Role> {
         let mut roles = Vec::new();
-        for piece in &self.pieces {
-            if let Content::Visual(images) = piece.content {
-                roles.extend(std::iter::repeat_n(piece.role, images));
+        for span in &self.spans {
+            if let Content::Visual(images) = span.content {
+                roles.extend(std::iter::repeat_n(span.role, images));
             }
         }
         roles
@@ -108,18 +108,18 @@ impl Sample {
 
     /// Positions in the language model, with `visual_tokens` of them per image.
     pub fn length(&self, visual_tokens: usize) -> usize {
-        let length = |piece: &Piece| match &piece.content {
+        let length = |span: &Span| match &span.content {
             Content::Text(ids) => ids.len(),
             Content::Visual(images) => images * visual_tokens,
         };
-        self.pieces.iter().map(length).sum()
+        self.spans.iter().map(length).sum()
     }
 
     /// The token ids, with [`IMAGE_ID`] for every image.
     pub fn ids(&self) -> Vec<i64> {
         let mut ids = Vec::new();
-        for piece in &self.pieces {
-            match &piece.content {
+        for span in &self.spans {
+            match &span.content {
                 Content::Text(text) => ids.extend(text),
                 Content::Visual(images) => ids.extend(std::iter::repeat_n(IMAGE_ID, *images)),
             }

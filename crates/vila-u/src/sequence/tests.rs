@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::text::IMAGE_ID;
 
-use super::{Content, Layout, Piece, Role, Sample, packing::pack};
+use super::{Content, Role, Sample, SequenceLayout, Span, packing::pack};
 
 const VISUAL_TOKENS: usize = 3;
 
@@ -28,7 +28,7 @@ fn sample() -> impl Strategy<Value = Sample> {
 /// The sample's positions one by one: the text id, or `None` for a visual token; and the role.
 fn positions(sample: &Sample) -> Vec<(Option<i64>, Role)> {
     let mut all = Vec::new();
-    for Piece { content, role } in &sample.pieces {
+    for Span { content, role } in &sample.spans {
         match content {
             Content::Text(ids) => all.extend(ids.iter().map(|&id| (Some(id), *role))),
             Content::Visual(images) => {
@@ -67,13 +67,10 @@ proptest! {
         max_length in 1usize..40,
         capacity in prop::option::of(1usize..60),
     ) {
-        let (layout, max_length) = match left {
-            true => (Layout::left_padded(&samples, VISUAL_TOKENS), usize::MAX),
-            false => (
-                Layout::packed(&samples, VISUAL_TOKENS, max_length, capacity),
+        let (layout, max_length) = if left { (SequenceLayout::left_padded(&samples, VISUAL_TOKENS), usize::MAX) } else { (
+                SequenceLayout::packed(&samples, VISUAL_TOKENS, max_length, capacity),
                 max_length,
-            ),
-        };
+            ) };
         let place = layout.positions(&Device::flex()).into_data().iter::<i64>().collect::<Vec<_>>();
         let mut text_targets = 0;
         let mut visual_targets = 0;
@@ -91,8 +88,8 @@ proptest! {
                 prop_assert_eq!(layout.text_at(position), *text);
                 let counts = usize::from(step > 0);
                 match text {
-                    Some(_) if role.writes() => text_targets += counts,
-                    None if role.draws() => visual_targets += counts,
+                    Some(_) if role.predicts_text() => text_targets += counts,
+                    None if role.predicts_visual() => visual_targets += counts,
                     _ => {}
                 }
             }
@@ -116,7 +113,7 @@ proptest! {
     fn the_mask_is_causal_and_block_diagonal(
         samples in prop::collection::vec(sample(), 1..6),
     ) {
-        let layout = Layout::packed(&samples, VISUAL_TOKENS, usize::MAX, Some(60));
+        let layout = SequenceLayout::packed(&samples, VISUAL_TOKENS, usize::MAX, Some(60));
         let mask = layout.mask(&Device::flex()).into_data().iter::<bool>().collect::<Vec<_>>();
         let length = layout.length;
         for (index, hidden) in mask.into_iter().enumerate() {

@@ -12,7 +12,7 @@ use super::{
     Parsed,
     vocabulary::{Spelling, Vocabulary},
 };
-use crate::quiet::caught;
+use crate::catch_unwind::catch_unwind_silent;
 
 /// How the conversation template spells the end of an answer, whatever the vocabulary calls it.
 const END: &str = "</s>";
@@ -43,7 +43,7 @@ impl ByteLevelVocabulary {
     /// a text; the error is the reason they cannot be those.
     pub fn new(json: &[u8], config: Option<&[u8]>) -> Parsed<Self> {
         // The library takes the sizes in the file at their word.
-        let tokenizer = caught(|| HuggingFace::from_bytes(json));
+        let tokenizer = catch_unwind_silent(|| HuggingFace::from_bytes(json));
         let mut tokenizer = match tokenizer {
             Some(Ok(tokenizer)) => tokenizer,
             Some(Err(error)) => return Err(format!("not a tokenizer.json: {}", one_line(&*error))),
@@ -58,7 +58,7 @@ impl ByteLevelVocabulary {
         tokenizer.with_padding(None);
         let untruncated = tokenizer.with_truncation(None);
         untruncated.map_err(|error| one_line(&*error))?;
-        let sample = caught(|| tokenizer.encode("a", true));
+        let sample = catch_unwind_silent(|| tokenizer.encode("a", true));
         let sample = match sample {
             Some(Ok(sample)) => sample,
             Some(Err(error)) => return Err(one_line(&*error)),

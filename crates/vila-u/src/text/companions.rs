@@ -1,17 +1,19 @@
-//! The files beside LLaMA's `tokenizer.model` that add the words for pictures and videos, as the released
-//! checkpoints have them.
+//! How a base model's tokenizer gets the tokens that mark pictures and videos: in files beside LLaMA's
+//! `tokenizer.model`, as the released checkpoints have them, or in `tokenizer.json` itself.
 
 use serde_json::{Map, Value, json};
 
-use super::conversation::{IMAGE_END, IMAGE_START, VIDEO_END, VIDEO_START};
+use super::{
+    Parsed,
+    conversation::{IMAGE_END, IMAGE_START, VIDEO_END, VIDEO_START},
+};
 
 /// What a conversation adds to the vocabulary, in the order of the released checkpoints.
-const ADDED: [&str; 4] = [IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END];
+pub(crate) const ADDED: [&str; 4] = [IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END];
 
-/// Names and contents, for a vocabulary of `ids` pieces. `longest`: text that the model is made for, in
-/// tokens.
+/// Names and contents of the files beside a `tokenizer.model` of `ids` pieces. `longest`: text that the model
+/// is made for, in tokens.
 pub(crate) fn companions(ids: usize, longest: usize) -> [(&'static str, Vec<u8>); 3] {
-    let pretty = |value: Value| format!("{value:#}\n").into_bytes();
     [
         ("added_tokens.json", pretty(added_tokens(ids))),
         ("special_tokens_map.json", pretty(special_tokens_map())),
@@ -20,6 +22,52 @@ pub(crate) fn companions(ids: usize, longest: usize) -> [(&'static str, Vec<u8>)
             pretty(tokenizer_config(ids, longest)),
         ),
     ]
+}
+
+/// A `tokenizer.json` and the `tokenizer_config.json` beside it with `tokens` added, whose ids are `ids` and
+/// those after it. The error is the reason that one of them is no such file.
+pub(crate) fn extended(
+    json: &[u8],
+    config: &[u8],
+    tokens: &[&str],
+    ids: usize,
+    longest: usize,
+) -> Parsed<[(&'static str, Vec<u8>); 2]> {
+    let parsed = |name: &str, bytes| {
+        let object = serde_json::from_slice::<Map<String, Value>>(bytes);
+        object.map_err(|error| format!("{name}: {error}"))
+    };
+    let mut tokenizer = parsed("tokenizer.json", json)?;
+    let mut config = parsed("tokenizer_config.json", config)?;
+    let added = tokenizer.entry("added_tokens").or_insert(json!([]));
+    let special = config.entry("additional_special_tokens");
+    let (Some(added), Some(special)) = (
+        added.as_array_mut(),
+        special.or_insert(json!([])).as_array_mut(),
+    ) else {
+        return Err("added_tokens and additional_special_tokens are not lists".into());
+    };
+    let mut entries = Map::new();
+    for (id, token) in (ids..).zip(tokens) {
+        let mut entry = exact(token, Map::from_iter([("special".to_owned(), true.into())]));
+        entries.insert(id.to_string(), Value::Object(entry.clone()));
+        entry.insert("id".into(), id.into());
+        added.push(Value::Object(entry));
+        special.push((*token).into());
+    }
+    if let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") {
+        decoder.append(&mut entries);
+    }
+    config.insert("model_max_length".into(), longest.into());
+    let tokenizer = format!("{}\n", Value::Object(tokenizer)).into_bytes();
+    Ok([
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", pretty(Value::Object(config))),
+    ])
+}
+
+fn pretty(value: Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }
 
 fn added_tokens(ids: usize) -> Value {
@@ -31,13 +79,13 @@ fn added_tokens(ids: usize) -> Value {
 }
 
 /// How `transformers` describes a token that is matched exactly.
-fn exact(token: &str, mut extra: Map<String, Value>) -> Value {
+fn exact(token: &str, mut extra: Map<String, Value>) -> Map<String, Value> {
     let mut entry = Map::from_iter([("content".to_owned(), token.into())]);
     for flag in ["lstrip", "normalized", "rstrip", "single_word"] {
         entry.insert(flag.into(), false.into());
     }
     entry.append(&mut extra);
-    Value::Object(entry)
+    entry
 }
 
 fn special_tokens_map() -> Value {
@@ -56,7 +104,7 @@ fn tokenizer_config(ids: usize, longest: usize) -> Value {
     let first = ["<unk>", "<s>", "</s>"].into_iter().zip(0..);
     let decoder: Map<String, Value> = first
         .chain(ADDED.into_iter().zip(ids..))
-        .map(|(token, id)| (id.to_string(), exact(token, special.clone())))
+        .map(|(token, id)| (id.to_string(), exact(token, special.clone()).into()))
         .collect();
     json!({
         "add_bos_token": true,

@@ -14,7 +14,7 @@ mod tokenizer;
 mod tokenizer_files;
 mod vocabulary;
 
-pub(crate) use companions::companions;
+pub(crate) use companions::{ADDED, companions, extended};
 pub use siglip::SiglipTokenizer;
 pub use stream::TextStream;
 pub use tokenizer::{IMAGE_ID, Tokenizer};

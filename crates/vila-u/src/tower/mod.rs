@@ -1,11 +1,12 @@
 //! The unified foundation vision tower (paper, section 3.1): pixels become discrete codes that carry
-//! both what the text encoder can match and what the pixel decoder can draw.
+//! both what the text encoder can match and what the pixel decoder needs to rebuild the image.
 //!
 //! ```text
 //! pixels -> SigLIP layers 1..L-1 -> features -> residual quantizer -> codes, z_q -> pixel decoder -> pixels
 //!                                                                           \--> SigLIP layer L, pooling -> text space
 //! ```
 
+pub mod codebook;
 pub mod config;
 pub mod pixel_decoder;
 pub mod residual_quantizer;
@@ -21,10 +22,11 @@ use burn::{
     },
 };
 
+pub use codebook::{Codebook, CodebookUpdate};
 pub use config::{RqVaeSiglipConfig, VisionTowerConfig};
 pub use pixel_decoder::{PixelDecoder, PixelDecoderConfig};
 use pixel_decoder::{conv1x1, convolve};
-pub use residual_quantizer::{Learning, Quantized, ResidualQuantizer};
+pub use residual_quantizer::{Quantized, ResidualQuantizer};
 use siglip::normalise;
 pub use siglip::{Siglip, SiglipConfig};
 
@@ -38,7 +40,7 @@ pub struct VisionTower {
 }
 
 impl VisionTowerConfig {
-    /// Untrained; weights are drawn when first used. `siglip` is what `pretrained_model` names.
+    /// Untrained; weights are initialised when first used. `siglip` is what `pretrained_model` names.
     ///
     /// # Panics
     /// When [`Self::check`] fails.
@@ -62,7 +64,7 @@ pub struct RqVaeSiglip {
 }
 
 impl RqVaeSiglipConfig {
-    /// Untrained; weights are drawn when first used. `siglip` is what `pretrained_model` names.
+    /// Untrained; weights are initialised when first used. `siglip` is what `pretrained_model` names.
     ///
     /// # Panics
     /// When [`Self::check`] fails.

@@ -16,9 +16,9 @@ use burn::{
     },
 };
 use serde::{Deserialize, Serialize};
-use vila_u_kernels::{conv2d, dropout, group_norm_silu};
+use vila_u_kernels::{attention, conv2d, group_norm_silu};
 
-use crate::{attention::attention, layers::normalise_groups};
+use crate::layers::{dropout, normalise_groups};
 
 /// Groups of every norm.
 const GROUPS: usize = 32;
@@ -129,7 +129,7 @@ impl PixelDecoderConfig {
         Ok(())
     }
 
-    /// Untrained; weights are drawn when first used.
+    /// Untrained; weights are initialised when first used.
     ///
     /// # Panics
     /// When [`Self::check`] fails.
@@ -230,7 +230,7 @@ impl ResidualBlock {
 
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = convolve(&self.conv1, norm_silu(&self.norm1, x.clone()));
-        let y = drop_out(norm_silu(&self.norm2, y), self.dropout);
+        let y = dropout(norm_silu(&self.norm2, y), self.dropout);
         let y = convolve(&self.conv2, y);
         match &self.nin_shortcut {
             Some(shortcut) => convolve(shortcut, x) + y,
@@ -298,13 +298,6 @@ pub(crate) fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         Some(bias) if conv.kernel_size == [3, 3] => conv2d(x, conv.weight.val(), bias.val()),
         _ => conv.forward(x),
     }
-}
-
-fn drop_out(x: Tensor<4>, probability: f64) -> Tensor<4> {
-    if probability == 0.0 || !x.device().is_autodiff() {
-        return x;
-    }
-    dropout(x, probability)
 }
 
 fn group_norm(channels: usize, device: &Device) -> GroupNorm {

@@ -9,18 +9,15 @@
 //! without gradients, as running means of the vectors they stand for.
 
 use burn::{
-    module::{Module, Param},
-    nn::Initializer,
-    tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData},
+    module::Module,
+    tensor::{DType, Device, Int, Tensor},
 };
-use rand::{Rng, seq::index};
-use vila_u_kernels::nearest;
 
-use super::config::RqVaeSiglipConfig;
+use super::{
+    codebook::{Codebook, CodebookUpdate},
+    config::RqVaeSiglipConfig,
+};
 use crate::{Error, Result};
-
-/// Keeps the running size of an unused row away from zero.
-const EPSILON: f64 = 1e-5;
 
 #[derive(Module, Debug)]
 pub struct ResidualQuantizer {
@@ -36,17 +33,6 @@ pub struct ResidualQuantizer {
     pub restart_unused_codes: bool,
 }
 
-/// K rows to choose from. No part of it takes a gradient.
-#[derive(Module, Debug)]
-pub struct Codebook {
-    /// `[K + 1, channels]`; the last row is zero, a padding that is never chosen.
-    pub weight: Param<Tensor<2>>,
-    /// `[K]`, running mean of how many vectors of a batch fall on each row.
-    pub cluster_size_ema: Param<Tensor<1>>,
-    /// `[K, channels]`, running mean of the sum of those vectors.
-    pub embed_ema: Param<Tensor<2>>,
-}
-
 /// What quantization makes of a grid of features.
 #[derive(Clone, Debug)]
 pub struct Quantized {
@@ -59,39 +45,13 @@ pub struct Quantized {
     pub commitment_loss: Tensor<1>,
 }
 
-/// How a codebook learns: from which vectors, and by which chance unused codes are restarted.
-pub trait Learning {
-    /// `count` different numbers below `length`, in random order.
-    fn choose(&mut self, length: usize, count: usize) -> Vec<usize>;
-    /// `count` numbers in 0..1.
-    fn noise(&mut self, count: usize) -> Vec<f32>;
-    /// The vectors `[n, channels]` and their codes `[n]` that a codebook follows: those of this batch, and
-    /// where several processes train together, the others' as well.
-    fn followed(
-        &mut self,
-        vectors: Tensor<2>,
-        codes: Tensor<1, Int>,
-    ) -> (Tensor<2>, Tensor<1, Int>) {
-        (vectors, codes)
-    }
-}
-
-impl<R: Rng> Learning for R {
-    fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
-        index::sample(self, length, count).into_vec()
-    }
-
-    fn noise(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.random()).collect()
-    }
-}
-
 impl ResidualQuantizer {
     pub(super) fn new(config: &RqVaeSiglipConfig, device: &Device) -> Self {
         let codebook = |_| Codebook::new(config.n_embed, config.code_channels(), device);
-        let codebooks = match config.shared_codebook {
-            true => 1,
-            false => config.code_shape[2],
+        let codebooks = if config.shared_codebook {
+            1
+        } else {
+            config.code_shape[2]
         };
         Self {
             codebooks: (0..codebooks).map(codebook).collect(),
@@ -122,7 +82,7 @@ impl ResidualQuantizer {
         let vectors = self.to_code_grid(features.clone());
         let mut steps = Steps::new(vectors);
         for depth in 0..self.depth() {
-            let codebook = &self.codebooks[self.slot(depth)];
+            let codebook = &self.codebooks[self.codebook_index(depth)];
             let codes = codebook.nearest(steps.residual.clone());
             let embeddings = codebook.embed(codes.clone());
             steps.push(codes, embeddings);
@@ -139,21 +99,21 @@ impl ResidualQuantizer {
     pub fn forward_train(
         &mut self,
         features: Tensor<4>,
-        learning: &mut impl Learning,
+        update: &mut impl CodebookUpdate,
     ) -> Quantized {
         let vectors = self.to_code_grid(features.clone());
         let mut steps = Steps::new(vectors);
         for depth in 0..self.depth() {
-            let slot = self.slot(depth);
-            let codebook = &mut self.codebooks[slot];
+            let index = self.codebook_index(depth);
+            let codebook = &mut self.codebooks[index];
             let codes = codebook.nearest(steps.residual.clone());
             let embeddings = codebook.embed(codes.clone());
-            let (vectors, theirs) = learning.followed(steps.residual.clone(), codes.clone());
-            codebook.follow(vectors.clone(), theirs, self.decay);
+            let (vectors, gathered) = update.gather(steps.residual.clone(), codes.clone());
+            codebook.update_ema(vectors.clone(), gathered, self.decay);
             if self.restart_unused_codes {
-                codebook.restart_unused(vectors, learning);
+                codebook.restart_unused(vectors, update);
             }
-            codebook.refresh();
+            codebook.update_rows();
             steps.push(codes, embeddings);
         }
         self.quantized(features, steps)
@@ -161,7 +121,7 @@ impl ResidualQuantizer {
 
     /// Rows of depth `depth`'s codebook: codes `[n]` -> `[n, channels]`.
     pub fn embed_code(&self, depth: usize, codes: Tensor<1, Int>) -> Tensor<2> {
-        self.codebooks[self.slot(depth)].embed(codes)
+        self.codebooks[self.codebook_index(depth)].embed(codes)
     }
 
     /// The row of each code: `[n, D]` -> `[n, D, channels]`.
@@ -209,7 +169,7 @@ impl ResidualQuantizer {
         }
     }
 
-    fn slot(&self, depth: usize) -> usize {
+    fn codebook_index(&self, depth: usize) -> usize {
         depth.min(self.codebooks.len() - 1)
     }
 
@@ -289,118 +249,4 @@ impl Steps {
         let distance = self.vectors.clone() - self.sum.clone();
         self.losses = self.losses.clone() + distance.square().mean();
     }
-}
-
-impl Codebook {
-    fn new(codes: usize, channels: usize, device: &Device) -> Self {
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: (channels as f64).powf(-0.5),
-        };
-        let weight: Param<Tensor<2>> = normal
-            .init([codes + 1, channels], device)
-            .set_require_grad(false)
-            .init_mapper(move |rows| {
-                let [codes, channels] = [rows.dims()[0] - 1, rows.dims()[1]];
-                rows.slice_fill([codes..codes + 1, 0..channels], 0.0)
-            });
-        // The running means start as if every row had just been given itself once.
-        let start = weight.clone();
-        let embed_ema = Initializer::Zeros
-            .init([codes, channels], device)
-            .set_require_grad(false)
-            .init_mapper(move |zeros| {
-                let rows = start.val().to_device(&zeros.device());
-                rows.narrow(0, 0, zeros.dims()[0])
-            });
-        Self {
-            weight,
-            cluster_size_ema: Initializer::Ones
-                .init([codes], device)
-                .set_require_grad(false),
-            embed_ema,
-        }
-    }
-
-    fn codes(&self) -> usize {
-        self.weight.lazy_shape().dims::<2>()[0] - 1
-    }
-
-    fn embed(&self, codes: Tensor<1, Int>) -> Tensor<2> {
-        self.weight.val().select(0, codes)
-    }
-
-    /// The row nearest to each vector: `[n, channels]` -> `[n]`.
-    fn nearest(&self, vectors: Tensor<2>) -> Tensor<1, Int> {
-        nearest(vectors, self.weight.val(), self.codes())
-    }
-
-    /// Moves the running means towards the vectors `[n, channels]` that fell on `codes` `[n]`.
-    fn follow(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>, decay: f64) {
-        let counts = self.cluster_size_ema.val().zeros_like().select_assign(
-            0,
-            codes.clone(),
-            Tensor::ones([codes.dims()[0]], &vectors.device()),
-            IndexingUpdateOp::Add,
-        );
-        let sums = self.embed_ema.val().zeros_like().select_assign(
-            0,
-            codes,
-            vectors,
-            IndexingUpdateOp::Add,
-        );
-        replace(&mut self.cluster_size_ema, |old| {
-            old * decay + counts * (1.0 - decay)
-        });
-        replace(&mut self.embed_ema, |old| {
-            old * decay + sums * (1.0 - decay)
-        });
-    }
-
-    /// Puts rows whose running size is below one vector onto vectors of this batch.
-    fn restart_unused(&mut self, vectors: Tensor<2>, learning: &mut impl Learning) {
-        let [n, channels] = vectors.dims();
-        let codes = self.codes();
-        let device = vectors.device();
-        // As many turns through the batch as it takes to have a vector for every row.
-        let chosen = learning.choose(n * codes.div_ceil(n), codes);
-        let chosen: Vec<i64> = chosen.into_iter().map(|i| (i % n) as i64).collect();
-        let mut fresh =
-            vectors.select(0, Tensor::from_data(TensorData::from(&chosen[..]), &device));
-        if n < codes {
-            // A vector serves several rows: a little noise tells them apart.
-            let noise = TensorData::new(learning.noise(codes * channels), [codes, channels]);
-            let scale = 0.01 / (channels as f64).sqrt();
-            fresh = fresh + Tensor::from_data(noise, &device) * scale;
-        }
-        let unused = self.cluster_size_ema.val().lower_scalar(1.0);
-        replace(&mut self.cluster_size_ema, |old| {
-            old.mask_fill(unused.clone(), 1.0)
-        });
-        replace(&mut self.embed_ema, |old| {
-            let unused = unused.unsqueeze_dim::<2>(1).expand([codes, channels]);
-            old.mask_where(unused, fresh)
-        });
-    }
-
-    /// Makes the rows the means that the running sums and sizes stand for.
-    fn refresh(&mut self) {
-        let sizes = self.cluster_size_ema.val();
-        let codes = self.codes() as f64;
-        let total = sizes.clone().sum();
-        let smoothed = (sizes + EPSILON) * total.clone() / (total + codes * EPSILON);
-        let rows = self.embed_ema.val() / smoothed.unsqueeze_dim(1);
-        replace(&mut self.weight, |old| {
-            let padding = old.narrow(0, rows.dims()[0], 1);
-            Tensor::cat(vec![rows, padding], 0)
-        });
-    }
-}
-
-/// New value, same parameter.
-fn replace<const D: usize>(
-    param: &mut Param<Tensor<D>>,
-    value: impl FnOnce(Tensor<D>) -> Tensor<D>,
-) {
-    *param = param.clone().map(value);
 }

@@ -38,7 +38,7 @@ pub fn draw(out: &Path) -> Result<()> {
     if panels.is_empty() {
         return Ok(());
     }
-    let picture = plot::draw(&panels, COLUMNS, PANEL, &[])?;
+    let picture = plot::render(&panels, COLUMNS, PANEL, &[])?;
     media::save_png(&out.join("curves.png"), &picture)
 }
 
@@ -112,7 +112,7 @@ pub fn compare(runs: &[PathBuf]) -> Result<Comparison> {
     let labels: Vec<String> = runs.iter().map(|run| run.display().to_string()).collect();
     Ok(Comparison {
         metrics: metrics.collect(),
-        picture: plot::draw(&panels, COLUMNS, PANEL, &labels)?,
+        picture: plot::render(&panels, COLUMNS, PANEL, &labels)?,
         runs: runs.to_vec(),
     })
 }

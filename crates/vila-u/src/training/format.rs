@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use super::losses::DiscriminatorConfig;
 use super::trained_tower::{DISCRIMINATOR, TrainedTower};
 use crate::checkpoint::weights::load_into;
-use crate::checkpoint::{self, Files, Part, adapter};
+use crate::checkpoint::{self, Component, Files, adapter};
 use crate::language::{Llama, lora::LoraConfig};
 use crate::model::{VilaU, VilaUConfig};
 use crate::tower::{RqVaeSiglipConfig, SiglipConfig};
@@ -68,13 +68,13 @@ impl Format for TowerFormat {
             &self.siglip,
             &model.tower,
             &self.files,
-            checkpoint::Format::F32,
+            checkpoint::WeightDtype::F32,
         )
     }
 
     fn load(&self, dir: &Path, device: &Device) -> Result<TrainedTower> {
         let mut tower = self.config.init(&self.siglip, device);
-        load_part(&mut tower, dir, Part::RqVaeSiglip)?;
+        load_part(&mut tower, dir, Component::RqVaeSiglip)?;
         Ok(TrainedTower {
             tower,
             discriminator: None,
@@ -106,7 +106,7 @@ impl Format for TowerFormat {
             return Ok(());
         };
         let mut discriminator = config.init(device);
-        load_into(&mut discriminator, &place, Part::Alone)?;
+        load_into(&mut discriminator, &place, Component::Alone)?;
         model.discriminator = Some(discriminator);
         Ok(())
     }
@@ -131,8 +131,8 @@ impl VilaUFormat {
     fn save_with(&self, model: &VilaU, llm: Llama, dir: &Path) -> Result<()> {
         let mut whole = model.clone();
         whole.llm = llm;
-        let weights = checkpoint::Weights::of(&self.config, &whole);
-        let format = checkpoint::Format::F32;
+        let weights = checkpoint::ModelWeights::of(&self.config, &whole);
+        let format = checkpoint::WeightDtype::F32;
         checkpoint::save(dir, &self.config, &weights, &self.files, format)
     }
 
@@ -158,10 +158,10 @@ impl Format for VilaUFormat {
         let adapters = dir.with_file_name(ADAPTER);
         began_with("lora", &adapters, self.adapters.is_some())?;
         let mut model = self.config.init(device);
-        let projector = Part::projector(&self.config.mm_projector);
-        load_part(&mut model.llm, dir, Part::Llm)?;
+        let projector = Component::projector(&self.config.mm_projector);
+        load_part(&mut model.llm, dir, Component::Llm)?;
         load_part(&mut model.mm_projector, dir, projector)?;
-        load_part(&mut model.vision_tower, dir, Part::VisionTower)?;
+        load_part(&mut model.vision_tower, dir, Component::VisionTower)?;
         if let Some(Adapters { config, .. }) = &self.adapters {
             model.llm = model.llm.adapted(config, device);
             adapter::load(&adapters, &mut model.llm, config)?;
@@ -191,8 +191,8 @@ pub fn began_with(key: &str, place: &Path, with: bool) -> Result<()> {
     }
 }
 
-fn load_part<M: Module>(module: &mut M, dir: &Path, part: Part) -> Result<()> {
-    load_into(module, &dir.join(part.folder()), part)
+fn load_part<M: Module>(module: &mut M, dir: &Path, component: Component) -> Result<()> {
+    load_into(module, &dir.join(component.folder()), component)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::data::formats::{DESCRIBE, DESCRIBE_VIDEO};
 use crate::data::nano::{Comparison, Page, Question, Scene, Split, Video, riddle};
 use crate::data::seed::mix;
 use crate::media::preprocess::normalize;
-use crate::sequence::form::{self, VIDEO_FRAMES};
+use crate::sequence::templates::{self, VIDEO_FRAMES};
 use crate::text::conversation::Turn;
 
 /// Turns of one conversation about a picture or a video.
@@ -107,8 +107,8 @@ impl Samples {
         // Questions about a picture that stands alone, as people ask them, and about one between its
         // start and end tokens.
         let about = |turns: &[Turn], pictures: &[RgbImage], alone: bool| match alone {
-            true => form::asked(tokenizer, turns, pictures.len(), true),
-            false => form::chat(tokenizer, turns, pictures.len(), true),
+            true => templates::chat_without_markers(tokenizer, turns, pictures.len(), true),
+            false => templates::chat(tokenizer, turns, pictures.len(), true),
         };
         let (sample, pictures) = match form {
             Form::Caption | Form::Question => {
@@ -124,14 +124,14 @@ impl Samples {
                 let scene = scene();
                 let turns = [Turn::human(scene.caption()), Turn::assistant("<image>")];
                 let turns = self.sometimes_without_caption(&turns, &mut rng);
-                let sample = form::chat(tokenizer, &turns, 1, true)?;
+                let sample = templates::chat(tokenizer, &turns, 1, true)?;
                 (sample, vec![scene.render(size)])
             }
             Form::Video => {
                 let video = Video::sample(split, seed, index);
                 let turns = [Turn::human(video.caption()), Turn::assistant("<video>")];
                 let turns = self.sometimes_without_caption(&turns, &mut rng);
-                let sample = form::video_chat(tokenizer, &turns, VIDEO_FRAMES, true)?;
+                let sample = templates::video_chat(tokenizer, &turns, VIDEO_FRAMES, true)?;
                 (sample, video.render(VIDEO_FRAMES, size))
             }
             Form::VideoQuestion => {
@@ -144,13 +144,13 @@ impl Samples {
                     ],
                     false => some(video.questions(), &mut rng),
                 };
-                let sample = form::video_chat(tokenizer, &turns, frames, true)?;
+                let sample = templates::video_chat(tokenizer, &turns, frames, true)?;
                 (sample, video.render(frames, size))
             }
             Form::Page => {
                 let page = Page::sample(split, seed, index);
                 let pictures: Vec<_> = page.scenes.iter().map(|s| s.render(size)).collect();
-                let sample = form::document(tokenizer, &page.text(), pictures.len())?;
+                let sample = templates::document(tokenizer, &page.text(), pictures.len())?;
                 (sample, pictures)
             }
             Form::Comparison => {
@@ -164,12 +164,12 @@ impl Samples {
             Form::Reply => {
                 let (scene, turns) = Scene::sample_reply(split, seed, index);
                 let turns = self.sometimes_without_caption(&turns, &mut rng);
-                let sample = form::chat(tokenizer, &turns, 1, true)?;
+                let sample = templates::chat(tokenizer, &turns, 1, true)?;
                 (sample, vec![scene.render(size)])
             }
             Form::Text => {
                 let turns = turns(vec![riddle(split, seed, index)]);
-                (form::chat(tokenizer, &turns, 0, true)?, Vec::new())
+                (templates::chat(tokenizer, &turns, 0, true)?, Vec::new())
             }
         };
         let pixels = pictures.iter().flat_map(normalize).collect();
@@ -178,7 +178,7 @@ impl Samples {
 
     fn sometimes_without_caption(&self, turns: &[Turn], rng: &mut ChaCha8Rng) -> Vec<Turn> {
         match self.drops_caption(rng) {
-            true => form::without_caption(turns),
+            true => templates::without_caption(turns),
             false => turns.to_vec(),
         }
     }

@@ -118,7 +118,7 @@ impl Samples {
                 });
             }
         };
-        for piece in &example.sample.pieces {
+        for piece in &example.sample.spans {
             match &piece.content {
                 Content::Text(ids) => {
                     for id in ids {

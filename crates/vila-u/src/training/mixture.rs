@@ -31,8 +31,8 @@ use crate::generation::chat::{generate_images, generate_videos, image_prompt, vi
 use crate::generation::visual::VisualOptions;
 use crate::media::preprocess::normalize;
 use crate::model::{VilaU, VilaUConfig};
-use crate::sequence::form::{self, VIDEO_FRAMES};
-use crate::sequence::{Layout, Role, Sample};
+use crate::sequence::templates::{self, VIDEO_FRAMES};
+use crate::sequence::{Role, Sample, SequenceLayout};
 use crate::text::{IMAGE_ID, Tokenizer};
 use crate::tower::RqVaeSiglip;
 use crate::{Error, Result};
@@ -118,7 +118,7 @@ impl Samples {
     /// Hides a part of what the sample draws, if it is its turn.
     pub fn hide(&self, sample: Sample, pixels: Vec<f32>, rng: &mut ChaCha8Rng) -> Example {
         let roles = sample.images();
-        let draws = roles.iter().any(|role| role.draws());
+        let draws = roles.iter().any(|role| role.predicts_visual());
         let hide = self.training.as_ref().filter(|_| draws);
         let part = match hide.is_some_and(|training| rng.random_bool(training.mixture.hide_visual))
         {
@@ -128,7 +128,7 @@ impl Samples {
         let tokens = self.image_tokens();
         let mut shown = Vec::with_capacity(roles.len() * tokens);
         for role in roles {
-            let part = if role.draws() { part } else { 1.0 };
+            let part = if role.predicts_visual() { part } else { 1.0 };
             shown.extend((0..tokens).map(|_| f32::from(rng.random_bool(part))));
         }
         Example {
@@ -154,7 +154,7 @@ impl Make for Samples {
         let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, n));
         if let Text::Turns(turns) = &mut record.text {
             if let Pictures::Video(_) = record.pictures
-                && !form::makes_video(turns)
+                && !templates::makes_video(turns)
                 && self
                     .training
                     .as_ref()
@@ -165,7 +165,7 @@ impl Make for Samples {
                 ));
             }
             if self.drops_caption(&mut rng) {
-                *turns = form::without_caption(turns);
+                *turns = templates::without_caption(turns);
             }
         }
         let prepared = prepare(&record, &self.tokenizer, &self.config)?;
@@ -188,8 +188,8 @@ impl Samples {
     }
 
     /// Samples as rows of the language model.
-    pub fn layout(&self, samples: &[Sample]) -> Layout {
-        Layout::packed(
+    pub fn layout(&self, samples: &[Sample]) -> SequenceLayout {
+        SequenceLayout::packed(
             samples,
             self.image_tokens(),
             self.config.llm.max_length(),
@@ -260,7 +260,12 @@ impl MixtureObjective {
     }
 
     /// The batch's samples in rows, and the visual tokens in them.
-    fn read(&self, model: &VilaU, batch: &[Example], device: &Device) -> (Layout, Option<Visual>) {
+    fn read(
+        &self,
+        model: &VilaU,
+        batch: &[Example],
+        device: &Device,
+    ) -> (SequenceLayout, Option<Visual>) {
         let tower = &model.vision_tower.rqvaesiglip;
         let pixels: Vec<f32> = batch
             .iter()

@@ -14,12 +14,12 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use serde::Serialize;
-use vila_u_kernels::{cross_entropy, exactly};
+use vila_u_kernels::{cross_entropy, full_precision};
 
 use super::pieces::Pieces;
 use super::recompute::Recomputed;
 use crate::{
-    Error, Result, device::read_floats, model::VilaU, sequence::Layout, tower::RqVaeSiglip,
+    Error, Result, device::read_floats, model::VilaU, sequence::SequenceLayout, tower::RqVaeSiglip,
 };
 
 /// Attention within images is the largest need of memory in encoding them.
@@ -63,7 +63,7 @@ impl Visual {
         let (mut codes, mut features) = (Vec::new(), Vec::new());
         for pixels in pixels.split(IMAGES_AT_ONCE, 0) {
             // The codes must be those that this tower gives anywhere else.
-            let quantized = exactly(|| tower.encode(pixels));
+            let quantized = full_precision(|| tower.encode(pixels));
             codes.push(quantized.codes.flatten::<2>(0, 2));
             features.push(quantized.z_q.flatten::<2>(0, 2));
         }
@@ -78,18 +78,18 @@ impl Visual {
 /// target.
 #[derive(Debug, Clone)]
 pub struct Predictions {
-    /// `[targets, vocabulary]` and `[targets]`, in the order of [`Layout::text_targets`].
+    /// `[targets, vocabulary]` and `[targets]`, in the order of [`SequenceLayout::text_targets`].
     pub text: Option<(Tensor<2>, Tensor<1, Int>)>,
-    /// `[targets * D, codes]` and `[targets * D]`, in the order of [`Layout::visual_targets`].
+    /// `[targets * D, codes]` and `[targets * D]`, in the order of [`SequenceLayout::visual_targets`].
     pub visual: Option<(Tensor<2>, Tensor<1, Int>)>,
 }
 
 /// How surprising every target was, `-log p`. `None` where a batch has no such target.
 #[derive(Debug, Clone)]
 pub struct Losses {
-    /// `[targets]`, in the order of [`Layout::text_targets`].
+    /// `[targets]`, in the order of [`SequenceLayout::text_targets`].
     pub text: Option<Tensor<1>>,
-    /// `[targets, D]`, in the order of [`Layout::visual_targets`].
+    /// `[targets, D]`, in the order of [`SequenceLayout::visual_targets`].
     pub visual: Option<Tensor<2>>,
 }
 
@@ -98,7 +98,7 @@ pub struct Losses {
 /// `visual`: the tokens of all images of the layout's samples, in their order.
 ///
 /// Errors when these are more or fewer than the layout has room for.
-pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Losses> {
+pub fn losses(model: &VilaU, layout: &SequenceLayout, visual: Option<&Visual>) -> Result<Losses> {
     Ok(compare(model, predictions(model, layout, visual)?))
 }
 
@@ -106,7 +106,7 @@ pub fn losses(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result
 /// to be computed again, and visual targets have gone it piece by piece.
 pub(super) fn recomputed(
     model: &VilaU,
-    layout: &Layout,
+    layout: &SequenceLayout,
     visual: Option<&Visual>,
     seed: Option<u64>,
 ) -> Result<(Losses, Recomputed, Option<Pieces>)> {
@@ -140,7 +140,11 @@ fn compare(model: &VilaU, Predictions { text, visual }: Predictions) -> Losses {
 }
 
 /// Reads a batch; see [`losses`].
-pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Predictions> {
+pub fn predictions(
+    model: &VilaU,
+    layout: &SequenceLayout,
+    visual: Option<&Visual>,
+) -> Result<Predictions> {
     let embeds = embeddings(model, layout, visual)?;
     let device = model.llm.device();
     let (positions, mask) = (layout.positions(&device), layout.mask(&device));
@@ -149,7 +153,11 @@ pub fn predictions(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> R
 }
 
 /// What the language model reads, `[rows, length, hidden]`.
-fn embeddings(model: &VilaU, layout: &Layout, visual: Option<&Visual>) -> Result<Tensor<3>> {
+fn embeddings(
+    model: &VilaU,
+    layout: &SequenceLayout,
+    visual: Option<&Visual>,
+) -> Result<Tensor<3>> {
     let given = visual.map_or(0, |visual| visual.codes.dims()[0]);
     if given != layout.visual_tokens {
         return Err(Error::failed(format!(
@@ -170,7 +178,7 @@ struct Targets {
 }
 
 impl Targets {
-    fn of(layout: &Layout, visual: Option<&Visual>, device: &Device) -> Self {
+    fn of(layout: &SequenceLayout, visual: Option<&Visual>, device: &Device) -> Self {
         let indices = |values: Vec<usize>| -> Tensor<1, Int> {
             let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
             Tensor::from_data(TensorData::from(values.as_slice()), device)
@@ -197,7 +205,7 @@ impl Targets {
 /// What the heads make of the hidden states `[rows, length, hidden]`.
 fn expected(
     model: &VilaU,
-    layout: &Layout,
+    layout: &SequenceLayout,
     visual: Option<&Visual>,
     hidden: Tensor<3>,
 ) -> Predictions {
@@ -262,7 +270,7 @@ impl Losses {
     }
 
     /// The means of every sample of the batch by itself, whichever row it was packed in.
-    pub fn scores(&self, layout: &Layout) -> Result<Vec<Score>> {
+    pub fn scores(&self, layout: &SequenceLayout) -> Result<Vec<Score>> {
         let text = match &self.text {
             None => Vec::new(),
             Some(text) => read(text.clone())?,

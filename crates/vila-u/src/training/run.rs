@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
-use vila_u_kernels::mixed;
+use vila_u_kernels::mixed_precision;
 
 use super::adamw::{AdamW, Gradients};
 use super::failure::{Failure, Origin, Recent};
@@ -527,7 +527,7 @@ impl<'a, F: Format> Run<'a, F> {
         let compute = |model: &mut F::Model, batch| -> Result<Computed> {
             let run = || compute(objective, model, batch, step, count);
             match self.recipe.mixed_precision {
-                true => mixed(run),
+                true => mixed_precision(run),
                 false => run(),
             }
         };

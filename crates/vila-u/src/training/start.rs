@@ -10,6 +10,7 @@ use super::llama;
 use super::recipe::{Config, Recipe};
 use crate::checkpoint::{self, Files, Source, files::Bytes, source::Known};
 use crate::data::nano;
+use crate::language::LlamaConfig;
 use crate::model::{RootConfig, VilaU, VilaUConfig};
 use crate::text::{SiglipTokenizer, Tokenizer};
 use crate::tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig, VisionTowerConfig};
@@ -26,7 +27,7 @@ pub fn tower(
 ) -> Result<(TowerFormat, RqVaeSiglip, SiglipTokenizer)> {
     let encoders = match tower_init(recipe)? {
         TowerInit::Tower(files) => {
-            let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
+            let tower = checkpoint::load_tower(&files, device, checkpoint::WeightDtype::F32)?;
             let tokenizer = tower.text_tokenizer()?;
             let format = TowerFormat {
                 config: tower.config,
@@ -173,7 +174,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
                  made from, or `vila-u export {init} -o FOLDER`"
             )));
         }
-        let loaded = checkpoint::load(&files, device, checkpoint::Format::F32)?;
+        let loaded = checkpoint::load(&files, device, checkpoint::WeightDtype::F32)?;
         let mut model = loaded.model;
         let adapters = recipe.lora.as_ref().map(|lora| Adapters {
             config: lora.config(),
@@ -189,7 +190,7 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUFormat, VilaU, T
         };
         return Ok((format, model, loaded.tokenizer));
     }
-    let tower = checkpoint::load_tower(&files, device, checkpoint::Format::F32)?;
+    let tower = checkpoint::load_tower(&files, device, checkpoint::WeightDtype::F32)?;
     let config = new_language(recipe, tower.config, tower.siglip)?;
     let mut model = config.init(device);
     model.vision_tower.rqvaesiglip = tower.model;
@@ -309,7 +310,10 @@ fn new_language(
     tower: RqVaeSiglipConfig,
     siglip: SiglipConfig,
 ) -> Result<VilaUConfig> {
-    let llm: crate::language::LlamaConfig = part(&recipe.model.llm, "llm")?;
+    let llm: LlamaConfig = match (&recipe.model.llm_weights, &recipe.model.llm) {
+        (Some(folder), Some(llm)) => llama::config(folder, llm)?,
+        (_, llm) => part(llm, "llm")?,
+    };
     let width = tower.embed_dim;
     let config = VilaUConfig {
         root: RootConfig::new(llm.hidden_size, width),
@@ -334,12 +338,12 @@ fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokeni
     };
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
-    match words == rows {
-        true => Ok((files, tokenizer)),
-        false => Err(unfit(format!(
+    if words > rows {
+        return Err(unfit(format!(
             "llm.vocab_size is {rows}, the tokenizer has {words} tokens"
-        ))),
+        )));
     }
+    Ok((files, tokenizer))
 }
 
 /// Draws all weights now and in order: parameters are drawn when first used, and what is used

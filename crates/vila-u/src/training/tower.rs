@@ -30,10 +30,10 @@ use crate::data::nano::{Scene, Split, Video};
 use crate::data::seed::mix;
 use crate::data::{Pictures, Record};
 use crate::media::preprocess::{ResizeMode, normalize, pixels};
-use crate::sequence::form::VIDEO_FRAMES;
+use crate::sequence::templates::VIDEO_FRAMES;
 use crate::text::SiglipTokenizer;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{Learning, RqVaeSiglip};
+use crate::tower::{CodebookUpdate, RqVaeSiglip};
 use crate::{Error, Result};
 
 /// Held-out pictures an evaluation looks at, and how many of them at once.
@@ -237,7 +237,7 @@ struct Codebooks<'a> {
     ranks: &'a Ranks,
 }
 
-impl Learning for Codebooks<'_> {
+impl CodebookUpdate for Codebooks<'_> {
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
         self.chance.choose(length, count)
     }
@@ -246,11 +246,7 @@ impl Learning for Codebooks<'_> {
         self.chance.noise(count)
     }
 
-    fn followed(
-        &mut self,
-        vectors: Tensor<2>,
-        codes: Tensor<1, Int>,
-    ) -> (Tensor<2>, Tensor<1, Int>) {
+    fn gather(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
         (self.ranks.rows(vectors), self.ranks.codes(codes))
     }
 }

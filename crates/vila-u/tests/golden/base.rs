@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use serde::Deserialize;
 use vila_u::{
-    checkpoint::{BaseModel, Files, Format, load_base},
+    checkpoint::{BaseModel, Files, WeightDtype, load_base},
     generation::{
         batch::Prompt,
         sampling::Sampling,
@@ -47,18 +47,14 @@ fn compare(folder: &Path) -> f64 {
         model: llm,
         tokenizer,
         ..
-    } = load_base(&Files::folder(folder), &Device::flex(), Format::F32).unwrap();
+    } = load_base(&Files::folder(folder), &Device::flex(), WeightDtype::F32).unwrap();
     let prompt = compare_tokenization(folder, &tokenizer);
 
     let recorded = Recorded::read(&folder.join("recorded.safetensors"));
-    let embed = |ids: Vec<i64>| {
-        let shape = [1, ids.len()];
-        llm.embed(Tensor::from_data(
-            TensorData::new(ids, shape),
-            &Device::flex(),
-        ))
-    };
-    let embeds = embed(recorded.ints("ids"));
+    let ids = recorded.ints("ids");
+    let shape = [1, ids.len()];
+    let ids = Tensor::from_data(TensorData::new(ids, shape), &Device::flex());
+    let embeds = llm.embed(ids);
     let [_, length, _] = embeds.dims();
     let positions = Tensor::<1, Int>::arange(0..length as i64, &Device::flex()).unsqueeze();
     let logits = llm.logits(llm.forward(embeds, positions, None, None));
@@ -73,8 +69,7 @@ fn compare(folder: &Path) -> f64 {
         max_tokens: greedy.len(),
         stop: Vec::new(),
     };
-    let length = prompt.len();
-    let prompt = Prompt::new(embed(prompt), vec![length]).unwrap();
+    let prompt = Prompt::from_ids(&llm, &[prompt]).unwrap();
     let rows = text::generate(
         &llm,
         prompt,

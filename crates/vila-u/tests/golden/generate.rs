@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use vila_u::{
     Error,
-    checkpoint::{Part, weights},
+    checkpoint::{Component, load_into},
     generation::{
         sampling::Sampling,
         visual::{self, VisualOptions, VisualOutput},
@@ -40,17 +40,17 @@ pub fn load(device: &Device) -> VilaU {
 pub fn load_config(config: &VilaUConfig, device: &Device) -> VilaU {
     let mut model = config.init(device);
     let path = |name: &str| folder().join("checkpoint").join(name);
-    weights::load_into(&mut model.llm, &path("llm"), Part::Llm).unwrap();
-    weights::load_into(
+    load_into(&mut model.llm, &path("llm"), Component::Llm).unwrap();
+    load_into(
         &mut model.mm_projector,
         &path("mm_projector"),
-        Part::Projector,
+        Component::Projector,
     )
     .unwrap();
-    weights::load_into(
+    load_into(
         &mut model.vision_tower,
         &path("vision_tower"),
-        Part::VisionTower,
+        Component::VisionTower,
     )
     .unwrap();
     model

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use vila_u::{
-    checkpoint::{Part, weights},
+    checkpoint::{Component, load_into},
     generation::{
         batch::Prompt,
         sampling::Sampling,
@@ -22,7 +22,7 @@ fn config() -> LlamaConfig {
 
 fn load(config: &LlamaConfig) -> Llama {
     let mut llm = config.init(&Device::flex());
-    weights::load_into(&mut llm, &folder().join("checkpoint/llm"), Part::Llm).unwrap();
+    load_into(&mut llm, &folder().join("checkpoint/llm"), Component::Llm).unwrap();
     llm
 }
 

@@ -191,7 +191,7 @@ fn lpips_and_its_gradient() {
 #[test]
 fn discriminator_and_its_gradients() {
     let recorded = recorded();
-    let (model, real, drawn) = (discriminator(), pictures(10), pictures(11).require_grad());
+    let (model, real, generated) = (discriminator(), pictures(10), pictures(11).require_grad());
     let of_real = model.forward(real);
     assert_close(
         &recorded,
@@ -199,7 +199,7 @@ fn discriminator_and_its_gradients() {
         of_real.clone().inner(),
         1e-4,
     );
-    let loss = discriminator_loss(of_real, model.forward(drawn.clone().detach()));
+    let loss = discriminator_loss(of_real, model.forward(generated.clone().detach()));
     let gradients = loss.backward();
     assert_scalar(&recorded, "discriminator.loss", loss);
     let grad = |name: &str, gradient: Tensor<4>| {
@@ -219,13 +219,13 @@ fn discriminator_and_its_gradients() {
         let key = format!("discriminator.{name}_grad");
         assert_close(&recorded, &key, parameter.grad(&gradients).unwrap(), 1e-3);
     }
-    assert!(drawn.grad(&gradients).is_none());
+    assert!(generated.grad(&gradients).is_none());
 
     // The decoder's side: the discriminator is held constant.
-    let loss = decoder_loss(model.valid().forward(drawn.clone()));
+    let loss = decoder_loss(model.valid().forward(generated.clone()));
     let gradients = loss.backward();
     assert_close(&recorded, "decoder.loss", loss.inner(), 1e-3);
-    let gradient = drawn.grad(&gradients).unwrap();
+    let gradient = generated.grad(&gradients).unwrap();
     assert_close(&recorded, "decoder.drawn_grad", gradient, 1e-3);
     assert!(model.first.weight.val().grad(&gradients).is_none());
 }
@@ -243,18 +243,20 @@ fn adaptive_weight_and_what_it_pulls_on() {
     last.weight = parameter(tensor(21, [3, 4, 3, 3], 0.3));
     last.bias = Some(parameter(tensor(22, [3], 0.1)));
 
-    let drawn = last.forward(features.clone());
-    let alike = Pull::of(&drawn, |drawn| {
-        let difference = (drawn.clone() - pixels.clone()).abs().mean();
-        difference * 8.0 + lpips.forward(drawn, pixels.clone()).mean()
+    let generated = last.forward(features.clone());
+    let alike = Pull::of(&generated, |generated| {
+        let difference = (generated.clone() - pixels.clone()).abs().mean();
+        difference * 8.0 + lpips.forward(generated, pixels.clone()).mean()
     });
     let opponent = discriminator().valid();
-    let fools = Pull::of(&drawn, |drawn| decoder_loss(opponent.forward(drawn)));
+    let fools = Pull::of(&generated, |generated| {
+        decoder_loss(opponent.forward(generated))
+    });
     let weight = adaptive_weight(&last, features.clone(), &alike, &fools);
     assert_close(&recorded, "adaptive.weight", weight.clone(), 1e-3);
 
     let adversarial = fools.loss.clone();
-    let total = alike.with(&fools, weight * 0.75).on(drawn);
+    let total = alike.with(&fools, weight * 0.75).on(generated);
     let gradients = total.backward();
     assert_close(&recorded, "adaptive.alike", total.inner(), 1e-4);
     assert_close(&recorded, "adaptive.fools", adversarial, 1e-3);

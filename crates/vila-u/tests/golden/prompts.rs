@@ -84,9 +84,10 @@ fn conversations() {
             _ => Reply::Text,
         };
         let system = !args.no_system_prompt;
-        let prompt = match args.add_generation_prompt {
-            true => conversation::generation_prompt(&case.messages, reply, system),
-            false => conversation::prompt(&case.messages, system),
+        let prompt = if args.add_generation_prompt {
+            conversation::generation_prompt(&case.messages, reply, system)
+        } else {
+            conversation::prompt(&case.messages, system)
         }
         .unwrap();
         assert_eq!(prompt, case.prompt, "{}", case.name);
@@ -130,9 +131,10 @@ fn plain_text_there_and_back() {
 fn training_conversations() {
     let tokenizer = tokenizer();
     for case in recorded().training {
-        let turns = match case.preprocess_multimodal {
-            true => conversation::wrap_images(&case.messages),
-            false => case.messages,
+        let turns = if case.preprocess_multimodal {
+            conversation::wrap_images(&case.messages)
+        } else {
+            case.messages
         };
         assert_eq!(
             turns, case.messages_after_preprocess_multimodal,
@@ -147,9 +149,12 @@ fn training_conversations() {
         let ids = tokenizer.encode_segments(&texts);
         assert_eq!(ids.concat(), case.input_ids, "{}", case.name);
         let labels: Vec<i64> = (segments.iter().zip(ids))
-            .flat_map(|(segment, ids)| match segment.answer {
-                true => ids,
-                false => vec![-100; ids.len()],
+            .flat_map(|(segment, ids)| {
+                if segment.answer {
+                    ids
+                } else {
+                    vec![-100; ids.len()]
+                }
             })
             .collect();
         assert_eq!(labels, case.labels, "{}", case.name);

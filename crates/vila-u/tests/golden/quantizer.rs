@@ -4,7 +4,7 @@ use burn::{
     module::Param,
     tensor::{Device, Tensor},
 };
-use vila_u::tower::{Learning, Quantized, ResidualQuantizer};
+use vila_u::tower::{CodebookUpdate, Quantized, ResidualQuantizer};
 
 use crate::{
     fixture::{Recorded, assert_close},
@@ -14,7 +14,7 @@ use crate::{
 /// Restarts as recorded: vectors in their order, without noise.
 struct InOrder;
 
-impl Learning for InOrder {
+impl CodebookUpdate for InOrder {
     fn choose(&mut self, _length: usize, count: usize) -> Vec<usize> {
         (0..count).collect()
     }

@@ -18,7 +18,7 @@ use vila_u::{
         visual::{VisualOptions, VisualOutput},
     },
     model::{VilaU, VilaUConfig},
-    sequence::{Layout, Sample},
+    sequence::{Sample, SequenceLayout},
     text::{
         IMAGE_ID, Tokenizer,
         conversation::{self, Reply, Turn},
@@ -45,7 +45,7 @@ fn tokenizer() -> Tokenizer {
 /// The hidden state of every position, nothing remembered: `[positions, hidden]`.
 fn hidden(model: &VilaU, ids: &[i64], visual: Option<Tensor<2>>) -> Tensor<2> {
     let sample = Sample::prompt(ids);
-    let layout = Layout::left_padded(&[sample], model.image_tokens());
+    let layout = SequenceLayout::left_padded(&[sample], model.image_tokens());
     let embeds = layout.embeddings(&model.llm, visual);
     let positions = layout.positions(&model.llm.device());
     let hidden = model.llm.forward(embeds, positions, None, None);
@@ -357,9 +357,12 @@ fn a_break_ends_the_reply_or_the_output() {
             QUESTION,
             VisualInputs::default(),
             &options,
-            &mut |event| match stop(&event) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            &mut |event| {
+                if stop(&event) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             },
         )
     };

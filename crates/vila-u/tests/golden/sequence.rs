@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use vila_u::{
-    sequence::{Layout, Role, Sample, form},
+    sequence::{Role, Sample, SequenceLayout, templates},
     text::{
         IMAGE_ID, Tokenizer,
         conversation::{self, Reply, Turn},
@@ -30,7 +30,7 @@ fn spliced_prompts() {
     let recorded = Recorded::open("llm.safetensors");
     let images = Recorded::open("preprocess.safetensors");
     let model = load(&Device::flex());
-    let embeds = |layout: Layout, pixels: Tensor<4>| {
+    let embeds = |layout: SequenceLayout, pixels: Tensor<4>| {
         let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
         let projected = model.mm_projector.forward(visual.features);
         layout.embeddings(&model.llm, Some(projected))
@@ -49,7 +49,7 @@ fn spliced_prompts() {
                 0,
             ),
         };
-        let layout = Layout::left_padded(&[prompt(case)], VISUAL_TOKENS);
+        let layout = SequenceLayout::left_padded(&[prompt(case)], VISUAL_TOKENS);
         let key = format!("{case}.inputs_embeds");
         assert_close(&recorded, &key, embeds(layout, pixels), 1e-4);
     }
@@ -57,8 +57,8 @@ fn spliced_prompts() {
     let both = [prompt("b"), prompt("e")];
     let pixels = ["img0.understanding", "img2.understanding"];
     let pixels: Tensor<4> = Tensor::stack(pixels.map(|name| images.tensor::<3>(name)).into(), 0);
-    let right = Layout::packed(&both, VISUAL_TOKENS, 2048, None);
-    let left = Layout::left_padded(&both, VISUAL_TOKENS);
+    let right = SequenceLayout::packed(&both, VISUAL_TOKENS, 2048, None);
+    let left = SequenceLayout::left_padded(&both, VISUAL_TOKENS);
     let expected = recorded.ints("f.left.attention_mask");
     let real: Vec<i64> = (0..left.rows * left.length)
         .map(|position| i64::from(left.sample_at(position).is_some()))
@@ -83,21 +83,21 @@ fn spliced_prompts() {
 
 /// What is trained starts with exactly what is later asked, with a caption and without.
 #[test]
-fn drawings_begin_like_their_prompts() {
+fn generations_begin_like_their_prompts() {
     let tokenizer = tokenizer();
     let image = turns("A red boat.", "<image>");
     let video = turns("A red boat.", "<video>");
     let captions = [image.to_vec(), video.to_vec()];
     for (turns, reply) in captions.into_iter().zip([Reply::Image, Reply::Video]) {
         let make = |turns: &[Turn]| match reply {
-            Reply::Video => form::video_chat(&tokenizer, turns, 8, true).unwrap(),
-            _ => form::chat(&tokenizer, turns, 1, true).unwrap(),
+            Reply::Video => templates::video_chat(&tokenizer, turns, 8, true).unwrap(),
+            _ => templates::chat(&tokenizer, turns, 1, true).unwrap(),
         };
         let asked = conversation::generation_prompt(&turns[..1], reply, true).unwrap();
         let unasked = conversation::unconditional_prompt(reply, true).unwrap();
         for (turns, prompt) in [
             (turns.clone(), asked),
-            (form::without_caption(&turns), unasked),
+            (templates::without_caption(&turns), unasked),
         ] {
             let sample = make(&turns);
             let prompt = tokenizer.encode_prompt(&prompt);
@@ -117,7 +117,7 @@ fn videos_to_look_at_come_first_and_bare() {
         "<video>\nWhat moves?",
         "<image>\nWhat moves?",
     ] {
-        let sample = form::video_chat(&tokenizer, &turns(human, "A bird."), 8, true).unwrap();
+        let sample = templates::video_chat(&tokenizer, &turns(human, "A bird."), 8, true).unwrap();
         assert_eq!(sample.ids(), expected);
         assert_eq!(sample.images(), [Role::Context; 8]);
     }
@@ -127,7 +127,7 @@ fn videos_to_look_at_come_first_and_bare() {
 fn every_image_has_its_turn() {
     let tokenizer = tokenizer();
     let chat = |human: &str, assistant: &str, images| {
-        form::chat(&tokenizer, &turns(human, assistant), images, true)
+        templates::chat(&tokenizer, &turns(human, assistant), images, true)
     };
     let edited = chat("<image>\nMake it red.", "Here:<image>", 2).unwrap();
     assert_eq!(edited.images(), [Role::Context, Role::Target]);
@@ -139,12 +139,12 @@ fn every_image_has_its_turn() {
     assert!(error.contains("1 times, and 2 images"), "{error}");
     assert!(chat("What is <image>?", "No.", 0).is_err());
 
-    // Nothing is taken from a question that shows an image, nor where nothing is drawn.
+    // Nothing is taken from a question that shows an image, nor where nothing is generated.
     for kept in [
         turns("<image>\nMake it red.", "<image>"),
         turns("What is it?", "A cat."),
     ] {
-        assert_eq!(form::without_caption(&kept), kept);
+        assert_eq!(templates::without_caption(&kept), kept);
     }
 }
 
@@ -153,7 +153,7 @@ fn every_image_has_its_turn() {
 fn words_around_a_drawn_picture_carry_loss_as_it_does() {
     let tokenizer = tokenizer();
     let turns = turns("Make it red.", "Here: <image> It is red.");
-    let sample = form::chat(&tokenizer, &turns, 1, true).unwrap();
+    let sample = templates::chat(&tokenizer, &turns, 1, true).unwrap();
     let asked = conversation::generation_prompt(&turns[..1], Reply::Text, true).unwrap();
     let asked = tokenizer.encode_prompt(&asked);
     let ids = sample.ids();
@@ -165,20 +165,23 @@ fn words_around_a_drawn_picture_carry_loss_as_it_does() {
     assert_eq!(answer[at + 1], marker(conversation::IMAGE_END));
     assert_eq!(tokenizer.decode(&answer[at + 2..]).trim(), "It is red.");
 
-    let layout = Layout::packed(&[sample], VISUAL_TOKENS, 2048, None);
+    let layout = SequenceLayout::packed(&[sample], VISUAL_TOKENS, 2048, None);
     let first = asked.len() - 1;
     let visual: Vec<usize> = layout.visual_targets.iter().map(|t| t.from).collect();
-    let drawn = first + at;
-    assert_eq!(visual, (drawn..drawn + VISUAL_TOKENS).collect::<Vec<_>>());
+    let generated = first + at;
+    assert_eq!(
+        visual,
+        (generated..generated + VISUAL_TOKENS).collect::<Vec<_>>()
+    );
     // All words of the answer, the start and end tokens and </s> among them.
     let text: Vec<usize> = layout.text_targets.iter().map(|t| t.from).collect();
-    let after = drawn + VISUAL_TOKENS..first + answer.len() + VISUAL_TOKENS - 1;
-    assert_eq!(text, (first..drawn).chain(after).collect::<Vec<_>>());
+    let after = generated + VISUAL_TOKENS..first + answer.len() + VISUAL_TOKENS - 1;
+    assert_eq!(text, (first..generated).chain(after).collect::<Vec<_>>());
 
     // The same of a video.
     let turns = self::turns("Make it run.", "Here: <video> It runs.");
-    let sample = form::video_chat(&tokenizer, &turns, 2, true).unwrap();
+    let sample = templates::video_chat(&tokenizer, &turns, 2, true).unwrap();
     assert_eq!(sample.images(), [Role::Target; 2]);
-    let layout = Layout::packed(&[sample], VISUAL_TOKENS, 2048, None);
+    let layout = SequenceLayout::packed(&[sample], VISUAL_TOKENS, 2048, None);
     assert_eq!(layout.visual_targets.len(), 2 * VISUAL_TOKENS);
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use vila_u::{
-    checkpoint::{Part, weights},
+    checkpoint::{Component, load_into},
     tower::{RqVaeSiglip, SiglipConfig, VisionTowerConfig},
     training::losses::contrastive::sigmoid,
 };
@@ -22,7 +22,7 @@ pub fn model(device: &Device) -> RqVaeSiglip {
     let (tower, siglip) = configs();
     let mut model = tower.init(&siglip, device);
     let folder = folder().join("checkpoint/vision_tower");
-    weights::load_into(&mut model, &folder, Part::VisionTower).unwrap();
+    load_into(&mut model, &folder, Component::VisionTower).unwrap();
     model.rqvaesiglip
 }
 
@@ -103,7 +103,7 @@ fn latents_are_resized_before_decoding() {
     config.rqvaesiglip.decoder_latent_shape = Some([12, 10]);
     let mut tower = config.init(&siglip, &device);
     let folder = folder().join("checkpoint/vision_tower");
-    weights::load_into(&mut tower, &folder, Part::VisionTower).unwrap();
+    load_into(&mut tower, &folder, Component::VisionTower).unwrap();
     let resized = tower.rqvaesiglip;
 
     // [to, 8]: how much of each of 8 latents is in each of `to`.

@@ -1,5 +1,6 @@
 //! Whole runs of tiny models.
 
+mod bases;
 mod data;
 mod language;
 mod ranks;

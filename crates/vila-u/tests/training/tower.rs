@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{LANGUAGE, TOWER, assert_same_model, mean, metrics, on_a_new_tower, tokenizers, train};
 use vila_u::Error;
-use vila_u::checkpoint::{Files, Format, load_tower};
+use vila_u::checkpoint::{Files, WeightDtype, load_tower};
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
 
 /// Shape and values.
@@ -253,7 +253,7 @@ fn a_patch_has_the_same_codes_at_any_place() {
         let out = folder.path().join(name);
         let model = train(TOWER, &out, settings, false, None).expect("a run");
         let device = Device::flex();
-        let tower = load_tower(&Files::folder(&model), &device, Format::F32).expect("a tower");
+        let tower = load_tower(&Files::folder(&model), &device, WeightDtype::F32).expect("a tower");
         // Four patches of 8 x 8, all the same.
         let patch = Tensor::<4>::random([8, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);
         let codes = tower.model.encode(patch.repeat(&[1, 1, 2, 2])).codes;

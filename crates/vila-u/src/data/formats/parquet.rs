@@ -23,8 +23,8 @@ use parquet::{
 use super::{Bad, Form, Records, footer};
 use crate::{
     Error, Result,
+    catch_unwind::catch_unwind_silent,
     data::record::{Image, LARGEST_IMAGE, Pictures, Record, Text, inside},
-    quiet::caught,
     text::conversation::Turn,
 };
 
@@ -83,7 +83,7 @@ pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
 fn guarded<T>(
     work: impl FnOnce() -> std::result::Result<T, parquet::errors::ParquetError>,
 ) -> std::result::Result<T, String> {
-    match caught(work) {
+    match catch_unwind_silent(work) {
         Some(result) => result.map_err(|error| error.to_string()),
         None => Err("the file is damaged".into()),
     }

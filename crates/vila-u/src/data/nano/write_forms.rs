@@ -26,7 +26,7 @@ use super::{
     Comparison, Page, Question, Scene, Split, Video, riddle,
     write::{SIDE, png},
 };
-use crate::{Error, Result, sequence::form::VIDEO_FRAMES, text::conversation::Turn};
+use crate::{Error, Result, sequence::templates::VIDEO_FRAMES, text::conversation::Turn};
 
 /// Scenes for each video, comparison, page and riddle.
 const SCENES: usize = 4;

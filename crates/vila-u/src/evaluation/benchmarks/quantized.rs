@@ -12,17 +12,17 @@ use vila_u_kernels::cross_entropy;
 
 use crate::{
     Error, Result,
-    checkpoint::{self, Checkpoint, Files, Format},
+    checkpoint::{self, Checkpoint, Files, WeightDtype},
     data::nano::{Scene, Split},
     evaluation::metrics::{Estimate, share},
     media::preprocess::normalize,
-    sequence::{Layout, form},
+    sequence::{SequenceLayout, templates},
     text::conversation::Turn,
     training::multimodal::{Predictions, Visual, predictions},
 };
 
 /// The formats measured against f32.
-const FORMATS: [Format; 3] = [Format::BF16, Format::Q8_0, Format::Q4_0];
+const FORMATS: [WeightDtype; 3] = [WeightDtype::BF16, WeightDtype::Q8_0, WeightDtype::Q4_0];
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -52,7 +52,7 @@ pub struct Quality {
 
 /// A sample, and what it leads to in f32.
 struct Reference {
-    layout: Layout,
+    layout: SequenceLayout,
     visual: Visual,
     predictions: Predictions,
 }
@@ -73,19 +73,19 @@ pub fn run(
             "this model is quantized already: give the one it was made from",
         ));
     }
-    let mut step = |format: Format, done: usize| match on_progress(format.name(), done, n) {
+    let mut step = |format: WeightDtype, done: usize| match on_progress(format.name(), done, n) {
         true => Ok(()),
         false => Err(Error::Interrupted),
     };
-    let whole = checkpoint::load(files, &Device::flex(), Format::F32)?;
+    let whole = checkpoint::load(files, &Device::flex(), WeightDtype::F32)?;
     let mut references = Vec::with_capacity(2 * n);
     for index in 0..n {
         references.extend(reference(&whole, seed, index as u64)?);
-        step(Format::F32, index + 1)?;
+        step(WeightDtype::F32, index + 1)?;
     }
     drop(whole);
     let mut formats = vec![cost(
-        Format::F32,
+        WeightDtype::F32,
         info.memory.f32,
         &references,
         |_, sample| Ok(sample.predictions.clone()),
@@ -93,8 +93,8 @@ pub fn run(
     for format in FORMATS {
         let model = checkpoint::load(files, &Device::flex(), format)?.model;
         let memory = match format {
-            Format::Q8_0 => info.memory.q8_0,
-            Format::Q4_0 => info.memory.q4_0,
+            WeightDtype::Q8_0 => info.memory.q8_0,
+            WeightDtype::Q4_0 => info.memory.q4_0,
             _ => info.memory.bf16,
         };
         formats.push(cost(format, memory, &references, |index, sample| {
@@ -120,10 +120,10 @@ fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]
         Turn::assistant(&caption),
     ];
     let reference = |turns: &[Turn]| {
-        let sample = form::chat(&whole.tokenizer, turns, 1, true)?;
+        let sample = templates::chat(&whole.tokenizer, turns, 1, true)?;
         let samples = std::slice::from_ref(&sample);
         let length = config.llm.max_length();
-        let layout = Layout::packed(samples, model.image_tokens(), length, None);
+        let layout = SequenceLayout::packed(samples, model.image_tokens(), length, None);
         Ok(Reference {
             predictions: predictions(model, &layout, Some(&visual))?,
             visual: visual.clone(),
@@ -134,7 +134,7 @@ fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]
 }
 
 fn cost(
-    format: Format,
+    format: WeightDtype,
     memory: u64,
     references: &[Reference],
     mut predict: impl FnMut(usize, &Reference) -> Result<Predictions>,

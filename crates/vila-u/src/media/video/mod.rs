@@ -88,6 +88,13 @@ enum FrameRead {
 ///
 /// Errors when the file cannot be read, is no video, has no frame that can be decoded, or needs an
 /// `ffmpeg` that is not there.
+///
+/// ```no_run
+/// use vila_u::media::video::{FrameSampling, frames};
+///
+/// let frames = frames("clip.mp4".as_ref(), 8, FrameSampling::Inference)?;
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub fn frames(path: &Path, count: usize, sampling: FrameSampling) -> Result<Vec<Picture>> {
     let mut video = open(path)?;
     if let Some(frames) = chosen(&mut *video, count, sampling)? {

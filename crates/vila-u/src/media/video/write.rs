@@ -80,6 +80,14 @@ pub fn check(path: &Path, frames: usize) -> Result<VideoFormat> {
 /// were. The last row and column of an MP4 of odd size are written twice, as its chroma needs.
 ///
 /// Errors for what [`check`] refuses, for no frames, and when the file cannot be written.
+///
+/// ```no_run
+/// use vila_u::{image::RgbImage, media::video};
+///
+/// let frames = vec![RgbImage::new(64, 64); 8];
+/// video::save("black.gif".as_ref(), &frames, video::RATE)?;
+/// # Ok::<(), vila_u::Error>(())
+/// ```
 pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
     let output = check(path, frames.len())?;
     let Some(first) = frames.first() else {

@@ -10,7 +10,7 @@ use vila_u_kernels::{gelu, gelu_tanh};
 
 use super::config::Activation;
 use crate::{
-    attention::attention,
+    attention::{multi_head_attention, split_heads},
     layers::{LayerNorm, apply},
 };
 
@@ -106,9 +106,10 @@ impl SelfAttention {
         let query = split_heads(apply(&self.q_proj, x.clone()), self.heads);
         let key = split_heads(apply(&self.k_proj, x.clone()), self.heads);
         let value = split_heads(apply(&self.v_proj, x), self.heads);
-        let scale = head_scale(&query);
-        let out = attention(query, key, value, None, scale);
-        apply(&self.out_proj, merge_heads(out))
+        apply(
+            &self.out_proj,
+            multi_head_attention(query, key, value, None),
+        )
     }
 }
 
@@ -121,25 +122,6 @@ impl Mlp {
         };
         apply(&self.fc2, x)
     }
-}
-
-/// `[batch, positions, hidden]` -> `[batch, heads, positions, head_dim]`
-pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
-    let [batch, positions, hidden] = x.dims();
-    x.reshape([batch, positions, heads, hidden / heads])
-        .swap_dims(1, 2)
-}
-
-/// `[batch, heads, positions, head_dim]` -> `[batch, positions, hidden]`
-pub(super) fn merge_heads(x: Tensor<4>) -> Tensor<3> {
-    let [batch, heads, positions, head_dim] = x.dims();
-    x.swap_dims(1, 2)
-        .reshape([batch, positions, heads * head_dim])
-}
-
-/// `head_dim^-0.5` of split queries.
-pub(super) fn head_scale(query: &Tensor<4>) -> f64 {
-    (query.dims()[3] as f64).powf(-0.5)
 }
 
 /// A biased linear layer that starts as SigLIP's do: Xavier weights, no bias.

@@ -27,7 +27,7 @@ pub struct Siglip {
 }
 
 impl SiglipConfig {
-    /// Untrained; weights are drawn when first used.
+    /// Untrained; weights are initialised when first used.
     ///
     /// # Panics
     /// When [`SiglipConfig::check`] fails.

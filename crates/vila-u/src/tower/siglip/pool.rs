@@ -7,9 +7,9 @@ use burn::{
 };
 use vila_u_kernels::linear as project;
 
-use super::encoder::{LayerSizes, Mlp, head_scale, linear, merge_heads, split_heads};
+use super::encoder::{LayerSizes, Mlp, linear};
 use crate::{
-    attention::attention,
+    attention::{multi_head_attention, split_heads},
     layers::{LayerNorm, apply},
 };
 
@@ -75,8 +75,9 @@ impl ProbeAttention {
         let query = split_heads(query, self.heads);
         let key = split_heads(part(1, x.clone()), self.heads);
         let value = split_heads(part(2, x), self.heads);
-        let scale = head_scale(&query);
-        let out = attention(query, key, value, None, scale);
-        apply(&self.out_proj, merge_heads(out))
+        apply(
+            &self.out_proj,
+            multi_head_attention(query, key, value, None),
+        )
     }
 }

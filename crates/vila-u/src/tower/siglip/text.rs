@@ -29,7 +29,7 @@ pub struct TextEmbeddings {
 }
 
 impl SiglipTextConfig {
-    /// Untrained; weights are drawn when first used.
+    /// Untrained; weights are initialised when first used.
     pub fn init(&self, device: &Device) -> TextModel {
         let sizes = LayerSizes {
             hidden: self.hidden_size,

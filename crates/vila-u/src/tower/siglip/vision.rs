@@ -34,7 +34,7 @@ pub struct VisionEmbeddings {
 }
 
 impl SiglipVisionConfig {
-    /// Untrained; weights are drawn when first used.
+    /// Untrained; weights are initialised when first used.
     pub fn init(&self, device: &Device) -> VisionModel {
         let sizes = LayerSizes {
             hidden: self.hidden_size,

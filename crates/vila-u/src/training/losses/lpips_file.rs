@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::lpips::{BLOCKS, CHANNELS, CONVOLUTIONS};
-use crate::checkpoint::tensors::{Stored, Tensors};
+use crate::checkpoint::{stored_tensor::StoredTensor, tensors::Tensors};
 use crate::{Error, Result, atomic};
 
 /// Writes what [`super::Lpips::load`] reads to `output`, from VGG16 and the heads, given in any order.
@@ -74,7 +74,7 @@ fn read(
     shape: &[usize],
 ) -> Result<(String, Vec<usize>, Vec<u8>)> {
     let path = &tensors.path;
-    let stored: &Stored = tensors
+    let stored: &StoredTensor = tensors
         .by_key
         .get(from)
         .ok_or_else(|| Error::invalid(path, format!("tensor `{from}` is missing")))?;

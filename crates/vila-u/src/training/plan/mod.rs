@@ -20,7 +20,7 @@ use super::start::{self, Sizes};
 use super::trained_tower::TrainedTower;
 use super::{lanes, tower};
 use crate::model::VilaUConfig;
-use crate::sequence::{Layout, Sample};
+use crate::sequence::{Sample, SequenceLayout};
 use crate::{Error, Result, memory};
 use activations::Rows;
 
@@ -512,7 +512,7 @@ impl Read {
         let mut largest = Rows::default();
         let (mut read, mut places) = (0.0, 0.0);
         for batch_of in samples.chunks(batch) {
-            let layout = Layout::packed(batch_of, image, longest, None);
+            let layout = SequenceLayout::packed(batch_of, image, longest, None);
             let positions = (layout.rows * layout.length) as f64;
             read += positions * (1.0 - layout.padding());
             places += positions;

@@ -34,9 +34,9 @@ pub struct ModelRecipe {
     /// Language model (`llm/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<Config>,
-    /// Folder of a LLaMA as Hugging Face has it, with `tokenizer.model`: the language model starts from its
-    /// weights, and not from random ones. `llm.vocab_size` is four more than it has, for the words that
-    /// mark pictures and videos.
+    /// Folder of a model of the LLaMA architecture as Hugging Face has it, with its tokenizer: the language model
+    /// starts from its weights, and not from random ones. `llm` then holds only what differs from its
+    /// `config.json`; the table gets rows for the tokens that mark pictures and videos.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm_weights: Option<PathBuf>,
     /// Projector (`mm_projector/config.json`).

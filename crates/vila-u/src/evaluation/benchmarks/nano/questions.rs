@@ -14,7 +14,7 @@ use crate::{
         sampling::Sampling,
         text::{self, TextOptions},
     },
-    sequence::{Layout, Sample},
+    sequence::{Sample, SequenceLayout},
     text::conversation::{self, Reply, Turn},
 };
 
@@ -112,7 +112,7 @@ impl Bench<'_> {
             }
         }
         let visual = (!visual.is_empty()).then(|| Tensor::cat(visual, 0));
-        let rows = Layout::left_padded(&samples, model.image_tokens());
+        let rows = SequenceLayout::left_padded(&samples, model.image_tokens());
         let embeds = rows.embeddings(&model.llm, visual);
         let lengths = samples
             .iter()

@@ -11,7 +11,7 @@ use crate::{
     data::nano::Video,
     generation::chat::{generate_videos, video_prompt},
     media::{sheet, to_images},
-    sequence::form::VIDEO_FRAMES,
+    sequence::templates::VIDEO_FRAMES,
 };
 
 /// Videos the model makes at once.

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::fit::{background, dot, nearest};
 use crate::data::nano::{Colour, Emoji, Motion, emoji::inventory, video::Pose};
-use crate::sequence::form::VIDEO_FRAMES;
+use crate::sequence::templates::VIDEO_FRAMES;
 
 /// Frames are looked at in this size: every pixel the mean of four of 64 x 64.
 const SIDE: usize = 32;

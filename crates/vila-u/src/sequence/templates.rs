@@ -1,14 +1,14 @@
-//! The forms of training data, as samples with a role for every token (paper section 3.2):
+//! Templates that make training data samples with a role for every token (paper section 3.2):
 //! `[image, text]` with loss on the text, `[text, image]` and `[text, video]` with loss on the
 //! pictures, pages of both, and text alone.
 //!
 //! ```text
-//! chat       USER: <im_start><image><im_end>\nWhat is it? ASSISTANT: A cat.</s>
-//! asked      USER: <image>\nWhat is it? ASSISTANT: A cat.</s>
-//! drawing    USER: A cat. ASSISTANT: <im_start><image><im_end></s>
-//! video      USER: A cat runs. ASSISTANT: <vi_start><image>...<image><vi_end></s>
-//! about a video   USER: <image>\n...<image>\nWhat is it? ASSISTANT: A cat.</s>
-//! page       <image>A cat sleeps. It is old.<image>A dog barks.</s>
+//! chat              USER: <im_start><image><im_end>\nWhat is it? ASSISTANT: A cat.</s>
+//!   without markers USER: <image>\nWhat is it? ASSISTANT: A cat.</s>
+//!   generation      USER: A cat. ASSISTANT: <im_start><image><im_end></s>
+//! video chat        USER: A cat runs. ASSISTANT: <vi_start><image>...<image><vi_end></s>
+//!   about a video   USER: <image>\n...<image>\nWhat is it? ASSISTANT: A cat.</s>
+//! document          <image>A cat sleeps. It is old.<image>A dog barks.</s>
 //! ```
 
 use super::{Role, Sample};
@@ -29,7 +29,7 @@ pub const VIDEO_FRAMES: usize = 8;
 /// Id of padding, which is also that of `<unk>`: the authors' code takes it out of training samples.
 const PADDING: i64 = 0;
 
-/// A conversation about `images` images, or in which the assistant draws them, or about none.
+/// A conversation about `images` images, or in which the assistant generates them, or about none.
 ///
 /// Each `<image>` is one image; where no turn has it, the first turn is about all of them. Turns that
 /// already name the start and end tokens are taken as they are.
@@ -53,7 +53,12 @@ pub fn chat(tokenizer: &Tokenizer, turns: &[Turn], images: usize, system: bool) 
 ///
 /// Errors when the first question names another number of images, or human and assistant do not take
 /// turns.
-pub fn asked(tokenizer: &Tokenizer, turns: &[Turn], images: usize, system: bool) -> Result<Sample> {
+pub fn chat_without_markers(
+    tokenizer: &Tokenizer,
+    turns: &[Turn],
+    images: usize,
+    system: bool,
+) -> Result<Sample> {
     let mut turns = turns.to_vec();
     if let Some(turn) = turns.iter_mut().find(|turn| turn.from == Speaker::Human) {
         turn.value = question(&turn.value, images)?;
@@ -71,7 +76,7 @@ pub fn video_chat(
     frames: usize,
     system: bool,
 ) -> Result<Sample> {
-    let made = turns.iter().position(draws);
+    let made = turns.iter().position(generates);
     let mut turns = turns.to_vec();
     for (index, turn) in turns.iter_mut().enumerate() {
         let text = turn.value.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER);
@@ -90,7 +95,7 @@ pub fn video_chat(
 
 /// Whether the turns of a conversation with a video have the assistant make it.
 pub fn makes_video(turns: &[Turn]) -> bool {
-    turns.iter().any(draws)
+    turns.iter().any(generates)
 }
 
 /// A web page: `<image>` where its pictures stand, spaces around it do not count. All words are
@@ -107,16 +112,16 @@ pub fn document(tokenizer: &Tokenizer, text: &str, images: usize) -> Result<Samp
     Ok(sample)
 }
 
-/// The same turns with nothing asked, where the assistant draws: what guidance steers away from has
-/// to be learnt as well. Turns with an image in the question, or without a drawing, stay.
+/// The same turns with nothing asked, where the assistant generates images: what guidance steers away from has
+/// to be learnt as well. Turns with an image in the question, or in which none is generated, stay.
 pub fn without_caption(turns: &[Turn]) -> Vec<Turn> {
-    let drawn = turns.iter().any(draws);
+    let generated = turns.iter().any(generates);
     let shown = turns
         .iter()
         .any(|turn| turn.from == Speaker::Human && names_picture(turn));
     let mut turns = turns.to_vec();
     for turn in turns.iter_mut().filter(|turn| turn.from == Speaker::Human) {
-        if drawn && !shown {
+        if generated && !shown {
             turn.value.clear();
         }
     }
@@ -138,9 +143,10 @@ fn conversation(
     let (mut ids, mut roles) = (Vec::new(), Vec::new());
     for (segment, tokens) in segments.iter().zip(tokenizer.encode_segments(&texts)) {
         ids.extend(tokens.into_iter().filter(|&id| id != PADDING));
-        let role = match segment.answer {
-            true => Role::Target,
-            false => Role::Context,
+        let role = if segment.answer {
+            Role::Target
+        } else {
+            Role::Context
         };
         roles.resize(ids.len(), role);
     }
@@ -165,7 +171,7 @@ fn names_picture(turn: &Turn) -> bool {
 }
 
 /// Whether it is a turn in which the assistant makes a picture.
-fn draws(turn: &Turn) -> bool {
+fn generates(turn: &Turn) -> bool {
     turn.from == Speaker::Assistant && names_picture(turn)
 }
 

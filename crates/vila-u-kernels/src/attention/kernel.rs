@@ -1,139 +1,37 @@
-//! Scaled dot-product attention: `P = softmax(Q K' s + mask)`, `O = P V`.
+//! Attention block by block. A task is one key head: its scores exist for a block of queries at a time, and
+//! backward finds them again from the queries and keys, so that memory grows with the positions and not with
+//! their square. Heads of a few positions (the depth transformer's) are computed number by number instead.
 //!
-//! A task is one key head: its scores exist for a block of queries at a time, and backward finds
-//! them again from the queries and keys, so that memory grows with the positions and not with their
-//! square. Heads of a few positions (the depth transformer's) are computed number by number instead.
 //! With `dP = dO V'`: `dS = P (dP - sum_k P dP)`, `dQ = s dS K`, `dK = s dS' Q`, `dV = P' dO`.
 
-use burn::backend::{BackendTensor, DispatchTensorKind, flex::FlexTensor};
-use burn::tensor::{Bool, DType, Tensor, activation};
+use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
-use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
-use crate::cached_attention::{self, attend};
+use super::MASKED_SCORE;
+use crate::bridge::{Kernel, dims, tensor, values};
 use crate::math::{dot, exp, simd, softmax};
-use crate::matmul::{Matrix, Packed, add_product};
-use crate::precision::paired;
+use crate::matmul::{Matrix, Packed, gemm_accumulate};
 
-/// Fewer queries than this (generation, one position at a time) do not make up for packing the keys.
-const FEWEST_QUERIES: usize = 4;
 /// Up to so many scores a head is too small for matrix products.
 const SMALL: usize = 256;
 /// Heads per parallel task, where they are small.
 const SMALL_HEADS: usize = 64;
 /// Queries whose scores exist at once.
 const BLOCK: usize = 64;
-/// The score of what a query may not see; finite, so that a query that sees nothing gets the mean of
-/// the values.
-const UNSEEN: f32 = -1e30;
-
-/// `softmax(Q K' scale + mask) V`.
-///
-/// - `query`: `[batch, heads, queries, head_dim]`
-/// - `key`, `value`: `[batch, kv_heads, keys, head_dim]`; `heads` is a multiple of `kv_heads`,
-///   neighbouring query heads share one key head
-/// - `mask`: `true` where a query may *not* look, broadcastable to `[batch, heads, queries, keys]`
-///
-/// A query that may look nowhere gets the mean of the values. The softmax is computed in `f32` whatever the
-/// inputs are.
-///
-/// Returns `[batch, heads, queries, head_dim]`.
-pub fn attention(
-    query: Tensor<4>,
-    key: Tensor<4>,
-    value: Tensor<4>,
-    mask: Option<Tensor<4, Bool>>,
-    scale: f64,
-) -> Tensor<4> {
-    let [_, _, queries, _] = query.dims();
-    let [_, _, keys, _] = key.dims();
-    let ready = match &mask {
-        None => Some(None),
-        Some(mask) => cpu_mask(mask.clone(), queries, keys).map(Some),
-    };
-    let Some(ready) = ready else {
-        return composed(query, key, value, mask, scale);
-    };
-    if queries < FEWEST_QUERIES {
-        let inputs = [&query, &key, &value].map(|tensor| {
-            let tensor = bridge::unrecorded(&tensor.clone().into_dispatch());
-            tensor.filter(cached_attention::is_readable)
-        });
-        return match inputs.each_ref().map(Option::as_ref) {
-            [Some(query), Some(key), Some(value)] => Tensor::from_dispatch(bridge::dispatch(
-                attend(query, [key, value], ready.as_ref(), scale as f32, UNSEEN),
-            )),
-            _ => composed(query, key, value, mask, scale),
-        };
-    }
-    let kernel = Attention {
-        mask: ready,
-        scale: scale as f32,
-        paired: paired(),
-    };
-    let inputs = [query, key, value].map(Tensor::into_dispatch);
-    match bridge::run(kernel, inputs) {
-        Outcome::Done(output) => Tensor::from_dispatch(output),
-        Outcome::Elsewhere(inputs) => {
-            let [query, key, value] = inputs.map(Tensor::from_dispatch);
-            composed(query, key, value, mask, scale)
-        }
-    }
-}
-
-/// Attention out of Burn's operations.
-fn composed(
-    query: Tensor<4>,
-    key: Tensor<4>,
-    value: Tensor<4>,
-    mask: Option<Tensor<4, Bool>>,
-    scale: f64,
-) -> Tensor<4> {
-    let [batch, heads, queries, head_dim] = query.dims();
-    let [_, kv_heads, keys, _] = key.dims();
-    // Grouped heads become extra query rows of their key head: no key or value is copied.
-    let group = heads / kv_heads;
-    let grouped = query.reshape([batch, kv_heads, group * queries, head_dim]);
-    let dtype = value.dtype();
-    let scores = (grouped * scale).matmul(key.transpose()).cast(DType::F32);
-    let scores = match mask {
-        None => scores,
-        Some(mask) => {
-            let mask = mask.expand([batch, heads, queries, keys]);
-            let mask = mask.reshape([batch, kv_heads, group * queries, keys]);
-            scores.mask_fill(mask, UNSEEN)
-        }
-    };
-    let out = activation::softmax(scores, 3).cast(dtype).matmul(value);
-    out.reshape([batch, heads, queries, head_dim])
-}
-
-/// The mask as bytes `[batch or 1, heads or 1, queries, keys]`, if it is on the CPU.
-fn cpu_mask(mask: Tensor<4, Bool>, queries: usize, keys: usize) -> Option<FlexTensor> {
-    let [batch, heads, ..] = mask.dims();
-    let mask = mask.expand([batch, heads, queries, keys]).into_dispatch();
-    match mask.kind {
-        DispatchTensorKind::Flex(BackendTensor::Bool(mask)) => {
-            let mask = mask.to_contiguous();
-            let [batch, heads, queries, keys] = dims(&mask);
-            (mask.bytes().len() == batch * heads * queries * keys).then_some(mask)
-        }
-        _ => None,
-    }
-}
 
 #[derive(Clone, Debug)]
-struct Attention {
-    mask: Option<FlexTensor>,
-    scale: f32,
+pub(super) struct Attention {
+    /// Bytes `[batch or 1, heads or 1, queries, keys]`, not 0 where a query may not look.
+    pub mask: Option<FlexTensor>,
+    pub scale: f32,
     /// Are factors bfloat16?
-    paired: bool,
+    pub paired: bool,
 }
 
 /// What `backward` needs: query, key, value, and the largest score and inverse sum of each row.
 #[derive(Clone, Debug)]
-struct Saved {
+pub(super) struct Saved {
     inputs: [FlexTensor; 3],
     rows: Vec<[f32; 2]>,
 }
@@ -222,11 +120,11 @@ impl Attention {
             || match mask {
                 None => scores.iter_mut().for_each(|score| *score *= self.scale),
                 Some(mask) => {
-                    for (score, unseen) in scores.iter_mut().zip(mask) {
-                        *score = if *unseen == 0 {
+                    for (score, masked) in scores.iter_mut().zip(mask) {
+                        *score = if *masked == 0 {
                             *score * self.scale
                         } else {
-                            UNSEEN
+                            MASKED_SCORE
                         };
                     }
                 }
@@ -299,9 +197,9 @@ impl Kernel<3> for Attention {
                 let key = Matrix::new(&values(key)[head.clone()], keys, width);
                 let value = Matrix::new(&values(value)[head], keys, width);
                 let start = task * sizes.rows();
-                with_scratch(|[weights, slopes], [first, second, third]| {
+                with_scratch(|[weights, dscores], [first, second, third]| {
                     let factor =
-                        |matrix, place| Factor::new(matrix, sizes.packs(), place, self.paired);
+                        |matrix, packed| Factor::new(matrix, sizes.packs(), packed, self.paired);
                     let by_keys = factor(key.transpose(), first);
                     let by_values = factor(value.transpose(), second);
                     let with_keys = factor(key, third);
@@ -312,33 +210,33 @@ impl Kernel<3> for Attention {
                         let query = Matrix::new(&values(query)[all.clone()], count, width);
                         let doutput = Matrix::new(&values(&grad)[all], count, width);
                         self.scores(query, &by_keys, mask, weights);
-                        slopes.clear();
-                        slopes.resize(count * keys, 0.0);
-                        by_values.multiply(doutput, slopes);
+                        dscores.clear();
+                        dscores.resize(count * keys, 0.0);
+                        by_values.multiply(doutput, dscores);
                         let rows = &rows[start + block.start..start + block.end];
                         simd(
                             #[inline(always)]
                             || {
                                 let both = weights.chunks_exact_mut(keys);
-                                for ((weights, slopes), row) in
-                                    both.zip(slopes.chunks_exact_mut(keys)).zip(rows)
+                                for ((weights, dscores), row) in
+                                    both.zip(dscores.chunks_exact_mut(keys)).zip(rows)
                                 {
-                                    slope_row(weights, slopes, *row, self.scale);
+                                    softmax_backward(weights, dscores, *row, self.scale);
                                 }
                                 // A score that was replaced does not depend on anything.
-                                for (slope, unseen) in
-                                    slopes.iter_mut().zip(mask.unwrap_or_default())
+                                for (dscore, masked) in
+                                    dscores.iter_mut().zip(mask.unwrap_or_default())
                                 {
-                                    *slope = if *unseen == 0 { *slope } else { 0.0 };
+                                    *dscore = if *masked == 0 { *dscore } else { 0.0 };
                                 }
                             },
                         );
                         let weights = Matrix::new(weights, count, keys);
-                        let slopes = Matrix::new(slopes, count, keys);
+                        let dscores = Matrix::new(dscores, count, keys);
                         multiply(weights.transpose(), doutput, dvalue, self.paired);
-                        multiply(slopes.transpose(), query, dkey, self.paired);
+                        multiply(dscores.transpose(), query, dkey, self.paired);
                         let span = block.start * width..block.end * width;
-                        with_keys.multiply(slopes, &mut dquery[span]);
+                        with_keys.multiply(dscores, &mut dquery[span]);
                     }
                 });
             });
@@ -364,10 +262,10 @@ struct Factor<'a> {
 }
 
 impl<'a> Factor<'a> {
-    fn new(matrix: Matrix<'a>, packs: bool, place: &'a mut Packed, paired: bool) -> Self {
+    fn new(matrix: Matrix<'a>, packs: bool, packed: &'a mut Packed, paired: bool) -> Self {
         let packed = packs.then(|| {
-            place.pack(matrix, paired);
-            &*place
+            packed.pack(matrix, paired);
+            &*packed
         });
         Self {
             matrix,
@@ -379,7 +277,7 @@ impl<'a> Factor<'a> {
     /// `c += a` times this.
     fn multiply(&self, a: Matrix, c: &mut [f32]) {
         match self.packed {
-            Some(packed) => packed.add_product(a, c),
+            Some(packed) => packed.gemm_accumulate(a, c),
             None => multiply(a, self.matrix, c, self.paired),
         }
     }
@@ -388,7 +286,7 @@ impl<'a> Factor<'a> {
 /// `c += a b`.
 fn multiply(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
     if a.rows * a.columns.min(b.columns) > SMALL {
-        return add_product(a, b, c, paired);
+        return gemm_accumulate(a, b, c, paired);
     }
     simd(
         #[inline(always)]
@@ -421,19 +319,20 @@ fn multiply(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
     );
 }
 
-/// Scores become weights, and the weights' gradients the scores'.
+/// Backward of the softmax of one row, in packed: scores become probabilities, and the gradients of the
+/// probabilities those of the scores.
 #[inline(always)]
-fn slope_row(weights: &mut [f32], slopes: &mut [f32], row: [f32; 2], scale: f32) {
+fn softmax_backward(weights: &mut [f32], dscores: &mut [f32], row: [f32; 2], scale: f32) {
     let [largest, inverse] = row;
     let mut strands = [0.0; 16];
-    for (weights, slopes) in weights.chunks_mut(16).zip(slopes.chunks(16)) {
-        for ((strand, weight), slope) in strands.iter_mut().zip(weights).zip(slopes) {
+    for (weights, dscores) in weights.chunks_mut(16).zip(dscores.chunks(16)) {
+        for ((strand, weight), dscore) in strands.iter_mut().zip(weights).zip(dscores) {
             *weight = exp(*weight - largest) * inverse;
-            *strand += *weight * slope;
+            *strand += *weight * dscore;
         }
     }
     let mean = strands.iter().sum::<f32>();
-    for (weight, slope) in weights.iter().zip(slopes) {
-        *slope = weight * (*slope - mean) * scale;
+    for (weight, dscore) in weights.iter().zip(dscores) {
+        *dscore = weight * (*dscore - mean) * scale;
     }
 }

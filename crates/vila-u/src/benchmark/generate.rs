@@ -1,4 +1,4 @@
-//! Drawing from a caption to pixels, with guidance: images, more and more at once, and a video.
+//! Generating from a caption to pixels, with guidance: images, more and more at once, and a video.
 
 use super::{Bench, Suite, timing::Effort};
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
 };
 
 const CAPTION: &str = "a red heart on a blue background";
-/// Name, what is drawn, how many at once, and frames of each.
+/// Name, what is generated, how many at once, and frames of each.
 const CASES: [(&str, Reply, usize, usize); 5] = [
-    ("draw_1", Reply::Image, 1, 1),
+    ("generate_1", Reply::Image, 1, 1),
     ("video_8", Reply::Video, 1, 8),
-    ("draw_4", Reply::Image, 4, 1),
-    ("draw_16", Reply::Image, 16, 1),
-    ("draw_64", Reply::Image, 64, 1),
+    ("generate_4", Reply::Image, 4, 1),
+    ("generate_16", Reply::Image, 16, 1),
+    ("generate_64", Reply::Image, 64, 1),
 ];
 /// A case of which one run would take more seconds is left out.
 const LONGEST: f64 = 60.0;
@@ -26,7 +26,7 @@ const LONGEST: f64 = 60.0;
 pub fn run(bench: &mut Bench) -> Result<()> {
     let (subject, watch) = (bench.subject, bench.watch);
     (watch.say)("loading");
-    let checkpoint = checkpoint::load(&subject.files, &subject.device, subject.format)?;
+    let checkpoint = checkpoint::load(&subject.files, &subject.device, subject.dtype)?;
     let (model, tokenizer) = (&checkpoint.model, &checkpoint.tokenizer);
     let need = MemoryEstimate::of(&checkpoint.config);
     let options = VisualOptions {
@@ -42,14 +42,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         if seconds > LONGEST || bytes > free {
             let gigabytes = bytes as f64 / 1e9;
             (watch.say)(&format!(
-                "draw {name} is left out: it takes about {seconds:.0} s and {gigabytes:.1} GB"
+                "generate {name} is left out: it takes about {seconds:.0} s and {gigabytes:.1} GB"
             ));
             continue;
         }
         let prompt = generation_prompt(&[Turn::human(CAPTION)], reply, true)?;
         let prompts = vec![tokenizer.encode_prompt(&prompt); n];
         let unconditional = tokenizer.encode_prompt(&unconditional_prompt(reply, true)?);
-        let draw = || {
+        let generate = || {
             visual::generate(
                 model,
                 &prompts,
@@ -61,11 +61,11 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             .map(drop)
         };
         let rate = |seconds| vec![("images_per_s", images as f64 / seconds)];
-        match bench.case_of(Effort::SHORT, Suite::Draw, name, draw, rate) {
+        match bench.case_of(Effort::SHORT, Suite::Generate, name, generate, rate) {
             Ok(seconds) => each = seconds / images as f64,
             // How much memory a GPU has it says when there is no more.
             Err(Error::Failed(reason)) if n > 1 => {
-                (watch.say)(&format!("draw {name} is left out: {reason}"));
+                (watch.say)(&format!("generate {name} is left out: {reason}"));
             }
             Err(error) => return Err(error),
         }

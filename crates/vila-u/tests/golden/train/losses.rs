@@ -1,274 +1,19 @@
-//! The three recorded training batches: ids, labels, packing, losses and gradients.
-//!
-//! Two quirks of the authors' code are not copied. Labels of visual tokens and positions are the
-//! same; their packed batch b1 lets the last token of one sample predict the first of the next,
-//! which our layout does not, so there the recorded evaluation loss is the one to meet.
-
-use std::fs;
+//! Losses at every position, scores and gradients.
 
 use burn::{
     module::Param,
     tensor::{Device, Tensor},
 };
-use serde::Deserialize;
 use vila_u::{
     model::VilaU,
-    sequence::{Content, Layout, Sample, TextTarget, form},
-    text::{Tokenizer, conversation::Turn},
+    sequence::{SequenceLayout, TextTarget},
     training::multimodal::{Losses, Visual, losses},
 };
 
-use crate::{
-    fixture::{Recorded, assert_close, folder, relative_error},
-    generate::load,
-};
+use super::{Batch, MAX_LENGTH, VISUAL_TOKENS, batches, chat, model};
+use crate::fixture::{Recorded, relative_error};
 
-const VISUAL_TOKENS: usize = 64;
-const VOCABULARY: i64 = 604;
-const MAX_LENGTH: usize = 2048;
-
-#[derive(Deserialize)]
-struct Prompts {
-    training: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    messages: Vec<Turn>,
-    has_image: bool,
-    no_system_prompt: bool,
-    input_ids: Vec<i64>,
-    labels: Vec<i64>,
-}
-
-fn cases() -> Vec<Case> {
-    let json = fs::read(folder().join("prompts.json")).unwrap();
-    serde_json::from_slice::<Prompts>(&json).unwrap().training
-}
-
-fn tokenizer() -> Tokenizer {
-    Tokenizer::from_dir(&folder().join("checkpoint/llm")).unwrap()
-}
-
-/// The labels that the authors' code gives the token ids.
-fn labels(sample: &Sample) -> Vec<i64> {
-    let mut labels = Vec::new();
-    for piece in &sample.pieces {
-        let writes = piece.role.writes();
-        labels.extend(match &piece.content {
-            Content::Text(ids) if writes => ids.clone(),
-            Content::Text(ids) => vec![-100; ids.len()],
-            Content::Visual(images) if writes => vec![-200; *images],
-            Content::Visual(images) => vec![-100; *images],
-        });
-    }
-    labels
-}
-
-#[test]
-fn conversations() {
-    let tokenizer = tokenizer();
-    for case in cases() {
-        let system = !case.no_system_prompt;
-        let sample = match case.name.as_str() {
-            "video_generation" => {
-                let turns = [case.messages[0].clone(), Turn::assistant("<video>")];
-                let sample = form::video_chat(&tokenizer, &turns, 8, system).unwrap();
-                // Spelled out, as the authors write it, it is the same.
-                let again = form::chat(&tokenizer, &case.messages, 8, system).unwrap();
-                assert_eq!(sample, again);
-                sample
-            }
-            _ => form::chat(
-                &tokenizer,
-                &case.messages,
-                usize::from(case.has_image),
-                system,
-            )
-            .unwrap(),
-        };
-        assert_eq!(sample.ids(), case.input_ids, "{}", case.name);
-        assert_eq!(labels(&sample), case.labels, "{}", case.name);
-    }
-}
-
-struct Batch {
-    name: &'static str,
-    samples: Vec<Sample>,
-    pixels: Tensor<4>,
-}
-
-fn chat(human: &str, assistant: &str, images: usize) -> Sample {
-    let turns = [Turn::human(human), Turn::assistant(assistant)];
-    form::chat(&tokenizer(), &turns, images, true).unwrap()
-}
-
-fn batches() -> [Batch; 3] {
-    let tokenizer = tokenizer();
-    let case = |name: &str| {
-        let case = cases().into_iter().find(|case| case.name == name).unwrap();
-        form::chat(
-            &tokenizer,
-            &case.messages,
-            usize::from(case.has_image),
-            true,
-        )
-        .unwrap()
-    };
-    let page = "<image>The market opens in the early morning. <image> A farmer sells oranges.";
-    let bird = [
-        Turn::human("A bird runs toward the moon."),
-        Turn::assistant("<video>"),
-    ];
-    let bird = form::video_chat(&tokenizer, &bird, 8, true).unwrap();
-    let frames = Recorded::open("llm.safetensors").tensor::<4>("c.pixel_values");
-    let images = Recorded::open("preprocess.safetensors");
-    let image = |name: &str| images.tensor::<3>(name).unsqueeze::<4>();
-    [
-        Batch {
-            name: "b1",
-            samples: vec![
-                case("understanding_image"),
-                case("image_generation"),
-                form::document(&tokenizer, page, 2).unwrap(),
-                case("text_only"),
-            ],
-            pixels: Tensor::cat(
-                vec![
-                    image("img0.understanding"),
-                    image("img3.generation"),
-                    image("img1.understanding"),
-                    image("img2.understanding"),
-                ],
-                0,
-            ),
-        },
-        Batch {
-            name: "b2",
-            samples: vec![bird.clone()],
-            pixels: frames.clone(),
-        },
-        Batch {
-            name: "b3",
-            samples: vec![bird, chat("An image.", "<image>", 1), case("text_only")],
-            pixels: Tensor::cat(vec![frames, image("img1.generation")], 0),
-        },
-    ]
-}
-
-impl Batch {
-    fn layout(&self) -> Layout {
-        Layout::packed(&self.samples, VISUAL_TOKENS, MAX_LENGTH, None)
-    }
-
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.name)
-    }
-}
-
-/// The whole model without dropout, as the batches were recorded.
-fn model(device: &Device) -> VilaU {
-    let mut model = load(device);
-    let depth = model.vision_tower.rqtransformer;
-    model.vision_tower.rqtransformer = depth.with_dropout(0.0);
-    model
-}
-
-#[test]
-fn ids_and_labels() {
-    let recorded = Recorded::open("train.safetensors");
-    for batch in batches() {
-        let width = recorded.shape(&batch.key("input_ids"))[1];
-        for (name, of) in [
-            ("input_ids", Sample::ids as fn(&Sample) -> Vec<i64>),
-            ("labels", labels),
-        ] {
-            let expected = recorded.ints(&batch.key(name));
-            let lengths = recorded.ints(&batch.key("attention_mask"));
-            for (row, sample) in batch.samples.iter().enumerate() {
-                let row = row * width..(row + 1) * width;
-                let length = lengths[row.clone()].iter().sum::<i64>() as usize;
-                assert_eq!(of(sample), expected[row][..length], "{}", batch.key(name));
-            }
-        }
-    }
-}
-
-/// Positions, packing and the labels on every position that a position before it can predict.
-#[test]
-fn packing() {
-    let recorded = Recorded::open("train.safetensors");
-    let model = model(&Device::flex());
-    for batch in batches() {
-        let layout = batch.layout();
-        let [rows, length] = recorded.shape(&batch.key("packed_source"))[..] else {
-            panic!()
-        };
-        assert_eq!((layout.rows, layout.length), (rows, length));
-        let source = recorded.ints(&batch.key("packed_source"));
-        let places = recorded.ints(&batch.key("packed_position_ids"));
-        let positions: Vec<i64> = layout
-            .positions(&Device::flex())
-            .into_data()
-            .iter()
-            .collect();
-        for position in 0..rows * length {
-            let sample = layout.sample_at(position);
-            assert_eq!(sample.map_or(-1, |sample| sample as i64), source[position]);
-            assert_eq!(positions[position], places[position].max(0));
-        }
-
-        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
-        let [_, depth] = visual.codes.dims();
-        let codes: Vec<i64> = visual.codes.clone().into_data().iter().collect();
-        let mut ours = vec![-100; rows * length * depth];
-        for target in &layout.text_targets {
-            ours[(target.from + 1) * depth..][..depth].fill(target.id);
-        }
-        for target in &layout.visual_targets {
-            for d in 0..depth {
-                ours[(target.from + 1) * depth + d] = codes[target.token * depth + d] + VOCABULARY;
-            }
-        }
-        let mut expected = recorded.ints(&batch.key("packed_labels"));
-        for start in (0..rows * length).filter(|&position| places[position] == 0) {
-            expected[start * depth..][..depth].fill(-100);
-        }
-        assert_eq!(ours, expected, "{}", batch.name);
-
-        // The labels before packing are those of every sample alone.
-        let spliced = recorded.ints(&batch.key("spliced_labels"));
-        let width = spliced.len() / batch.samples.len();
-        let mut after = 0;
-        for (row, sample) in batch.samples.iter().enumerate() {
-            let alone = std::slice::from_ref(sample);
-            let layout = Layout::packed(alone, VISUAL_TOKENS, MAX_LENGTH, None);
-            let mut ours = vec![-100; width];
-            for target in &layout.text_targets {
-                ours[(target.from + 1) * depth..][..depth].fill(target.id);
-            }
-            for target in &layout.visual_targets {
-                for d in 0..depth {
-                    let code = codes[(after + target.token) * depth + d];
-                    ours[(target.from + 1) * depth + d] = code + VOCABULARY;
-                }
-            }
-            after += layout.visual_tokens;
-            let expected = &spliced[row * width..(row + 1) * width];
-            assert_eq!(ours[depth..], expected[depth..], "{} {row}", batch.name);
-        }
-
-        if batch.name == "b1" {
-            let projected = model.mm_projector.forward(visual.features);
-            let embeds = layout.embeddings(&model.llm, Some(projected));
-            let row = embeds.narrow(0, 1, 1).squeeze_dim::<2>(0);
-            assert_close(&recorded, "b1.packed_inputs_embeds_row1", row, 1e-4);
-        }
-    }
-}
-
-fn run(model: &VilaU, batch: &Batch, layout: &Layout) -> Losses {
+fn run(model: &VilaU, batch: &Batch, layout: &SequenceLayout) -> Losses {
     let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
     losses(model, layout, Some(&visual)).unwrap()
 }
@@ -375,7 +120,7 @@ fn scores_do_not_depend_on_packing() {
         });
         image += images;
         let alone = std::slice::from_ref(sample);
-        let layout = Layout::packed(alone, VISUAL_TOKENS, MAX_LENGTH, None);
+        let layout = SequenceLayout::packed(alone, VISUAL_TOKENS, MAX_LENGTH, None);
         let losses = losses(&model, &layout, visual.as_ref()).unwrap();
         let alone = losses.scores(&layout).unwrap().remove(0);
         assert_eq!(alone.text_tokens, packed.text_tokens);
@@ -400,7 +145,7 @@ fn gradients() {
         let mut layout = batch.layout();
         if batch.name == "b1" {
             // With the authors' mistake put back, the whole of b1 can be compared as well: the last
-            // token of the drawing predicts the first of the page.
+            // token of the generated image predicts the first of the page.
             let page = (0..layout.rows * layout.length)
                 .find(|&position| layout.sample_at(position) == Some(2))
                 .unwrap();
@@ -492,25 +237,25 @@ fn gradients() {
     }
 }
 
-/// A batch without images, one without anything to draw, and one with nothing to predict at all.
+/// A batch without images, one without anything to generate, and one with nothing to predict at all.
 #[test]
 fn batches_without_some_targets() {
     let model = model(&Device::flex());
-    let text = Layout::packed(&[chat("Hello", "Hi!", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
+    let text = SequenceLayout::packed(&[chat("Hello", "Hi!", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
     let result = losses(&model, &text, None).unwrap();
     assert!(result.visual.is_none());
     assert!(result.total().unwrap().into_scalar::<f32>().is_finite());
 
-    let silent = Layout::packed(&[chat("Hello", "", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
+    let silent = SequenceLayout::packed(&[chat("Hello", "", 0)], VISUAL_TOKENS, MAX_LENGTH, None);
     let result = losses(&model, &silent, None).unwrap();
     assert!(result.total().is_none());
     assert_eq!(result.scores(&silent).unwrap()[0].text_tokens, 0);
 
-    let drawing = Layout::packed(
+    let generation = SequenceLayout::packed(
         &[chat("A cat", "<image>", 1)],
         VISUAL_TOKENS,
         MAX_LENGTH,
         None,
     );
-    assert!(losses(&model, &drawing, None).is_err());
+    assert!(losses(&model, &generation, None).is_err());
 }

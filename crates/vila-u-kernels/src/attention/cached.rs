@@ -8,6 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
 use rayon::prelude::*;
 
+use super::MASKED_SCORE;
 use crate::bridge::{dims, tensor, values};
 use crate::math::{dot, simd, softmax};
 
@@ -17,13 +18,11 @@ const TOGETHER: usize = 1 << 14;
 /// As [`crate::attention`], for `f32` tensors of which the last dimension is contiguous; no gradient.
 ///
 /// - `mask`: bytes `[batch or 1, heads or 1, queries, keys]`, not 0 where a query may not look
-/// - `unseen`: the score of those
-pub(crate) fn attend(
+pub(super) fn attend(
     query: &FlexTensor,
     [key, value]: [&FlexTensor; 2],
     mask: Option<&FlexTensor>,
     scale: f32,
-    unseen: f32,
 ) -> FlexTensor {
     let query = query.to_contiguous();
     let [_, heads, queries, width] = dims(&query);
@@ -57,8 +56,8 @@ pub(crate) fn attend(
                         for (position, score) in scores.iter_mut().enumerate() {
                             *score = dot(query, key(position)) * scale;
                         }
-                        for (score, hidden) in scores.iter_mut().zip(mask.unwrap_or_default()) {
-                            *score = if *hidden == 0 { *score } else { unseen };
+                        for (score, masked) in scores.iter_mut().zip(mask.unwrap_or_default()) {
+                            *score = if *masked == 0 { *score } else { MASKED_SCORE };
                         }
                         softmax(&mut scores);
                         for (position, weight) in scores.iter().enumerate() {
@@ -74,7 +73,7 @@ pub(crate) fn attend(
 }
 
 /// Can [`attend`] read this where it lies?
-pub(crate) fn is_readable(tensor: &FlexTensor) -> bool {
+pub(super) fn is_readable(tensor: &FlexTensor) -> bool {
     tensor.dtype() == DType::F32
         && tensor.layout().has_positive_strides()
         && tensor.layout().has_contiguous_inner()

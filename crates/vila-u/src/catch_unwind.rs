@@ -13,7 +13,7 @@ thread_local! {
 
 /// What the work gives, or none if it panics; then nothing is printed about it. Panics of other threads
 /// are reported as ever.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub fn catch_unwind_silent<T>(work: impl FnOnce() -> T) -> Option<T> {
     static INSTALLED: Once = Once::new();
     // A hook cannot be changed by a thread that panics; its own destructors may get here.
     if !thread::panicking() {
@@ -44,9 +44,9 @@ mod tests {
     fn only_what_is_caught_is_quiet() {
         const ALONE: &str = "VILA_U_TEST_ALONE";
         if env::var_os(ALONE).is_some() {
-            assert_eq!(caught(|| 1), Some(1));
+            assert_eq!(catch_unwind_silent(|| 1), Some(1));
             let other = || thread::spawn(|| panic!("heard at the same time")).join();
-            let failed = caught(|| {
+            let failed = catch_unwind_silent(|| {
                 assert!(other().is_err());
                 panic!("not heard")
             });
@@ -54,7 +54,7 @@ mod tests {
             assert!(thread::spawn(|| panic!("heard afterwards")).join().is_err());
             return;
         }
-        let name = "quiet::tests::only_what_is_caught_is_quiet";
+        let name = "catch_unwind::tests::only_what_is_caught_is_quiet";
         let output = Command::new(env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(ALONE, "1")

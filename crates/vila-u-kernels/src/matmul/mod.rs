@@ -1,0 +1,306 @@
+//! Matrix products on two or more threads: `c = a b`, with either factor read transposed.
+//!
+//! Both factors are copied into panels, the left one of a tile's rows and the right one of its width, so
+//! that the inner loop reads both in order. The tile's sums stay in registers along the inner
+//! dimension, which is cut into blocks that leave the panels in cache (Goto and van de Geijn 2008).
+//! Each thread has a part of the product to itself and packs the right panels of its columns for
+//! itself: they stay in its own cache. In mixed precision a panel holds pairs of neighbours along the
+//! inner dimension.
+
+mod kernel;
+mod panels;
+
+use burn::tensor::bf16;
+use rayon::prelude::*;
+use std::{cell::RefCell, ops::Range};
+
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
+use crate::math::registers;
+use crate::precision::{dispatch, paired};
+use kernel::MacroKernel;
+use panels::{KBlock, left_panels, pack, pack_left};
+
+/// Calls a function for the rows of a tile and the width of a panel on this machine: as many sums as
+/// its registers hold besides the factors.
+macro_rules! tiled {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        match registers() {
+            32.. => $function::<8, 48>($($argument),*),
+            _ => $function::<6, 16>($($argument),*),
+        }
+    };
+}
+
+/// Right panels packed at once: half of a usual second-level cache.
+const PANELS_AT_ONCE: usize = 16;
+/// Numbers that one thread should pack at least.
+const PACKED_TOGETHER: usize = 1 << 15;
+/// To pack a right panel takes as long as to use it for so many rows.
+const ROWS_TO_PACK: usize = 24;
+
+/// What a matrix is stored as.
+pub(crate) trait Element: Copy + Sync {
+    fn to_f32(self) -> f32;
+
+    /// The matrix, if its numbers are `f32`.
+    fn as_f32(_matrix: Matrix<Self>) -> Option<Matrix> {
+        None
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn as_f32(matrix: Matrix<Self>) -> Option<Matrix> {
+        Some(matrix)
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+/// A matrix stored by rows, or its transpose.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T = f32> {
+    pub data: &'a [T],
+    /// Of the matrix as it is used, after transposition.
+    pub rows: usize,
+    pub columns: usize,
+    pub transposed: bool,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+        debug_assert_eq!(data.len(), rows * columns);
+        Self {
+            data,
+            rows,
+            columns,
+            transposed: false,
+        }
+    }
+
+    pub fn transpose(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            transposed: !self.transposed,
+        }
+    }
+}
+
+thread_local! {
+    /// Panels of the product at hand; kept, because a fresh allocation costs as much as filling it.
+    static RIGHT: RefCell<Packed> = const { RefCell::new(Packed::new()) };
+    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `a b`, plus `bias` on every row.
+pub(crate) fn gemm<T: Element>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if paired()
+        && let Some(b) = T::as_f32(b)
+        && amx::available()
+    {
+        return amx::gemm(a, b, bias);
+    }
+    tiled!(tiled_gemm(a, b, bias))
+}
+
+fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
+    a: Matrix,
+    b: Matrix<impl Element>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let paired = paired();
+    let mut c = vec![0.0; a.rows * b.columns];
+    if c.is_empty() {
+        return c;
+    }
+    let whole = KBlock::whole(a.columns, paired);
+    let mut left = LEFT.take();
+    left_panels::<ROWS>(a, whole, &mut left)
+        .par_chunks_mut(whole.depth().max(1))
+        .with_min_len(PACKED_TOGETHER.div_ceil(whole.depth().max(1) * ROWS))
+        .enumerate()
+        .for_each(|panel| pack_left(a, whole, panel));
+    let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
+    blocks.par_iter_mut().for_each(|block| {
+        RIGHT.with_borrow_mut(|right| {
+            if let Some(bias) = bias {
+                let bias = &bias[block.columns.clone()];
+                block
+                    .lines
+                    .iter_mut()
+                    .for_each(|line| line.copy_from_slice(bias));
+            }
+            let end = block.columns.end;
+            for first in block.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
+                let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
+                for k_block in KBlock::of(a.columns, paired, PANEL) {
+                    right.fill::<PANEL>(b, columns.clone(), k_block);
+                    let kernel = MacroKernel::<ROWS, PANEL> {
+                        left: &left[block.row / ROWS * ROWS * whole.depth()..],
+                        left_step: ROWS * whole.depth(),
+                        left_from: ROWS * k_block.before(),
+                        right: &right.panels,
+                        right_step: PANEL * k_block.depth(),
+                        right_from: 0,
+                        depth: k_block.depth(),
+                        column: first - block.columns.start,
+                        width: columns.len(),
+                        lines: &mut block.lines,
+                    };
+                    dispatch(kernel, paired);
+                }
+            }
+        });
+    });
+    drop(blocks);
+    LEFT.set(left);
+    c
+}
+
+/// What one thread computes: a block of the product.
+pub(crate) struct OutputBlock<'a> {
+    /// The first row.
+    pub row: usize,
+    pub columns: Range<usize>,
+    /// These columns of its rows.
+    pub lines: Vec<&'a mut [f32]>,
+}
+
+/// The output cut into a block for each thread.
+pub(crate) fn output_blocks(
+    c: &mut [f32],
+    [rows, columns]: [usize; 2],
+    [tall, wide]: [usize; 2],
+) -> Vec<OutputBlock<'_>> {
+    let threads = rayon::current_num_threads();
+    let share = |length: usize, parts: usize, unit: usize| length.div_ceil(unit * parts) * unit;
+    // As few cuts across the rows as need be, because each packs all right panels again.
+    let [tall, wide] = (1..=threads)
+        .map(|cuts| {
+            [
+                share(rows, cuts, tall),
+                share(columns, threads / cuts, wide),
+            ]
+        })
+        .min_by_key(|[tall, wide]| (tall + ROWS_TO_PACK) * wide.min(&columns))
+        .unwrap_or([rows, columns]);
+    let mut blocks = Vec::new();
+    for (index, c) in c.chunks_mut(tall * columns).enumerate() {
+        let first = blocks.len();
+        blocks.extend((0..columns).step_by(wide).map(|column| OutputBlock {
+            row: index * tall,
+            columns: column..columns.min(column + wide),
+            lines: Vec::with_capacity(c.len() / columns),
+        }));
+        for line in c.chunks_exact_mut(columns) {
+            for (block, line) in blocks[first..].iter_mut().zip(line.chunks_mut(wide)) {
+                block.lines.push(line);
+            }
+        }
+    }
+    blocks
+}
+
+/// `c += a b` on this thread alone, with `paired` factors or not.
+pub(crate) fn gemm_accumulate(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
+    let mut right = RIGHT.take();
+    right.pack(b, paired);
+    right.gemm_accumulate(a, c);
+    RIGHT.set(right);
+}
+
+/// A matrix laid out to be the right factor of products.
+#[derive(Default)]
+pub(crate) struct Packed {
+    /// `[panel][depth][PANEL]`, and whatever was there before.
+    panels: Vec<f32>,
+    inner: usize,
+    columns: usize,
+    paired: bool,
+}
+
+impl Packed {
+    pub const fn new() -> Self {
+        Self {
+            panels: Vec::new(),
+            inner: 0,
+            columns: 0,
+            paired: false,
+        }
+    }
+
+    pub fn pack<T: Element>(&mut self, b: Matrix<T>, paired: bool) {
+        let whole = KBlock::whole(b.rows, paired);
+        match registers() {
+            32.. => self.fill::<48>(b, 0..b.columns, whole),
+            _ => self.fill::<16>(b, 0..b.columns, whole),
+        }
+        (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
+    }
+
+    /// Packs some columns of a block of the inner dimension.
+    fn fill<const PANEL: usize>(
+        &mut self,
+        b: Matrix<impl Element>,
+        columns: Range<usize>,
+        k_block: KBlock,
+    ) {
+        let size = columns.len().div_ceil(PANEL) * k_block.depth() * PANEL;
+        self.panels.resize(size.max(self.panels.len()), 0.0);
+        let (panels, _) = self.panels[..size].as_chunks_mut::<PANEL>();
+        for (panel, first) in panels
+            .chunks_exact_mut(k_block.depth())
+            .zip(columns.clone().step_by(PANEL))
+        {
+            pack(b, first, PANEL.min(columns.end - first), k_block, panel);
+        }
+    }
+
+    /// `c += a b` on this thread alone.
+    pub fn gemm_accumulate(&self, a: Matrix, c: &mut [f32]) {
+        tiled!(packed_gemm_accumulate(a, self, c));
+    }
+}
+
+fn packed_gemm_accumulate<const ROWS: usize, const PANEL: usize>(
+    a: Matrix,
+    b: &Packed,
+    c: &mut [f32],
+) {
+    let whole = KBlock::whole(b.inner, b.paired);
+    let mut lines: Vec<_> = c.chunks_exact_mut(b.columns).collect();
+    LEFT.with_borrow_mut(|left| {
+        left_panels::<ROWS>(a, whole, left)
+            .chunks_mut(whole.depth().max(1))
+            .enumerate()
+            .for_each(|panel| pack_left(a, whole, panel));
+        for k_block in KBlock::of(b.inner, b.paired, PANEL) {
+            let kernel = MacroKernel::<ROWS, PANEL> {
+                left,
+                left_step: ROWS * whole.depth(),
+                left_from: ROWS * k_block.before(),
+                right: &b.panels,
+                right_step: PANEL * whole.depth(),
+                right_from: PANEL * k_block.before(),
+                depth: k_block.depth(),
+                column: 0,
+                width: b.columns,
+                lines: &mut lines,
+            };
+            dispatch(kernel, b.paired);
+        }
+    });
+}
