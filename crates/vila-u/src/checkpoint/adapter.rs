@@ -101,7 +101,7 @@ fn check(dir: &Path, config: &LoraConfig) -> Result<()> {
     for (field, key) in [
         ("r", "rank"),
         ("lora_alpha", "alpha"),
-        ("target_modules", "targets"),
+        ("target_modules", "target_modules"),
     ] {
         let (before, now) = (&stored[field], &asked[field]);
         if before != now {

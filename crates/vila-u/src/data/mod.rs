@@ -1,4 +1,4 @@
-//! Where training and evaluation samples come from: the nano world, drawn as it is needed, and files
+//! Where training and evaluation samples come from: the nano world, rendered as it is needed, and files
 //! in the common formats.
 //!
 //! A recipe names [`Source`]s; [`weights`] says which of them a sample is from, [`stream`] gives its
@@ -15,7 +15,7 @@ mod source;
 pub mod stream;
 pub mod weights;
 
-pub use formats::{Form, Format, read_jsonl};
+pub use formats::{DatasetFormat, Form, read_jsonl};
 pub use prepare::{Prepared, prepare};
 pub use record::{Image, Pictures, Record, Text};
 pub use source::Source;

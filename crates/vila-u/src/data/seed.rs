@@ -1,4 +1,4 @@
-//! Randomness that can be had again: a number for every place where something is drawn.
+//! Reproducible randomness: a seed for everything that is random.
 
 /// A number that depends on all bits of both (splitmix64).
 pub fn mix(seed: u64, index: u64) -> u64 {

@@ -27,7 +27,7 @@ const EMPTY_EPOCHS: u64 = 64;
 
 /// Which of how many that divide a source among themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Partition {
     pub index: usize,
     pub of: usize,
 }
@@ -63,7 +63,7 @@ pub struct Stream {
     source: Source,
     shards: Vec<PathBuf>,
     seed: u64,
-    part: Part,
+    part: Partition,
     /// Records that the buffer holds.
     capacity: usize,
     /// Where the buffer's filling began.
@@ -85,7 +85,7 @@ impl Stream {
     pub fn new(
         source: &Source,
         seed: u64,
-        part: Part,
+        part: Partition,
         buffer: usize,
         position: Position,
     ) -> Result<Self> {
@@ -123,12 +123,13 @@ impl Stream {
 
     /// Where [`Self::new`] has to begin to go on with the next record.
     pub fn position(&self) -> Position {
-        match self.buffer.is_empty() {
-            true => self.next,
-            false => Position {
+        if self.buffer.is_empty() {
+            self.next
+        } else {
+            Position {
                 taken: self.taken,
                 ..self.start
-            },
+            }
         }
     }
 
@@ -247,13 +248,14 @@ impl Stream {
     fn order_of(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(self.seed, epoch)));
-        match order.len() < self.part.of {
-            true => order,
-            false => order
+        if order.len() < self.part.of {
+            order
+        } else {
+            order
                 .into_iter()
                 .skip(self.part.index)
                 .step_by(self.part.of)
-                .collect(),
+                .collect()
         }
     }
 }
@@ -266,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::formats::Format;
+    use crate::data::formats::DatasetFormat;
 
     /// Shards of LLaVA records with so many records each, named by their numbers over all shards; every
     /// seventh cannot be used.
@@ -285,7 +287,7 @@ mod tests {
             fs::write(folder.join(format!("{shard}.jsonl")), lines).unwrap();
         }
         Source {
-            format: Format::Llava,
+            format: DatasetFormat::Llava,
             path: folder.join("*.jsonl").to_str().unwrap().into(),
             folder: None,
             form: None,
@@ -299,7 +301,7 @@ mod tests {
         found.record.id.parse().unwrap()
     }
 
-    fn stream(source: &Source, part: Part, buffer: usize, position: Position) -> Stream {
+    fn stream(source: &Source, part: Partition, buffer: usize, position: Position) -> Stream {
         Stream::new(source, 5, part, buffer, position).unwrap()
     }
 
@@ -318,7 +320,7 @@ mod tests {
             let mut seen: BTreeMap<(u64, u64), usize> = BTreeMap::new();
             let mut bad: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
             for index in 0..parts {
-                let part = Part { index, of: parts };
+                let part = Partition { index, of: parts };
                 let mut stream = stream(&source, part, buffer, Position::default());
                 let mut skipped = Vec::new();
                 loop {
@@ -353,7 +355,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let source = source(folder.path(), &shards);
-            let part = Part { index: parts - 1, of: parts };
+            let part = Partition { index: parts - 1, of: parts };
             let mut first = stream(&source, part, buffer, Position::default());
             for _ in 0..taken {
                 next(&mut first, &mut Vec::new());
@@ -372,7 +374,7 @@ mod tests {
     fn the_order_is_shuffled_and_new_in_every_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let source = source(folder.path(), &[6; 4]);
-        let whole = Part { index: 0, of: 1 };
+        let whole = Partition { index: 0, of: 1 };
         let mut stream = stream(&source, whole, 12, Position::default());
         let mut epoch = || -> Vec<u64> {
             let ids = (0..21).map(|_| next(&mut stream, &mut Vec::new()));
@@ -393,7 +395,7 @@ mod tests {
         let mut source = source(folder.path(), &[3, 3]);
         // A folder is no file of records.
         fs::create_dir(folder.path().join("2.jsonl")).unwrap();
-        let whole = Part { index: 0, of: 1 };
+        let whole = Partition { index: 0, of: 1 };
         let mut stream = stream(&source, whole, 2, Position::default());
         let mut skipped = Vec::new();
         for _ in 0..6 {

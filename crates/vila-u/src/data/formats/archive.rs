@@ -63,9 +63,10 @@ impl Members {
         Ok(Some(Header {
             path: entry.path()?.to_string_lossy().into_owned(),
             regular: kind.is_file() || kind.is_contiguous(),
-            size: match kind.is_gnu_sparse() {
-                true => entry.header().entry_size()?,
-                false => entry.size(),
+            size: if kind.is_gnu_sparse() {
+                entry.header().entry_size()?
+            } else {
+                entry.size()
             },
         }))
     }
@@ -110,9 +111,10 @@ impl Members {
     fn content(&mut self, size: u64) -> std::io::Result<Vec<u8>> {
         let mut content = Vec::new();
         (&mut self.file).take(size).read_to_end(&mut content)?;
-        match content.len() as u64 == size {
-            true => Ok(content),
-            false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        if content.len() as u64 == size {
+            Ok(content)
+        } else {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
         }
     }
 }

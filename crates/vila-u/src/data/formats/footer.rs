@@ -186,9 +186,10 @@ impl Footer<'_> {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                return match value <= u32::MAX.into() {
-                    true => Ok(value),
-                    false => Err(damaged()),
+                return if value <= u32::MAX.into() {
+                    Ok(value)
+                } else {
+                    Err(damaged())
                 };
             }
         }

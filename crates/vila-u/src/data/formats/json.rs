@@ -55,10 +55,7 @@ impl<R: BufRead> Entries<R> {
         if !whole {
             self.file.skip_until(b'\n')?;
         }
-        Ok(Some(match whole {
-            true => Ok(line),
-            false => Err(too_long()),
-        }))
+        Ok(Some(if whole { Ok(line) } else { Err(too_long()) }))
     }
 
     /// The next element: as many brackets are closed in it as are opened, outside of strings. What
@@ -126,9 +123,10 @@ impl<R: BufRead> Iterator for Entries<R> {
         if self.ended {
             return None;
         }
-        let next = match self.array {
-            true => self.element(),
-            false => self.line(),
+        let next = if self.array {
+            self.element()
+        } else {
+            self.line()
         };
         let entry = next.unwrap_or_else(|error| {
             self.ended = true;

@@ -73,9 +73,10 @@ pub fn open(path: &Path, folder: &Path) -> Result<Records> {
     let archive = folder
         .join(path.file_stem().unwrap_or_default())
         .with_extension("tar");
-    let archive = match archive.is_file() {
-        true => Some(Arc::new(Mutex::new(Index::open(&archive)?))),
-        false => None,
+    let archive = if archive.is_file() {
+        Some(Arc::new(Mutex::new(Index::open(&archive)?)))
+    } else {
+        None
     };
     let folder = folder.to_path_buf();
     let found = move |number: u64, page| {

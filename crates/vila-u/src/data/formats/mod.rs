@@ -38,7 +38,7 @@ pub type Records = Box<dyn Iterator<Item = std::result::Result<Record, Bad>> + S
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum DatasetFormat {
     /// Tar shards of pictures and captions.
     WebDataset,
     /// Conversations about files, JSON or JSON lines.
@@ -63,7 +63,7 @@ pub enum Form {
     Generation,
 }
 
-impl Format {
+impl DatasetFormat {
     /// Opens a shard. `folder`: where the files that its records name lie.
     ///
     /// Errors when the shard cannot be opened or is of another format altogether.

@@ -131,9 +131,12 @@ fn record(number: u64, row: Row, folder: &Path, form: Form) -> std::result::Resu
 
 /// A picture: bytes, or a struct of bytes and a path.
 fn image(field: &Field, folder: &Path) -> std::result::Result<Image, String> {
-    let content = |bytes: &[u8]| match bytes.len() as u64 <= LARGEST_IMAGE {
-        true => Ok(Image::Bytes(bytes.to_vec())),
-        false => Err(format!("a picture larger than {} MiB", LARGEST_IMAGE >> 20)),
+    let content = |bytes: &[u8]| {
+        if bytes.len() as u64 <= LARGEST_IMAGE {
+            Ok(Image::Bytes(bytes.to_vec()))
+        } else {
+            Err(format!("a picture larger than {} MiB", LARGEST_IMAGE >> 20))
+        }
     };
     match field {
         Field::Bytes(bytes) => content(bytes.data()),

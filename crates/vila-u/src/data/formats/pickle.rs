@@ -355,9 +355,10 @@ impl Elements {
             },
         };
         self.texts.insert(at, repeated);
-        match self.texts.len() > MOST_TEXTS {
-            true => Err("it has more texts than can be kept: divide it".into()),
-            false => Ok(()),
+        if self.texts.len() > MOST_TEXTS {
+            Err("it has more texts than can be kept: divide it".into())
+        } else {
+            Ok(())
         }
     }
 
@@ -392,9 +393,10 @@ impl Elements {
         let mut bytes = Vec::new();
         let mut limited = (&mut self.file).take(length);
         limited.read_to_end(&mut bytes).map_err(unreadable)?;
-        match bytes.len() as u64 == length {
-            true => Ok(bytes),
-            false => Err("it is cut off".into()),
+        if bytes.len() as u64 == length {
+            Ok(bytes)
+        } else {
+            Err("it is cut off".into())
         }
     }
 
@@ -462,9 +464,10 @@ fn unreadable(error: io::Error) -> Reason {
 }
 
 fn deeper(depth: u8) -> std::result::Result<u8, Reason> {
-    match depth < DEEPEST {
-        true => Ok(depth + 1),
-        false => Err(format!("lists and dictionaries {DEEPEST} levels deep")),
+    if depth < DEEPEST {
+        Ok(depth + 1)
+    } else {
+        Err(format!("lists and dictionaries {DEEPEST} levels deep"))
     }
 }
 

@@ -1,0 +1,12 @@
+//! What a stage trains: the tower alone, or the language model on what it reads and generates.
+
+mod chunked_depth_loss;
+mod code_cache;
+mod gradient_checkpointing;
+mod held_out;
+pub mod multimodal;
+mod sample_sheet;
+pub mod tower;
+
+pub use chunked_depth_loss::chunk_size;
+pub use gradient_checkpointing::CheckpointedLayers;
