@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
 use crate::{
+    Error, Result,
     attention::{multi_head_attention, split_heads},
     language::KvCache,
     layers::{LayerNorm, apply, dropout, dtype},
@@ -101,8 +102,8 @@ impl DepthConfig {
         self.block_size[0] * self.block_size[1]
     }
 
-    /// The reason why no model can have this config, if there is one.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    /// A usage error that says why no model can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
         let heads = self.head.block.n_head;
         let sizes = [
             ("rqtransformer.embed_dim", self.embed_dim),
@@ -112,23 +113,23 @@ impl DepthConfig {
             ("rqtransformer.head.block.n_head", heads),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} must not be 0"));
+            return Err(Error::usage(format!("{name} must not be 0")));
         }
         if self
             .block_size
             .iter()
             .any(|size| !(1..=4096).contains(size))
         {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.block_size {:?} must be three numbers from 1 to 4096",
                 self.block_size
-            ));
+            )));
         }
         if !self.embed_dim.is_multiple_of(heads) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.embed_dim {} does not split into {heads} heads",
                 self.embed_dim
-            ));
+            )));
         }
         Ok(())
     }

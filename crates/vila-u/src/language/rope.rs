@@ -114,29 +114,31 @@ impl Rope {
         }
     }
 
-    /// The reason why no model can have these numbers, if there is one.
-    pub fn check(&self) -> Result<(), String> {
+    /// A usage error that says why no model can have these numbers, if there is a reason.
+    pub fn check(&self) -> crate::Result<()> {
         if self.theta.is_nan() || self.theta <= 0.0 {
-            return Err("rope_theta must be positive".into());
+            return Err(crate::Error::usage("rope_theta must be positive"));
         }
         let range = 1.0..1e6;
         match &self.scaling {
             Some(RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. })
                 if !range.contains(factor) =>
             {
-                Err(format!(
+                Err(crate::Error::usage(format!(
                     "rope_scaling has a factor of {factor}: it must be from 1 up"
-                ))
+                )))
             }
             Some(RopeScaling::Llama3 {
                 low_freq_factor: low,
                 high_freq_factor: high,
                 original_max_position_embeddings: original,
                 ..
-            }) if !(*low > 0.0 && high > low && *original > 0) => Err(format!(
-                "rope_scaling has low_freq_factor {low}, high_freq_factor {high} and \
+            }) if !(*low > 0.0 && high > low && *original > 0) => {
+                Err(crate::Error::usage(format!(
+                    "rope_scaling has low_freq_factor {low}, high_freq_factor {high} and \
                  original_max_position_embeddings {original}: they must be positive, and high above low"
-            )),
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -216,7 +218,7 @@ mod tests {
         );
         let rope = read(&older).unwrap();
         assert_eq!(read(&newer).unwrap(), rope);
-        assert_eq!(rope.check(), Ok(()));
+        rope.check().unwrap();
         // As it is written, it is read.
         assert_eq!(read(&serde_json::to_string(&rope).unwrap()).unwrap(), rope);
         assert_eq!(read("{}").unwrap(), Rope::default());
@@ -266,7 +268,7 @@ mod tests {
                 scaling: Some(scaling),
                 ..Rope::default()
             };
-            rope.check().unwrap_err()
+            rope.check().unwrap_err().to_string()
         };
         assert!(checked(RopeScaling::Linear { factor: f64::NAN }).contains("factor"));
         let scaling = RopeScaling::Llama3 {

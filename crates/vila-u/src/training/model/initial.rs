@@ -137,7 +137,9 @@ fn new_tower(
         (None, Some(preset)) if recipe.model.siglip.is_none() => preset,
         (None, _) => config_of(&recipe.model.siglip, "siglip")?,
     };
-    config.check(&siglip).map_err(unfit)?;
+    config
+        .check(&siglip)
+        .map_err(|error| unfit(error.to_string()))?;
     Ok((config, siglip))
 }
 
@@ -329,7 +331,7 @@ fn new_language(
         },
         siglip,
     };
-    config.check().map_err(unfit)?;
+    config.check().map_err(|error| unfit(error.to_string()))?;
     Ok(config)
 }
 

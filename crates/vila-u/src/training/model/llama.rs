@@ -64,7 +64,7 @@ pub fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<L
         vocab_size: rows,
         ..config.clone()
     };
-    base.check().map_err(Error::usage)?;
+    base.check()?;
     let mut llm = base.init(device);
     load_into(&mut llm, folder, Component::Llm)?;
     let table = &mut llm.model.embed_tokens.weight;
