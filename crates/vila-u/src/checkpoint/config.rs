@@ -159,7 +159,7 @@ pub fn siglip_tokenizer(
     };
     let length = siglip.text_config.max_position_embeddings;
     SiglipTokenizer::from_bytes(&folder.read(name)?, length)
-        .map_err(|reason| Error::invalid(folder.path(name), reason))
+        .map_err(Error::in_file(folder.path(name)))
 }
 
 /// The language model's tokenizer: `tokenizer.model` with its added tokens, or `tokenizer.json`.
@@ -178,7 +178,7 @@ pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
         let reason = "no tokenizer.model and no tokenizer.json here";
         return Err(Error::invalid(llm.path(""), reason));
     };
-    tokenizer.map_err(|reason| Error::invalid(llm.path(name), reason))
+    tokenizer.map_err(Error::in_file(llm.path(name)))
 }
 
 /// Every token of the tokenizer must have a row in the embedding table.

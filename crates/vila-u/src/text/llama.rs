@@ -5,11 +5,11 @@
 //! is added after them, and a lone `▁` before a leading one is dropped.
 
 use super::{
-    Parsed,
     sentence_piece::{Kind, SPACE, SentencePiece, Token},
     tokenizer_files::AddedToken,
     vocabulary::{Spelling, Vocabulary},
 };
+use crate::Result;
 
 #[derive(Debug)]
 pub struct LlamaVocabulary {
@@ -19,7 +19,7 @@ pub struct LlamaVocabulary {
 }
 
 impl LlamaVocabulary {
-    pub fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Parsed<Self> {
+    pub fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Result<Self> {
         for (id, piece) in model.pieces().iter().enumerate() {
             if matches!(piece.kind, Kind::Control | Kind::Unknown)
                 && !added.iter().any(|token| token.text == piece.text)

@@ -156,7 +156,7 @@ fn spiece(
     let spiece = folder.read("spiece.model")?;
     let length = siglip.text_config.max_position_embeddings;
     let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)
-        .map_err(|reason| Error::invalid(folder.path("spiece.model"), reason))?;
+        .map_err(Error::in_file(folder.path("spiece.model")))?;
     let (words, rows) = (tokenizer.vocabulary(), siglip.text_config.vocab_size);
     if words == rows {
         Ok((spiece, tokenizer))

@@ -91,7 +91,7 @@ pub fn tokenizer(folder: &Path, config: &LlamaConfig) -> Result<Files> {
         let json = files.read("tokenizer.json")?;
         let config = files.read("tokenizer_config.json")?;
         let changed = extended(&json, &config, &lacking(&tokenizer), tokens, longest);
-        let changed = changed.map_err(|reason| Error::invalid(folder, reason))?;
+        let changed = changed.map_err(Error::in_file(folder))?;
         changed.into()
     };
     let files = changed.into_iter();
