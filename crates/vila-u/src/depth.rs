@@ -3,7 +3,7 @@
 //!
 //! Its sequence, one element per depth, is `in_mlp_2(h), in_mlp_1(e_1), in_mlp_1(e_1 + e_2), ...`
 //! plus a learned position; output `d` gives the logits of code `d + 1`. `h` is the hidden state and
-//! `e_d` the code vector chosen at depth `d`. Visual positions never see each other here.
+//! `e_d` the code vector chosen at depth `d`. Visual positions do not attend to each other here.
 //!
 //! Module fields carry the names of the checkpoint keys.
 
@@ -134,8 +134,8 @@ impl DepthConfig {
         Ok(())
     }
 
-    /// A model with random weights: N(0, 1 / inputs) for linear layers, so that signals keep their size through a
-    /// narrow one too; N(0, 0.02^2) for positions, biases 0.
+    /// A model with random weights: N(0, 1 / inputs) for linear layers, which keeps the variance of activations through
+    /// narrow ones too; N(0, 0.02^2) for positions, biases 0.
     ///
     /// # Panics
     /// When [`DepthConfig::check`] fails.
@@ -209,7 +209,7 @@ impl DepthTransformer {
     }
 
     /// Logits `[n, codes]` of the first code, given the hidden states `[n, language width]`.
-    /// Whatever the cache held is forgotten.
+    /// The cache is cleared before.
     pub fn first(&self, hidden: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {
         cache.clear();
         self.step(Self::embed(&self.in_mlp_2, hidden), cache)

@@ -1,4 +1,4 @@
-//! The projector: takes visual features (the summed code vectors) into the language model's space.
+//! The projector: maps visual features (the summed code vectors) to embeddings of the language model.
 
 use burn::{
     module::Module,

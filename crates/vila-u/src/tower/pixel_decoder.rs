@@ -1,6 +1,5 @@
-//! The pixel decoder: a latent grid grows back into an image through residual blocks of group
-//! norm, SiLU and 3x3 convolutions, doubling in size from level to level (the decoder of VQGAN, arXiv
-//! 2012.09841).
+//! The pixel decoder, which is VQGAN's (arXiv 2012.09841): residual blocks of group norm, SiLU and 3x3 convolutions
+//! make a grid of latents an image, upsampling by two from level to level.
 
 use burn::{
     module::Module,
@@ -276,7 +275,7 @@ impl PixelAttention {
 }
 
 impl Upsample {
-    /// Every pixel becomes four, then a convolution smooths them.
+    /// Nearest-neighbour upsampling by two, then a convolution.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let options = InterpolateOptions::new(InterpolateMode::Nearest)
