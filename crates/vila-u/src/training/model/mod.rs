@@ -5,4 +5,4 @@ pub mod initial;
 mod llama;
 mod tower_with_discriminator;
 
-pub use tower_with_discriminator::{DISCRIMINATOR, TowerWithDiscriminator};
+pub use tower_with_discriminator::TowerWithDiscriminator;

@@ -136,12 +136,12 @@ fn backward_from(y: Tensor<3>, grad: Tensor<3>) -> AutodiffGradients {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::module::ModuleMapper;
     use burn::tensor::{Distribution, TensorData};
 
     use super::*;
     use crate::language::lora::{LoraConfig, TARGETS};
     use crate::language::{LlamaConfig, causal_mask};
+    use crate::parameters;
 
     const LENGTH: usize = 5;
 
@@ -156,16 +156,14 @@ mod tests {
 
     /// With adapters that are not zero, beside layers that are not trained.
     fn adapted(llm: Llama, device: &Device) -> Llama {
-        struct Train(Vec<String>);
-        impl ModuleMapper for Train {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.0.push(name.into());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.0.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                if !self.0.contains(&"lora".into()) {
+        struct Train;
+        impl parameters::Mapper for Train {
+            fn map<const D: usize>(
+                &mut self,
+                path: &str,
+                param: Param<Tensor<D>>,
+            ) -> Param<Tensor<D>> {
+                if !path.contains(".lora.") {
                     return param.set_require_grad(false);
                 }
                 let normal = Distribution::Normal(0.0, 0.2);
@@ -178,7 +176,7 @@ mod tests {
             dropout: 0.5,
             targets: TARGETS.map(String::from).to_vec(),
         };
-        llm.adapted(&config, device).map(&mut Train(Vec::new()))
+        parameters::map(llm.adapted(&config, device), &mut Train)
     }
 
     fn numbers(first: i64, device: &Device) -> Tensor<2, Int> {

@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use super::held_out::held_out;
 use crate::data::nano::Split;
 use crate::data::seed::mix;
+use crate::parts::ModelPart;
 use crate::tower::siglip::{TextModel, normalise};
 use crate::tower::{CodebookUpdate, RqVaeSiglip};
 use crate::training::data::captioned_images::{CaptionedImage, CaptionedImageMaker};
@@ -27,7 +28,7 @@ use crate::training::losses::adversarial::{
     PixelGrad, adaptive_weight, decoder_loss, discriminator_loss, gradient_only,
 };
 use crate::training::losses::{Lpips, contrastive};
-use crate::training::model::{DISCRIMINATOR, TowerWithDiscriminator};
+use crate::training::model::TowerWithDiscriminator;
 use crate::training::optimizer::Gradients;
 use crate::training::recipe::{self, Contrastive, PixelLoss, Recipe};
 use crate::training::run_folder::sample_sheet::save_sheet;
@@ -67,15 +68,19 @@ enum Stage {
 
 /// Whether a stage of the tower trains the parameter at this path; `no_positions`: position embeddings stay.
 pub fn is_trained(objective: &recipe::Objective, no_positions: bool, path: &str) -> bool {
-    let of = |part: &str| path.starts_with(part);
-    match objective {
-        _ if no_positions && of(POSITIONS) => false,
-        recipe::Objective::Tower(losses) => match path {
-            _ if of(DISCRIMINATOR) => losses.adversarial.is_some(),
-            _ if of("siglip_model.text_model.") => losses.from_scratch,
-            _ => !of("quantizer."),
+    let encoders = [
+        ModelPart::VisionEncoder,
+        ModelPart::TextEncoder,
+        ModelPart::ContrastiveLogits,
+    ];
+    match (objective, ModelPart::of(path)) {
+        _ if no_positions && path.starts_with(POSITIONS) => false,
+        (recipe::Objective::Tower(losses), part) => match part {
+            Some(ModelPart::Discriminator) => losses.adversarial.is_some(),
+            Some(ModelPart::TextEncoder) => losses.from_scratch,
+            part => part != Some(ModelPart::Quantizer),
         },
-        _ => of("siglip_model."),
+        (_, part) => part.is_some_and(|part| encoders.contains(&part)),
     }
 }
 
@@ -324,7 +329,7 @@ impl Objective<TowerWithDiscriminator> for TowerObjective {
     }
 
     fn is_adversary(&self, path: &str) -> bool {
-        path.starts_with(DISCRIMINATOR)
+        ModelPart::of(path) == Some(ModelPart::Discriminator)
     }
 
     fn losses(

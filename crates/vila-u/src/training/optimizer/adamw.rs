@@ -9,12 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::gradients::{CHUNK, Gradients, floats};
-use crate::training::recipe;
+use crate::{parameters, training::recipe};
 
 /// Keeps the first steps finite where a gradient is zero.
 const EPSILON: f32 = 1e-8;
@@ -38,10 +38,12 @@ pub struct AdamW {
 impl AdamW {
     /// Which moments are of no parameter of the model, or not of its size.
     pub fn misfit<M: Module>(&self, model: &M) -> Option<String> {
-        let mut sizes = Sizes::default();
-        model.visit(&mut sizes);
+        let sizes: BTreeMap<String, usize> = parameters::list(model)
+            .into_iter()
+            .map(|parameter| (parameter.path.clone(), parameter.count()))
+            .collect();
         let misfit = |(parameter, moments): (&String, &Moments)| {
-            let (stored, size) = (moments.first.len(), sizes.by_path.get(parameter));
+            let (stored, size) = (moments.first.len(), sizes.get(parameter));
             let wrong = match size {
                 None => "which the model does not have".to_string(),
                 Some(size) if *size != stored => format!("which has {size}"),
@@ -68,7 +70,6 @@ impl AdamW {
         self.time += 1;
         let [beta1, beta2] = settings.betas;
         let mut update = Update {
-            path: Vec::new(),
             gradients,
             moments: &mut self.moments,
             time: self.time,
@@ -77,34 +78,11 @@ impl AdamW {
             learning_rate,
             decay: (learning_rate * settings.weight_decay) as f32,
         };
-        model.map(&mut update)
-    }
-}
-
-/// How many numbers each parameter has, by path.
-#[derive(Default)]
-struct Sizes {
-    path: Vec<String>,
-    by_path: BTreeMap<String, usize>,
-}
-
-impl ModuleVisitor for Sizes {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let size = param.lazy_shape().num_elements();
-        self.by_path.insert(self.path.join("."), size);
+        parameters::map(model, &mut update)
     }
 }
 
 struct Update<'a> {
-    path: Vec<String>,
     gradients: Gradients,
     moments: &'a mut BTreeMap<String, Moments>,
     time: u64,
@@ -114,30 +92,19 @@ struct Update<'a> {
     decay: f32,
 }
 
-impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl parameters::Mapper for Update<'_> {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.take(param.id) else {
             return param;
         };
         let (id, tensor, mapper) = param.consume();
         let (shape, device) = (tensor.shape(), tensor.device());
         let mut values = floats(tensor.inner());
-        let moments = self
-            .moments
-            .entry(self.path.join("."))
-            .or_insert_with(|| Moments {
-                first: vec![0.0; values.len()],
-                second: vec![0.0; values.len()],
-                since: self.time - 1,
-            });
+        let moments = self.moments.entry(path.into()).or_insert_with(|| Moments {
+            first: vec![0.0; values.len()],
+            second: vec![0.0; values.len()],
+            since: self.time - 1,
+        });
         // Of a parameter that joined late the moments are as young as it is.
         let time = i32::try_from(self.time - moments.since).unwrap_or(i32::MAX);
         let rate = (self.learning_rate / (1.0 - self.beta1.powi(time))) as f32;

@@ -6,76 +6,57 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+
+use crate::parameters;
 
 /// The average `mean` moved towards the weights of `model` after its step number `step`, from 1.
 pub fn update<M: Module>(mean: M, model: &M, decay: f64, step: u64) -> M {
     // A mean of few steps must not be mostly the random start.
     let decay = decay.min(step as f64 / (step + 9) as f64);
     let mut weights = Weights::default();
-    model.visit(&mut weights);
-    mean.map(&mut Update {
-        path: Vec::new(),
-        weights: weights.by_path,
+    parameters::visit(model, &mut weights);
+    let mut update = Update {
+        weights: weights.0,
         rate: 1.0 - decay,
-    })
+    };
+    parameters::map(mean, &mut update)
 }
 
 /// A copy to begin with, detached from the autodiff graph.
 pub fn start<M: Module>(model: &M) -> M {
-    model.clone().map(&mut Detach)
+    parameters::map(model.clone(), &mut Detach)
 }
 
 struct Detach;
 
-impl ModuleMapper for Detach {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl parameters::Mapper for Detach {
+    fn map<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|tensor| Tensor::from_inner(tensor.inner()))
     }
 }
 
 /// Flattened, by path.
 #[derive(Default)]
-struct Weights {
-    path: Vec<String>,
-    by_path: BTreeMap<String, Tensor<1>>,
-}
+struct Weights(BTreeMap<String, Tensor<1>>);
 
-impl ModuleVisitor for Weights {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl parameters::Visitor for Weights {
+    fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
         let tensor = param.val().inner();
         let count = tensor.shape().num_elements();
-        self.by_path
-            .insert(self.path.join("."), tensor.reshape([count]));
+        self.0.insert(path.into(), tensor.reshape([count]));
     }
 }
 
 struct Update {
-    path: Vec<String>,
     weights: BTreeMap<String, Tensor<1>>,
     rate: f64,
 }
 
-impl ModuleMapper for Update {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(weights) = self.weights.remove(&self.path.join(".")) else {
+impl parameters::Mapper for Update {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(weights) = self.weights.remove(path) else {
             return param;
         };
         param.map(|mean| {

@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients as AutodiffGradients, Tensor};
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::training::distributed::ProcessGroup;
+use crate::{Result, parameters};
 
 /// Elements per parallel task; also fixes the order of the norm's sum.
 pub const CHUNK: usize = 1 << 16;
@@ -96,15 +96,18 @@ impl Gradients {
         max_norm: f64,
         is_adversary: &dyn Fn(&str) -> bool,
     ) -> [f64; 2] {
-        let mut norms = Norms {
-            path: Vec::new(),
-            gradients: self,
-            is_adversary,
-            squares: [0.0; 2],
-            groups: HashMap::new(),
-        };
-        model.visit(&mut norms);
-        let (norms, groups) = (norms.squares.map(f64::sqrt), norms.groups);
+        let mut squares = [0.0; 2];
+        // Which of the two sums each gradient is in.
+        let mut groups = HashMap::new();
+        // In the module's order, so that the sums do not depend on a hash map's.
+        for parameter in parameters::list(model) {
+            if let Some(gradient) = self.0.get(&parameter.id) {
+                let group = usize::from(is_adversary(&parameter.path));
+                squares[group] += sum_of_squares(gradient);
+                groups.insert(parameter.id, group);
+            }
+        }
+        let norms = squares.map(f64::sqrt);
         for (id, gradient) in &mut self.0 {
             let norm = groups.get(id).map_or(0.0, |group| norms[*group]);
             if norm > max_norm {
@@ -146,42 +149,17 @@ impl ModuleVisitor for Trained {
     }
 }
 
-/// Visits in the module's order, so that the sum does not depend on a hash map's.
-struct Norms<'a> {
-    path: Vec<String>,
-    gradients: &'a Gradients,
-    is_adversary: &'a dyn Fn(&str) -> bool,
-    squares: [f64; 2],
-    /// Which of the two sums each gradient is in.
-    groups: HashMap<ParamId, usize>,
-}
-
-impl ModuleVisitor for Norms<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(gradient) = self.gradients.0.get(&param.id) else {
-            return;
-        };
-        let squares: Vec<f64> = gradient
-            .par_chunks(CHUNK)
-            .map(|chunk| {
-                chunk
-                    .iter()
-                    .map(|value| f64::from(*value) * f64::from(*value))
-                    .sum()
-            })
-            .collect();
-        let group = usize::from((self.is_adversary)(&self.path.join(".")));
-        self.squares[group] += squares.iter().sum::<f64>();
-        self.groups.insert(param.id, group);
-    }
+fn sum_of_squares(gradient: &[f32]) -> f64 {
+    let sums: Vec<f64> = gradient
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            chunk
+                .iter()
+                .map(|value| f64::from(*value) * f64::from(*value))
+                .sum()
+        })
+        .collect();
+    sums.iter().sum()
 }
 
 /// The values of a float tensor; without a copy where the tensor is the only owner of them.

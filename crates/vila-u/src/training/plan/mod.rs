@@ -7,11 +7,12 @@ mod activations;
 
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::model::VilaUConfig;
+use crate::parts::ModelPart;
 use crate::sequence::{Sample, SequenceLayout};
 use crate::training::data::dataloader::first_samples;
 use crate::training::data::dataloader_state::trained;
@@ -22,7 +23,7 @@ use crate::training::model::initial::{self, ModelSizes};
 use crate::training::objectives::tower;
 use crate::training::recipe::{self, Lora, Objective, Recipe};
 use crate::training::trainer::microbatch_pool::parallel_batches;
-use crate::{Error, Result, memory};
+use crate::{Error, Result, memory, parameters};
 use activations::BatchShape;
 
 /// Samples that are looked at for their lengths.
@@ -304,70 +305,37 @@ fn lengths(recipe: &Recipe, objective: &Objective) -> Vec<Sample> {
 /// Parameters by part, and what the optimizer does with them.
 #[derive(Default)]
 struct Counted {
-    path: Vec<String>,
-    /// Trained and frozen, in the order of [`PARTS`].
-    parts: [[u64; 2]; PARTS.len()],
+    /// Trained and frozen, in the order of [`ModelPart::ALL`].
+    parts: [[u64; 2]; ModelPart::ALL.len()],
     decayed: u64,
     /// Trained inside the language model's layers.
     layers: u64,
 }
 
-/// The parts that are counted by themselves, and what their paths start with. Of several, the first that fits.
-const PARTS: [(&str, &[&str]); 9] = [
-    ("language model", &["llm."]),
-    ("projector", &["mm_projector."]),
-    ("depth transformer", &["vision_tower.rqtransformer."]),
-    ("vision encoder", &["siglip_model.vision_model."]),
-    ("quantizer", &["quantizer."]),
-    ("pixel decoder", &["post_quant_conv.", "decoder."]),
-    ("scale and bias", &["siglip_model.logit_"]),
-    ("text encoder", &["siglip_model."]),
-    ("discriminator", &["discriminator."]),
-];
-
 impl Counted {
     fn of<M: Module>(model: &M, trains: &dyn Fn(&str) -> bool) -> Self {
-        struct Count<'a>(Counted, &'a dyn Fn(&str) -> bool);
-        impl ModuleVisitor for Count<'_> {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.0.path.push(name.into());
+        let mut counted = Self::default();
+        for parameter in parameters::list(model) {
+            let (path, numbers) = (&parameter.path, parameter.count() as u64);
+            let trained = trains(path);
+            let part = ModelPart::of(path);
+            if let Some(part) = ModelPart::ALL.iter().position(|one| part == Some(*one)) {
+                counted.parts[part][usize::from(!trained)] += numbers;
             }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.0.path.pop();
+            if trained && parameter.shape.len() >= 2 {
+                counted.decayed += numbers;
             }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let path = self.0.path.join(".");
-                let numbers = param.lazy_shape().num_elements() as u64;
-                let trained = (self.1)(&path);
-                self.0.add(&path, numbers, trained, D >= 2);
+            if trained && path.starts_with("llm.model.layers.") {
+                counted.layers += numbers;
             }
         }
-        let mut count = Count(Self::default(), trains);
-        model.visit(&mut count);
-        count.0
-    }
-
-    fn add(&mut self, path: &str, numbers: u64, trained: bool, decayed: bool) {
-        let inside = path
-            .strip_prefix("vision_tower.rqvaesiglip.")
-            .unwrap_or(path);
-        let part = (PARTS.iter())
-            .position(|(_, starts)| starts.iter().any(|start| inside.starts_with(start)));
-        if let Some(part) = part {
-            self.parts[part][usize::from(!trained)] += numbers;
-        }
-        if trained && decayed {
-            self.decayed += numbers;
-        }
-        if trained && path.starts_with("llm.model.layers.") {
-            self.layers += numbers;
-        }
+        counted
     }
 
     fn parts(&self) -> Vec<PartPlan> {
-        let parts = PARTS.iter().zip(self.parts);
-        let parts = parts.map(|((name, _), [trained, frozen])| PartPlan {
-            name,
+        let parts = ModelPart::ALL.into_iter().zip(self.parts);
+        let parts = parts.map(|(part, [trained, frozen])| PartPlan {
+            name: part.name(),
             trained,
             frozen,
         });

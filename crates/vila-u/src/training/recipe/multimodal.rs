@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{fraction, must};
-use crate::Result;
+use crate::{Result, parts::ModelPart};
 
 /// How often each kind of sample comes (relative; of the nano world only, files have theirs), and
 /// the caption dropout that makes classifier-free guidance possible.
@@ -72,13 +72,12 @@ fn released() -> Vec<TrainablePart> {
 }
 
 impl TrainablePart {
-    /// What the paths of its parameters start with.
-    fn prefix(self) -> &'static str {
+    fn part(self) -> ModelPart {
         match self {
-            Self::Tower => "vision_tower.rqvaesiglip.siglip_model.vision_model.",
-            Self::Projector => "mm_projector.",
-            Self::Language => "llm.",
-            Self::Depth => "vision_tower.rqtransformer.",
+            Self::Tower => ModelPart::VisionEncoder,
+            Self::Projector => ModelPart::Projector,
+            Self::Language => ModelPart::LanguageModel,
+            Self::Depth => ModelPart::DepthTransformer,
         }
     }
 }
@@ -87,10 +86,9 @@ impl Multimodal {
     /// Whether the parameter at this path of the whole model is trained; `lora`: the language model has
     /// adapters.
     pub fn is_trained(&self, path: &str, lora: bool) -> bool {
-        let mut parts = self.train.iter();
-        let frozen =
-            lora && path.starts_with(TrainablePart::Language.prefix()) && !path.contains(".lora.");
-        parts.any(|part| path.starts_with(part.prefix())) && !frozen
+        let part = ModelPart::of(path);
+        let frozen = lora && part == Some(ModelPart::LanguageModel) && !path.contains(".lora.");
+        !frozen && self.train.iter().any(|one| part == Some(one.part()))
     }
 
     /// `nano`: the samples are of the nano world; `pretrains`: the stage is not fine-tuning.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::Result;
 use crate::training::data::dataloader::MakeSample;
 use crate::training::objectives::CheckpointedLayers;
 use crate::training::optimizer::Gradients;
+use crate::{Result, parameters};
 
 /// What a stage minimises, on which samples, and how it is evaluated.
 pub trait Objective<M: Module>: Sync {
@@ -106,28 +106,14 @@ pub fn forward_backward<M: Module, O: Objective<M>>(
 
 /// Requires gradients of exactly the parameters that are trained.
 pub fn freeze<M: Module>(model: M, is_trained: &dyn Fn(&str) -> bool) -> M {
-    model.map(&mut Freeze {
-        path: Vec::new(),
-        is_trained,
-    })
+    parameters::map(model, &mut Freeze(is_trained))
 }
 
-struct Freeze<'a> {
-    path: Vec<String>,
-    is_trained: &'a dyn Fn(&str) -> bool,
-}
+struct Freeze<'a>(&'a dyn Fn(&str) -> bool);
 
-impl ModuleMapper for Freeze<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trained = (self.is_trained)(&self.path.join("."));
+impl parameters::Mapper for Freeze<'_> {
+    fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trained = (self.0)(path);
         param.set_require_grad(trained)
     }
 }
