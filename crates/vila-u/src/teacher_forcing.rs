@@ -154,7 +154,11 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    pub fn of(layout: &SequenceLayout, visual: Option<&VisualTokens>, device: &Device) -> Self {
+    pub(crate) fn of(
+        layout: &SequenceLayout,
+        visual: Option<&VisualTokens>,
+        device: &Device,
+    ) -> Self {
         let indices = |values: Vec<usize>| -> Tensor<1, Int> {
             let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
             Tensor::from_data(TensorData::from(values.as_slice()), device)
@@ -300,13 +304,13 @@ pub(crate) struct Mean {
 }
 
 impl Mean {
-    pub fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         self.sum += value;
         self.count += 1;
     }
 
     /// None of nothing.
-    pub fn value(self) -> Option<f64> {
+    pub(crate) fn value(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 }

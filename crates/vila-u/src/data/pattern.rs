@@ -11,7 +11,7 @@ const MOST_SHARDS: usize = 1_000_000;
 /// The files and folders that a pattern names, in its order and each matched part sorted.
 ///
 /// Errors when one that it spells out is not there, or nothing matches.
-pub fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let wrong = |reason: String| Error::usage(format!("{pattern}: {reason}"));
     let mut shards = Vec::new();
     for path in braces(pattern).map_err(wrong)? {

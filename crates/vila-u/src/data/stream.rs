@@ -27,14 +27,14 @@ const EMPTY_EPOCHS: u64 = 64;
 
 /// Which of how many that divide a source among themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partition {
+pub(crate) struct Partition {
     pub index: usize,
     pub of: usize,
 }
 
 /// Where a part stands in its source: the start of the buffer's filling, and what was taken since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub(crate) struct Position {
     pub epoch: u64,
     /// Index among the part's shards of the epoch.
     pub shard: usize,
@@ -46,7 +46,7 @@ pub struct Position {
 
 /// A record that was skipped: where it is and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     pub shard: PathBuf,
     pub key: String,
     pub reason: String,
@@ -54,12 +54,12 @@ pub struct Skipped {
 
 /// A record and the shard that it is from.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     pub record: Record,
     pub shard: PathBuf,
 }
 
-pub struct Stream {
+pub(crate) struct Stream {
     source: Source,
     shards: Vec<PathBuf>,
     seed: u64,
@@ -82,7 +82,7 @@ impl Stream {
     /// One part of a source, from a position on. `buffer`: records that are shuffled together.
     ///
     /// Errors when the pattern names nothing.
-    pub fn new(
+    pub(crate) fn new(
         source: &Source,
         seed: u64,
         part: Partition,
@@ -117,12 +117,12 @@ impl Stream {
     }
 
     /// The epoch of the last record.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.start.epoch
     }
 
     /// Where [`Self::new`] has to begin to go on with the next record.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         if self.buffer.is_empty() {
             self.next
         } else {
@@ -137,7 +137,11 @@ impl Stream {
     /// more than `most`.
     ///
     /// Errors when the source has no records.
-    pub fn next(&mut self, skipped: &mut Vec<Skipped>, most: usize) -> Result<Option<Found>> {
+    pub(crate) fn next(
+        &mut self,
+        skipped: &mut Vec<Skipped>,
+        most: usize,
+    ) -> Result<Option<Found>> {
         if self.buffer.is_empty() {
             self.fill(skipped, most)?;
         }

@@ -6,14 +6,14 @@
 
 /// Where a sample comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceChoice {
+pub(crate) struct SourceChoice {
     pub source: usize,
     /// Which of that source's samples, counted from 0.
     pub number: u64,
 }
 
 /// Where sample `n` comes from. The weights are not negative, and one is above 0.
-pub fn choose(weights: &[f64], n: u64) -> SourceChoice {
+pub(crate) fn choose(weights: &[f64], n: u64) -> SourceChoice {
     let mut number = n;
     let mut source = 0;
     loop {

@@ -165,14 +165,19 @@ impl Rope {
 }
 
 /// The rotation of every position of a batch, computed once and used by every layer.
-pub struct Rotation {
+pub(crate) struct Rotation {
     cos: Tensor<4>, // [batch, 1, positions, head_dim / 2]
     sin: Tensor<4>, // [batch, 1, positions, head_dim / 2]
 }
 
 impl Rotation {
     /// `positions`: `[batch, positions]`; padding may hold any value.
-    pub fn new(positions: Tensor<2, Int>, head_dim: usize, rope: &Rope, dtype: DType) -> Self {
+    pub(crate) fn new(
+        positions: Tensor<2, Int>,
+        head_dim: usize,
+        rope: &Rope,
+        dtype: DType,
+    ) -> Self {
         let frequencies = TensorData::new(rope.frequencies(head_dim), [1, 1, 1, head_dim / 2]);
         let frequencies = Tensor::<4>::from_data(frequencies, (&positions.device(), DType::F32));
         // Angles need float32: position 4,000 in bfloat16 is off by several turns.
@@ -185,7 +190,7 @@ impl Rotation {
     }
 
     /// Turns queries or keys `[batch, heads, positions, head_dim]`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
         let turned = vec![

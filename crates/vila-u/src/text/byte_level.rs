@@ -18,7 +18,7 @@ const END: &str = "</s>";
 const MOST_TOKENS: u32 = 1 << 20;
 
 #[derive(Debug)]
-pub struct ByteLevelVocabulary {
+pub(super) struct ByteLevelVocabulary {
     tokenizer: HuggingFace,
     /// By id.
     pieces: Vec<Piece>,
@@ -38,7 +38,7 @@ struct Piece {
 impl ByteLevelVocabulary {
     /// From the contents of `tokenizer.json` and `tokenizer_config.json`, which names the token that ends
     /// a text; errors say why they cannot be those.
-    pub fn new(json: &[u8], config: Option<&[u8]>) -> Result<Self> {
+    pub(super) fn new(json: &[u8], config: Option<&[u8]>) -> Result<Self> {
         // The library takes the sizes in the file at their word.
         let tokenizer = catch_unwind_silent(|| HuggingFace::from_bytes(json));
         let mut tokenizer = match tokenizer {
@@ -92,12 +92,12 @@ impl ByteLevelVocabulary {
     }
 
     /// Ids that every text begins with: none where the base was trained without.
-    pub fn begin(&self) -> &[i64] {
+    pub(super) fn begin(&self) -> &[i64] {
         &self.begin
     }
 
     /// Id that ends every answer.
-    pub fn end(&self) -> i64 {
+    pub(super) fn end(&self) -> i64 {
         self.end
     }
 }

@@ -12,14 +12,14 @@ use super::{
 use crate::Result;
 
 #[derive(Debug)]
-pub struct LlamaVocabulary {
+pub(super) struct LlamaVocabulary {
     model: SentencePiece,
     /// Recognised as a whole in any text, and not the model's to produce. The longest first.
     added: Vec<AddedToken>,
 }
 
 impl LlamaVocabulary {
-    pub fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Result<Self> {
+    pub(super) fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Result<Self> {
         for (id, piece) in model.pieces().iter().enumerate() {
             if matches!(piece.kind, Kind::Control | Kind::Unknown)
                 && !added.iter().any(|token| token.text == piece.text)

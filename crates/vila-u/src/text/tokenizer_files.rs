@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// A token outside the learned vocabulary, recognised as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddedToken {
+pub(super) struct AddedToken {
     pub text: String,
     pub id: i64,
     /// Never part of an answer's text.
@@ -19,7 +19,7 @@ pub struct AddedToken {
 }
 
 /// `added_tokens.json`: {text: id}.
-pub fn added_tokens(json: Option<&[u8]>) -> Result<Vec<AddedToken>> {
+pub(super) fn added_tokens(json: Option<&[u8]>) -> Result<Vec<AddedToken>> {
     let Some(json) = json else {
         return Ok(Vec::new());
     };
@@ -35,7 +35,7 @@ pub fn added_tokens(json: Option<&[u8]>) -> Result<Vec<AddedToken>> {
 
 /// `tokenizer_config.json`, `added_tokens_decoder`: {id: {content, special}}, which knows more about
 /// added tokens than `added_tokens.json` does (older files lack it).
-pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Result<()> {
+pub(super) fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Result<()> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(default)]
@@ -66,7 +66,7 @@ pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Resul
 }
 
 /// Whether a `tokenizer.json` has a byte-level vocabulary: text is split into bytes before anything is merged.
-pub fn is_byte_level(json: &[u8]) -> Result<bool> {
+pub(super) fn is_byte_level(json: &[u8]) -> Result<bool> {
     #[derive(Deserialize)]
     struct File {
         pre_tokenizer: Option<PreTokenizer>,
@@ -91,7 +91,7 @@ fn invalid(error: serde_json::Error) -> Error {
 
 /// `tokenizer.json` with a BPE vocabulary in the manner of SentencePiece (`▁` for spaces, bytes as
 /// `<0x41>`). Its list of merges becomes piece scores: the earlier a piece is made, the better.
-pub fn from_json(json: &[u8]) -> Result<(SentencePiece, Vec<AddedToken>)> {
+pub(super) fn from_json(json: &[u8]) -> Result<(SentencePiece, Vec<AddedToken>)> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]

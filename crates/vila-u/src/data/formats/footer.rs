@@ -30,7 +30,7 @@ const STRUCT: u8 = 12;
 type Parsed<T> = std::result::Result<T, String>;
 
 /// An error where the columns lie too deep or cannot be told. What else is wrong, the library says.
-pub fn check(file: &mut File) -> Parsed<()> {
+pub(super) fn check(file: &mut File) -> Parsed<()> {
     match footer(file).map_err(|error| error.to_string())? {
         Some(bytes) => Footer(&bytes).check(),
         None => Ok(()),

@@ -34,7 +34,7 @@ pub struct Bad {
 }
 
 /// The records of a shard, in its order. Ends early after one that makes the rest unreadable.
-pub type Records = Box<dyn Iterator<Item = std::result::Result<Record, Bad>> + Send>;
+pub(crate) type Records = Box<dyn Iterator<Item = std::result::Result<Record, Bad>> + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,8 +85,8 @@ impl DatasetFormat {
 }
 
 /// What a caption answers.
-pub const DESCRIBE: &str = "Describe this picture.";
-pub const DESCRIBE_VIDEO: &str = "Describe this video.";
+pub(crate) const DESCRIBE: &str = "Describe this picture.";
+pub(crate) const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {
     /// One picture or video and its caption as a record.

@@ -41,7 +41,7 @@ const COLUMNS: [&str; 7] = [
 const ROWS: usize = 16;
 
 /// The rows of a shard; picture paths in them are relative to `folder`.
-pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
     footer::check(&mut file).map_err(invalid)?;

@@ -21,7 +21,7 @@ use serde_json::{Map, Number, Value};
 use crate::{Error, Result};
 
 /// The first byte of protocols 2 to 5.
-pub const START: u8 = 0x80;
+pub(super) const START: u8 = 0x80;
 /// Bytes of memory for the values that are not given out yet.
 const LARGEST: u64 = 128 << 20;
 /// Bytes that a value takes beside those of its text.
@@ -37,7 +37,7 @@ const MOST_TEXTS: usize = 1 << 24;
 const KEPT: usize = 64;
 
 /// The elements of a pickled list, numbered from 1. After an error nothing follows.
-pub struct Elements {
+pub(super) struct Elements {
     file: BufReader<File>,
     stack: Vec<Item>,
     /// Elements that are not yet given out.
@@ -78,7 +78,7 @@ enum Repeated {
 type Reason = String;
 
 impl Elements {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(Self {
             file: BufReader::new(file),

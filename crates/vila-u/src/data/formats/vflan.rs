@@ -37,7 +37,7 @@ struct Entry {
     image: Option<Texts>,
 }
 
-pub fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
     let mut first = [0];
     let mut file = File::open(path).map_err(Error::io(path))?;

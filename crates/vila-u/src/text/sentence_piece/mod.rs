@@ -18,20 +18,20 @@ use normalizer::Normalizer;
 use crate::{Error, Result};
 
 /// Stands for a space inside pieces.
-pub const SPACE: char = '▁';
+pub(super) const SPACE: char = '▁';
 
 /// Longer pieces come from no trainer; refusing them bounds the work per character.
 const LONGEST_PIECE: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Piece {
+pub(super) struct Piece {
     pub text: String,
     pub score: f32,
     pub kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Normal,
     /// Stands for everything the vocabulary cannot spell.
     Unknown,
@@ -46,21 +46,21 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
+pub(super) enum Algorithm {
     Bpe,
     Unigram,
 }
 
 /// One piece of an encoded text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub(super) struct Token {
     pub id: usize,
     /// Where in the text it begins, in bytes.
     pub start: usize,
 }
 
 #[derive(Debug)]
-pub struct SentencePiece {
+pub(super) struct SentencePiece {
     pieces: Vec<Piece>,
     algorithm: Algorithm,
     normalizer: Normalizer,
@@ -73,7 +73,7 @@ pub struct SentencePiece {
 
 impl SentencePiece {
     /// Reads the content of a `.model` file; errors say why it cannot be one.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let file = SentencePieceModel::from_slice(bytes)
             .map_err(|error| Error::failed(format!("not a SentencePiece model: {error}")))?;
         let algorithm = match file
@@ -120,7 +120,7 @@ impl SentencePiece {
     }
 
     /// A BPE vocabulary whose text is not normalised, as LLaMA's.
-    pub fn plain_bpe(pieces: Vec<Piece>) -> Result<Self> {
+    pub(super) fn plain_bpe(pieces: Vec<Piece>) -> Result<Self> {
         Self::new(pieces, Algorithm::Bpe, Normalizer::default())
     }
 
@@ -169,14 +169,14 @@ impl SentencePiece {
     }
 
     /// Pieces by id.
-    pub fn pieces(&self) -> &[Piece] {
+    pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
     /// Segments `text`; every byte of it is in exactly one token, unless normalisation drops it.
     ///
     /// `keep_leading`: spaces at the start stay even in a vocabulary that strips them.
-    pub fn encode(&self, text: &str, keep_leading: bool) -> Vec<Token> {
+    pub(super) fn encode(&self, text: &str, keep_leading: bool) -> Vec<Token> {
         let (text, origin) = self
             .normalizer
             .apply(text, keep_leading, &self.user_defined);
@@ -224,7 +224,7 @@ fn prefix_among<'a>(longest_first: &[String], text: &'a str) -> Option<&'a str> 
 }
 
 /// The byte that `<0x41>` spells.
-pub fn byte_of(piece: &str) -> Result<u8> {
+pub(super) fn byte_of(piece: &str) -> Result<u8> {
     piece
         .strip_prefix("<0x")
         .and_then(|rest| rest.strip_suffix('>'))

@@ -5,7 +5,7 @@ use super::{SPACE, prefix_among};
 use crate::{Error, Result};
 
 #[derive(Debug)]
-pub struct Normalizer {
+pub(super) struct Normalizer {
     /// A double-array trie over UTF-8 bytes: text -> offset in `replacements`.
     trie: Vec<u32>,
     /// Replacement texts, each ended by a zero byte.
@@ -28,7 +28,7 @@ impl Default for Normalizer {
 impl Normalizer {
     /// `table`: the file's `precompiled_charsmap` (empty: nothing is replaced), which is the size
     /// of the trie, the trie, the replacements.
-    pub fn new(table: &[u8], strip_spaces: bool, escape_spaces: bool) -> Result<Self> {
+    pub(super) fn new(table: &[u8], strip_spaces: bool, escape_spaces: bool) -> Result<Self> {
         let (trie, replacements) = if table.is_empty() {
             (table, table)
         } else {
@@ -51,7 +51,7 @@ impl Normalizer {
     }
 
     /// The normalised text, and for each of its bytes where in `text` it comes from.
-    pub fn apply(
+    pub(super) fn apply(
         &self,
         text: &str,
         keep_leading: bool,

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// A picture and its caption, on the host.
 #[derive(Clone)]
-pub struct CaptionedImage {
+pub(crate) struct CaptionedImage {
     /// `[3, size, size]` in -1..1
     pub pixels: Vec<f32>,
     /// `[tokens]`
@@ -23,7 +23,7 @@ pub struct CaptionedImage {
 
 /// Makes captioned pictures of scenes and records.
 #[derive(Clone)]
-pub struct CaptionedImageMaker {
+pub(crate) struct CaptionedImageMaker {
     pub tokenizer: Arc<SiglipTokenizer>,
     /// Shares of the nano world's pictures that are of its gallery, and that are frames of its videos.
     gallery: f64,
@@ -33,7 +33,7 @@ pub struct CaptionedImageMaker {
 }
 
 impl CaptionedImageMaker {
-    pub fn new(recipe: &Recipe, tokenizer: Arc<SiglipTokenizer>, size: usize) -> Self {
+    pub(crate) fn new(recipe: &Recipe, tokenizer: Arc<SiglipTokenizer>, size: usize) -> Self {
         Self {
             tokenizer,
             gallery: recipe.data.gallery,
@@ -44,7 +44,7 @@ impl CaptionedImageMaker {
     }
 
     /// Picture `index` of a split: a scene, art of the gallery, or a frame of a video.
-    pub fn picture(&self, split: Split, seed: u64, index: u64) -> CaptionedImage {
+    pub(crate) fn picture(&self, split: Split, seed: u64, index: u64) -> CaptionedImage {
         // Every so many pictures one is none of a scene, and of these every so many one is of the
         // gallery: exactly the shares, in any stretch.
         let others = self.gallery + self.frames;

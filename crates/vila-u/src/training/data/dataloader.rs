@@ -27,7 +27,7 @@ const AHEAD: usize = 2;
 const NANO: &str = "nano";
 
 /// Makes samples of scenes and records; each worker has its own.
-pub trait MakeSample: Clone + Send + 'static {
+pub(crate) trait MakeSample: Clone + Send + 'static {
     /// Plain host memory.
     type Sample: Send + 'static;
 
@@ -60,7 +60,7 @@ struct WorkerOutput<S> {
 
 /// Which samples are a rank's.
 #[derive(Clone, Copy)]
-pub struct RankShare {
+pub(crate) struct RankShare {
     pub rank: usize,
     pub ranks: usize,
     /// Samples of a rank that follow each other.
@@ -75,7 +75,7 @@ impl RankShare {
     }
 }
 
-pub struct DataLoader<S> {
+pub(crate) struct DataLoader<S> {
     workers: Vec<Receiver<Result<WorkerOutput<S>>>>,
     /// The paths of the sources.
     names: Vec<String>,
@@ -86,7 +86,7 @@ pub struct DataLoader<S> {
 
 impl<S: Send + 'static> DataLoader<S> {
     /// Starts with the rank's own sample `first`, from a state. The threads end when this is dropped.
-    pub fn start<M: MakeSample<Sample = S>>(
+    pub(crate) fn start<M: MakeSample<Sample = S>>(
         maker: &M,
         data: &Data,
         seed: u64,
@@ -149,7 +149,7 @@ impl<S: Send + 'static> DataLoader<S> {
     }
 
     /// The next samples in order; notes where that leads to and what was skipped.
-    pub fn next_batch(
+    pub(crate) fn next_batch(
         &mut self,
         count: usize,
         progress: &mut DataProgress,
@@ -262,7 +262,7 @@ fn first_usable<M: MakeSample>(
 }
 
 /// A sample and where it is from.
-pub struct LoadedSample<S> {
+pub(crate) struct LoadedSample<S> {
     pub origin: Origin,
     pub sample: S,
 }
@@ -271,7 +271,7 @@ pub struct LoadedSample<S> {
 /// no sources, scenes of the nano world.
 ///
 /// Errors when there are none, or too many records have to be skipped.
-pub fn first_samples<M: MakeSample>(
+pub(crate) fn first_samples<M: MakeSample>(
     maker: &M,
     sources: &[Source],
     most: u64,

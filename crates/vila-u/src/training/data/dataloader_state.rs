@@ -15,7 +15,7 @@ use crate::{Error, Result, atomic};
 
 /// What a checkpoint keeps. Empty for the nano world, whose samples follow from their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataLoaderState {
+pub(crate) struct DataLoaderState {
     /// Each of them with its own workers.
     #[serde(default = "one")]
     pub ranks: usize,
@@ -35,7 +35,7 @@ impl DataLoaderState {
     /// Before the first sample.
     ///
     /// Errors when the pattern of a source names nothing.
-    pub fn start(data: &Data, ranks: usize) -> Result<Self> {
+    pub(crate) fn start(data: &Data, ranks: usize) -> Result<Self> {
         let sources: Vec<&Source> = trained(data).collect();
         if sources.is_empty() {
             return Ok(Self::default());
@@ -50,7 +50,7 @@ impl DataLoaderState {
     }
 
     /// Errors when the run cannot go on from here with this data.
-    pub fn check(&self, data: &Data, ranks: usize) -> Result<()> {
+    pub(crate) fn check(&self, data: &Data, ranks: usize) -> Result<()> {
         let start = Self::start(data, ranks)?;
         let workers = |state: &Self| state.positions.len();
         if self.ranks != start.ranks && workers(&start) > 0 {
@@ -74,7 +74,7 @@ impl DataLoaderState {
     }
 
     /// The positions of one rank's workers.
-    pub fn of_rank(&self, rank: usize) -> &[Vec<Position>] {
+    pub(crate) fn of_rank(&self, rank: usize) -> &[Vec<Position>] {
         let workers = self.positions.len() / self.ranks.max(1);
         self.positions
             .get(rank * workers..(rank + 1) * workers)
@@ -83,12 +83,12 @@ impl DataLoaderState {
 }
 
 /// The sources that are trained on.
-pub fn trained(data: &Data) -> impl Iterator<Item = &Source> {
+pub(crate) fn trained(data: &Data) -> impl Iterator<Item = &Source> {
     data.sources.iter().filter(|source| !source.held_out)
 }
 
 /// The state as training goes on, and `skipped.jsonl` in the run folder, which rank 0 writes.
-pub struct DataProgress {
+pub(crate) struct DataProgress {
     /// Of all ranks after the last step; of this one as of now.
     pub state: DataLoaderState,
     /// Skipped by this rank since.
@@ -102,7 +102,7 @@ pub struct DataProgress {
 
 impl DataProgress {
     /// Continues from a state: what a run that was cut off skipped beyond it goes from the file.
-    pub fn open(
+    pub(crate) fn open(
         out: &Path,
         data: &Data,
         state: DataLoaderState,
@@ -125,7 +125,7 @@ impl DataProgress {
     }
 
     /// Notes where a worker of this rank stands in a source.
-    pub fn moved(&mut self, worker: usize, source: usize, position: Position) {
+    pub(crate) fn moved(&mut self, worker: usize, source: usize, position: Position) {
         let workers = self.state.of_rank(self.group.rank()).len();
         let worker = self.group.rank() * workers + worker;
         if let Some(positions) = self.state.positions.get_mut(worker) {
@@ -136,7 +136,7 @@ impl DataProgress {
     /// Notes records that cannot be used.
     ///
     /// Errors when these have become more than the recipe allows.
-    pub fn skip(&mut self, skipped: &[Skipped]) -> Result<()> {
+    pub(crate) fn skip(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
             self.skipped.push(record.clone());
             if self.state.skipped + self.skipped.len() as u64 > self.max_skipped {
@@ -148,7 +148,7 @@ impl DataProgress {
     }
 
     /// Learns at the end of a step where the other ranks stand and what they skipped.
-    pub fn exchange(&mut self) -> Result<()> {
+    pub(crate) fn exchange(&mut self) -> Result<()> {
         if self.state.positions.is_empty() {
             return Ok(());
         }

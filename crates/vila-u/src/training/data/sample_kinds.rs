@@ -99,7 +99,13 @@ impl Multimodal {
 
 impl SampleMaker {
     /// Sample `index` of a split of the nano world, of the given kind.
-    pub fn make(&self, split: Split, seed: u64, index: u64, kind: SampleKind) -> Result<Example> {
+    pub(crate) fn make(
+        &self,
+        split: Split,
+        seed: u64,
+        index: u64,
+        kind: SampleKind,
+    ) -> Result<Example> {
         let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, index));
         let tokenizer = &self.tokenizer;
         let size = self.size() as u32;

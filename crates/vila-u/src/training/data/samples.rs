@@ -21,7 +21,7 @@ use crate::training::recipe::{self, Multimodal, Recipe};
 use crate::{Error, Result};
 
 /// One sample and its pictures.
-pub struct Example {
+pub(crate) struct Example {
     pub sample: Sample,
     /// `[images, 3, size, size]` in -1..1
     pub pixels: Vec<f32>,
@@ -39,7 +39,7 @@ struct Training {
 
 /// Makes samples of scenes and records.
 #[derive(Clone)]
-pub struct SampleMaker {
+pub(crate) struct SampleMaker {
     pub tokenizer: Arc<Tokenizer>,
     pub config: Arc<VilaUConfig>,
     seed: u64,
@@ -48,7 +48,7 @@ pub struct SampleMaker {
 
 impl SampleMaker {
     /// Of a stage, with its dropout of captions and visual tokens.
-    pub fn of_stage(
+    pub(crate) fn of_stage(
         recipe: &Recipe,
         objective: &recipe::Objective,
         tokenizer: Arc<Tokenizer>,
@@ -73,7 +73,7 @@ impl SampleMaker {
     }
 
     /// The same without what only training does to samples.
-    pub fn evaluated(&self) -> Self {
+    pub(crate) fn evaluated(&self) -> Self {
         Self {
             training: None,
             ..self.clone()
@@ -81,22 +81,22 @@ impl SampleMaker {
     }
 
     /// What the stage trains; none of samples that are evaluated.
-    pub fn objective(&self) -> Option<&Multimodal> {
+    pub(crate) fn objective(&self) -> Option<&Multimodal> {
         Some(&self.training.as_ref()?.objective)
     }
 
     /// Width and height of a picture, in pixels.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.config.siglip.vision_config.image_size
     }
 
     /// Visual tokens of an image.
-    pub fn image_tokens(&self) -> usize {
+    pub(crate) fn image_tokens(&self) -> usize {
         self.config.vision_tower.rqtransformer.positions()
     }
 
     /// Samples as rows of the language model.
-    pub fn layout(&self, samples: &[Sample]) -> SequenceLayout {
+    pub(crate) fn layout(&self, samples: &[Sample]) -> SequenceLayout {
         let max_length = self.config.llm.max_length();
         SequenceLayout::packed(samples, self.image_tokens(), max_length, None)
     }

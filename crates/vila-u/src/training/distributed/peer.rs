@@ -25,11 +25,11 @@ const MOST: u64 = 256 << 20;
 const CHUNK: usize = 1 << 15;
 
 /// Or why not, for the person.
-pub type Told<T> = std::result::Result<T, String>;
+pub(super) type Told<T> = std::result::Result<T, String>;
 
 /// What a rank says of itself.
 #[derive(Serialize, Deserialize)]
-pub struct Hello {
+pub(super) struct Hello {
     pub version: String,
     pub rank: usize,
     pub ranks: usize,
@@ -38,7 +38,7 @@ pub struct Hello {
 }
 
 #[derive(Debug)]
-pub struct Peer {
+pub(super) struct Peer {
     pub rank: usize,
     stream: TcpStream,
 }
@@ -55,7 +55,7 @@ enum Kind {
 
 impl Peer {
     /// Introduces this rank to rank 0.
-    pub fn join(stream: TcpStream, hello: &Hello) -> Told<Self> {
+    pub(super) fn join(stream: TcpStream, hello: &Hello) -> Told<Self> {
         let mut peer = Self { rank: 0, stream };
         let begin = || -> io::Result<()> {
             prepare(&peer.stream)?;
@@ -67,7 +67,7 @@ impl Peer {
     }
 
     /// Who it is that has connected, if it is a rank.
-    pub fn introduced(mut stream: TcpStream) -> Option<(Hello, Self)> {
+    pub(super) fn introduced(mut stream: TcpStream) -> Option<(Hello, Self)> {
         prepare(&stream).ok()?;
         stream.set_read_timeout(Some(STRANGER)).ok()?;
         let mut magic = [0; MAGIC.len()];
@@ -89,7 +89,7 @@ impl Peer {
 
     /// Says why this rank stops, and lets it arrive: what is closed with something unread takes with it
     /// what was sent last.
-    pub fn farewell(&mut self, reason: &str) {
+    pub(super) fn farewell(&mut self, reason: &str) {
         let _ = self.stream.set_write_timeout(Some(FAREWELL));
         let _ = self.stream.set_read_timeout(Some(FAREWELL));
         let _ = self.send(
@@ -126,12 +126,12 @@ impl Peer {
         })
     }
 
-    pub fn send_value(&mut self, value: &impl Serialize) -> Told<()> {
+    pub(super) fn send_value(&mut self, value: &impl Serialize) -> Told<()> {
         let json = serde_json::to_vec(value).map_err(|error| error.to_string())?;
         self.send(Kind::Value, json.len(), [json].into_iter())
     }
 
-    pub fn send_floats(&mut self, values: &[f32]) -> Told<()> {
+    pub(super) fn send_floats(&mut self, values: &[f32]) -> Told<()> {
         let bytes = |values: &[f32]| {
             values
                 .iter()
@@ -155,14 +155,14 @@ impl Peer {
         }
     }
 
-    pub fn receive_value<T: DeserializeOwned>(&mut self) -> Told<T> {
+    pub(super) fn receive_value<T: DeserializeOwned>(&mut self) -> Told<T> {
         let length = self.expect(Kind::Value)?;
         let bytes = self.bytes(length).map_err(|error| self.gone(&error))?;
         serde_json::from_slice(&bytes).map_err(|error| format!("rank {}: {error}", self.rank))
     }
 
     /// Exactly as many floats as there are in `mine`, each put together with that of its place.
-    pub fn receive_floats(
+    pub(super) fn receive_floats(
         &mut self,
         mine: &mut [f32],
         mut put: impl FnMut(&mut f32, f32),

@@ -18,7 +18,7 @@ use crate::{Error, Result, atomic};
 const ADAPTER: &str = "adapter";
 
 /// Saves and loads one kind of model, of sizes that it knows.
-pub trait Checkpointer {
+pub(crate) trait Checkpointer {
     type Model: Module;
 
     /// Writes the released layout, in f32, to the new folder `dir`.
@@ -49,7 +49,7 @@ pub trait Checkpointer {
 }
 
 /// A vision tower without its depth transformer.
-pub struct TowerCheckpointer {
+pub(crate) struct TowerCheckpointer {
     pub config: RqVaeSiglipConfig,
     pub siglip: SiglipConfig,
     /// Has the tokenizers.
@@ -109,7 +109,7 @@ impl Checkpointer for TowerCheckpointer {
 }
 
 /// A whole VILA-U. Adapters of its language model lie beside it, in `adapter/`.
-pub struct VilaUCheckpointer {
+pub(crate) struct VilaUCheckpointer {
     pub config: VilaUConfig,
     /// Has the tokenizers.
     pub files: Files,
@@ -117,7 +117,7 @@ pub struct VilaUCheckpointer {
 }
 
 /// Adapters, and the name of the model that they adapt.
-pub struct Adapters {
+pub(crate) struct Adapters {
     pub config: LoraConfig,
     pub base: String,
 }
@@ -174,7 +174,7 @@ impl Checkpointer for VilaUCheckpointer {
 
 /// Errors when a run is not gone on `with` what a key of the recipe asks for, and a checkpoint has it at `path`,
 /// or the other way round.
-pub fn began_with(key: &str, path: &Path, with: bool) -> Result<()> {
+pub(crate) fn began_with(key: &str, path: &Path, with: bool) -> Result<()> {
     match (path.exists(), with) {
         (true, false) => Err(Error::usage(format!(
             "recipe: the run began with `{key}`: resume with it, as recipe.toml in the run folder has it"

@@ -20,7 +20,7 @@ use crate::{Error, Result, atomic};
 /// text encoder.
 ///
 /// `global_batch`: pairs of picture and text that are compared at once, over all ranks.
-pub fn tower(
+pub(crate) fn tower(
     recipe: &Recipe,
     device: &Device,
     global_batch: usize,
@@ -85,7 +85,7 @@ pub fn tower(
 
 /// What samples of a tower's run are made with: the tokenizer of its text encoder, and the width and
 /// height of its pictures in pixels.
-pub fn tower_input(recipe: &Recipe) -> Result<(SiglipTokenizer, usize)> {
+pub(crate) fn tower_input(recipe: &Recipe) -> Result<(SiglipTokenizer, usize)> {
     let encoders = match tower_init(recipe)? {
         TowerInit::Tower(files) => {
             let (config, siglip) = checkpoint::config::read_tower(&files)?;
@@ -169,7 +169,10 @@ fn spiece(
 
 /// Sizes and weights of a whole model, and its tokenizer: all of `init`, or, where the recipe has
 /// the sizes of a language model, a new one on the tower of `init`.
-pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUCheckpointer, VilaU, Tokenizer)> {
+pub(crate) fn vila_u(
+    recipe: &Recipe,
+    device: &Device,
+) -> Result<(VilaUCheckpointer, VilaU, Tokenizer)> {
     let (init, files) = init(recipe)?;
     if recipe.model.llm.is_none() {
         if checkpoint::info(&files)?.is_quantized() {
@@ -229,12 +232,12 @@ pub fn vila_u(recipe: &Recipe, device: &Device) -> Result<(VilaUCheckpointer, Vi
 }
 
 /// What samples of a language model's run are made with: its sizes and its tokenizer.
-pub fn vila_u_input(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
+pub(crate) fn vila_u_input(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
     vila_u_input_of(recipe, &init(recipe)?.1)
 }
 
 /// The same where it takes no download.
-pub fn vila_u_input_at_hand(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
+pub(crate) fn vila_u_input_at_hand(recipe: &Recipe) -> Result<(VilaUConfig, Tokenizer)> {
     let init = recipe.init.as_deref().ok_or_else(no_init)?;
     match Source::parse(init)?.known()? {
         Known::Files(files) => vila_u_input_of(recipe, &files),
@@ -254,14 +257,14 @@ fn vila_u_input_of(recipe: &Recipe, files: &Files) -> Result<(VilaUConfig, Token
 }
 
 /// The sizes of the model that is trained.
-pub enum ModelSizes {
+pub(crate) enum ModelSizes {
     Tower(Box<(RqVaeSiglipConfig, SiglipConfig)>),
     VilaU(Box<VilaUConfig>),
 }
 
 /// Sizes from configurations alone. A released model that is not at hand has its known ones: nothing is
 /// downloaded.
-pub fn sizes(recipe: &Recipe) -> Result<ModelSizes> {
+pub(crate) fn sizes(recipe: &Recipe) -> Result<ModelSizes> {
     let tower = recipe.is_tower();
     let source = recipe.init.as_deref().map(Source::parse).transpose()?;
     if tower && recipe.model.rqvaesiglip.is_some() {
@@ -353,7 +356,7 @@ fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokeni
 
 /// Initialises all weights now and in order: parameters are initialised when first used, and what is used
 /// first must not decide what they become.
-pub fn initialise<M: Module>(model: M, device: &Device, seed: u64) -> M {
+pub(crate) fn initialise<M: Module>(model: M, device: &Device, seed: u64) -> M {
     struct Touch;
     impl ModuleVisitor for Touch {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -367,7 +370,7 @@ pub fn initialise<M: Module>(model: M, device: &Device, seed: u64) -> M {
 
 /// The recipe with a temporary run folder, so that tokenizers which a run would make in its own are made
 /// there, and that folder: nothing is left behind when it is dropped.
-pub fn in_temporary_folder(recipe: &Recipe) -> Result<(Recipe, tempfile::TempDir)> {
+pub(crate) fn in_temporary_folder(recipe: &Recipe) -> Result<(Recipe, tempfile::TempDir)> {
     let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
     let mut recipe = recipe.clone();
     if !recipe.out.join("tokenizers").exists() {

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// When the base is of another architecture, or a size is missing.
-pub fn config(folder: &Path, recipe: &Config) -> Result<LlamaConfig> {
+pub(super) fn config(folder: &Path, recipe: &Config) -> Result<LlamaConfig> {
     let files = Files::folder(folder);
     if !files.contains("config.json") {
         return recipe.read("llm");
@@ -43,7 +43,7 @@ pub fn config(folder: &Path, recipe: &Config) -> Result<LlamaConfig> {
 ///
 /// # Errors
 /// When they are damaged, or of other sizes.
-pub fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<Llama> {
+pub(super) fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<Llama> {
     let files = Files::folder(folder);
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let tokens = tokenizer.vocabulary();
@@ -79,7 +79,7 @@ pub fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<L
 ///
 /// # Errors
 /// When there is none, or one of another kind.
-pub fn tokenizer(folder: &Path, config: &LlamaConfig) -> Result<Files> {
+pub(super) fn tokenizer(folder: &Path, config: &LlamaConfig) -> Result<Files> {
     let files = Files::folder(folder);
     let tokenizer = checkpoint::config::tokenizer(&files)?;
     let (tokens, longest) = (tokenizer.vocabulary(), config.max_length());

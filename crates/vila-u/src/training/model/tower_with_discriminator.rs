@@ -7,13 +7,13 @@ use crate::tower::RqVaeSiglip;
 use crate::training::losses::Discriminator;
 
 #[derive(Clone, Debug)]
-pub struct TowerWithDiscriminator {
+pub(crate) struct TowerWithDiscriminator {
     pub tower: RqVaeSiglip,
     pub discriminator: Option<Discriminator>,
 }
 
 /// Where the discriminator's parameters are.
-pub const DISCRIMINATOR: &str = "discriminator";
+pub(crate) const DISCRIMINATOR: &str = "discriminator";
 const CONTAINER: &str = "Struct:TowerWithDiscriminator";
 
 /// By hand, so that a parameter of the tower has the path that it has in a tower alone, which is its key in

@@ -19,7 +19,7 @@ use crate::training::optimizer::Gradients;
 const CODES: usize = 1024;
 
 /// Visual targets that have gone forward and backward.
-pub struct ChunkedDepthLoss {
+pub(super) struct ChunkedDepthLoss {
     /// `[targets, D]`, detached.
     pub losses: Tensor<2>,
     /// `[1]`, 0; its gradients with respect to the hidden states are those of the mean of the losses.
@@ -29,14 +29,14 @@ pub struct ChunkedDepthLoss {
 }
 
 /// Visual positions of a chunk.
-pub fn chunk_size(depth: usize) -> usize {
+pub(crate) fn chunk_size(depth: usize) -> usize {
     (CODES / depth.max(1)).max(1)
 }
 
 impl ChunkedDepthLoss {
     /// - `hidden`: `[targets, hidden]`, tracked by autodiff
     /// - `codes`: `[targets, D]`, the targets
-    pub fn new(model: &VilaU, hidden: Tensor<2>, codes: Tensor<2, Int>) -> Self {
+    pub(super) fn new(model: &VilaU, hidden: Tensor<2>, codes: Tensor<2, Int>) -> Self {
         let [targets, depth] = codes.dims();
         let mut gradients = Gradients::default();
         let (mut losses, mut hidden_grads) = (Vec::new(), Vec::new());

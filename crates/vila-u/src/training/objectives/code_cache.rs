@@ -15,7 +15,7 @@ use crate::tower::RqVaeSiglip;
 const MOST: usize = 1 << 25;
 
 #[derive(Default)]
-pub struct CodeCache(Mutex<CachedCodes>);
+pub(super) struct CodeCache(Mutex<CachedCodes>);
 
 #[derive(Default)]
 struct CachedCodes {
@@ -26,7 +26,7 @@ struct CachedCodes {
 
 impl CodeCache {
     /// The codes `[n, rows, columns, D]` of pictures `[n, 3, size, size]` in -1..1.
-    pub fn codes(
+    pub(super) fn codes(
         &self,
         tower: &RqVaeSiglip,
         pixels: &[f32],

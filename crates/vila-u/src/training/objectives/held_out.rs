@@ -5,10 +5,10 @@ use crate::training::data::dataloader::{MakeSample, first_samples};
 use crate::training::recipe::Data;
 
 /// Held-out samples that an evaluation of the language model looks at; of the nano world, of each kind.
-pub const EVALUATED: usize = 64;
+pub(super) const EVALUATED: usize = 64;
 
 /// The first samples of the sources that are held out; none for the nano world.
-pub fn held_out<M: MakeSample>(
+pub(super) fn held_out<M: MakeSample>(
     maker: &M,
     data: &Data,
     count: usize,

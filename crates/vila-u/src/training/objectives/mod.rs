@@ -4,9 +4,9 @@ mod chunked_depth_loss;
 mod code_cache;
 mod gradient_checkpointing;
 mod held_out;
-pub mod multimodal;
+pub(super) mod multimodal;
 mod sample_sheet;
-pub mod tower;
+pub(super) mod tower;
 
-pub use chunked_depth_loss::chunk_size;
-pub use gradient_checkpointing::CheckpointedLayers;
+pub(super) use chunked_depth_loss::chunk_size;
+pub(super) use gradient_checkpointing::CheckpointedLayers;

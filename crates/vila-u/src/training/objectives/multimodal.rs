@@ -36,7 +36,7 @@ struct Means {
 }
 
 /// The objective of both stages; they differ in their samples.
-pub struct MultimodalObjective {
+pub(crate) struct MultimodalObjective {
     pub(super) samples: SampleMaker,
     settings: Multimodal,
     /// Samples whose losses are computed at once.
@@ -57,7 +57,7 @@ pub struct MultimodalObjective {
 
 impl MultimodalObjective {
     /// `evaluates`: held-out samples are needed.
-    pub fn new(
+    pub(crate) fn new(
         recipe: &Recipe,
         samples: SampleMaker,
         generation: VisualOptions,

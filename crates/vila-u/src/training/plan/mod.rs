@@ -1,7 +1,7 @@
 //! What a run takes, from sizes alone: parameters trained and frozen, tokens a step, and memory by what
 //! it is for. No weight is read.
 //!
-//! Weights, gradients and moments are exact. Activations are an estimate (see [`activations`]).
+//! Weights, gradients and moments are exact. Activations are an estimate (`activations.rs`).
 
 mod activations;
 

@@ -25,7 +25,7 @@ const EMA: &str = "ema/model";
 
 /// The checkpoint with the best evaluation of its stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
+pub(crate) struct Best {
     pub step: u64,
     /// Index of the stage, from 0.
     pub stage: usize,
@@ -35,7 +35,7 @@ pub struct Best {
 
 impl Best {
     /// The step as the best, if its evaluation has a better score than those of the stage `before`.
-    pub fn after(
+    pub(crate) fn after(
         before: Option<&Self>,
         step: u64,
         stage: usize,
@@ -49,12 +49,12 @@ impl Best {
 }
 
 /// Where the checkpoint of a step lies.
-pub fn folder(out: &Path, step: u64) -> PathBuf {
+pub(crate) fn folder(out: &Path, step: u64) -> PathBuf {
     out.join("checkpoints").join(format!("step-{step:08}"))
 }
 
 /// The steps of the whole checkpoints in a run folder, oldest first.
-pub fn steps(out: &Path) -> Vec<u64> {
+pub(crate) fn steps(out: &Path) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(out.join("checkpoints")) else {
         return Vec::new();
     };
@@ -70,7 +70,7 @@ pub fn steps(out: &Path) -> Vec<u64> {
 /// Writes the checkpoint of a step.
 ///
 /// Errors say which one is kept instead.
-pub fn save<C: Checkpointer>(
+pub(crate) fn save<C: Checkpointer>(
     out: &Path,
     step: u64,
     checkpointer: &C,
@@ -101,7 +101,7 @@ pub fn save<C: Checkpointer>(
 }
 
 /// Removes all checkpoints but the last `keep` and the best.
-pub fn rotate(out: &Path, keep: usize, best: Option<&Best>) -> Result<()> {
+pub(crate) fn rotate(out: &Path, keep: usize, best: Option<&Best>) -> Result<()> {
     let steps = steps(out);
     let old = &steps[..steps.len().saturating_sub(keep)];
     for step in old
@@ -115,14 +115,14 @@ pub fn rotate(out: &Path, keep: usize, best: Option<&Best>) -> Result<()> {
 }
 
 /// Which checkpoint is the best, unless it is gone.
-pub fn best(out: &Path) -> Option<Best> {
+pub(crate) fn best(out: &Path) -> Option<Best> {
     let json = fs::read(best_path(out)).ok()?;
     let best: Best = serde_json::from_slice(&json).ok()?;
     folder(out, best.step).exists().then_some(best)
 }
 
 /// Notes the best checkpoint.
-pub fn set_best(out: &Path, best: &Best) -> Result<()> {
+pub(crate) fn set_best(out: &Path, best: &Best) -> Result<()> {
     let json = serde_json::to_vec(best).map_err(|error| Error::failed(error.to_string()))?;
     atomic::write(&best_path(out), &json)
 }
@@ -132,7 +132,7 @@ fn best_path(out: &Path) -> PathBuf {
 }
 
 /// The dataloader's state in the checkpoint of a step.
-pub fn load_data_state(out: &Path, step: u64, data: &Data) -> Result<DataLoaderState> {
+pub(crate) fn load_data_state(out: &Path, step: u64, data: &Data) -> Result<DataLoaderState> {
     let path = folder(out, step).join(DATA);
     if !path.exists() && data.sources.is_empty() {
         // Older checkpoints of the nano world have none, and it says nothing.
@@ -153,7 +153,7 @@ pub fn load_data_state(out: &Path, step: u64, data: &Data) -> Result<DataLoaderS
 }
 
 /// Reads model and optimizer of the checkpoint of a step. `has_ema`: whether the recipe asks for it.
-pub fn load<C: Checkpointer>(
+pub(crate) fn load<C: Checkpointer>(
     out: &Path,
     step: u64,
     checkpointer: &C,
@@ -182,7 +182,7 @@ fn unreadable(out: &Path, step: u64, error: Error) -> Error {
 }
 
 /// Reads the moving average of the weights in the checkpoint of a step.
-pub fn load_ema<C: Checkpointer>(
+pub(crate) fn load_ema<C: Checkpointer>(
     out: &Path,
     step: u64,
     checkpointer: &C,
@@ -201,7 +201,7 @@ fn damaged(out: &Path, step: u64, reason: String) -> Error {
 }
 
 /// How to go on from the checkpoint before that of a step, if there is one.
-pub fn instead(out: &Path, step: u64) -> Option<String> {
+pub(crate) fn instead(out: &Path, step: u64) -> Option<String> {
     let older = steps(out).into_iter().rfind(|older| *older < step)?;
     let path = folder(out, step);
     Some(format!(

@@ -23,7 +23,7 @@ const NAME: &str = "failed.json";
 
 /// Where a sample is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The path of its source; `nano` for the nano world.
     pub source: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -33,7 +33,7 @@ pub struct Origin {
 
 /// What `failed.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The step that was not taken.
     pub step: u64,
     /// What became of what.
@@ -45,7 +45,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn new(
+    pub(crate) fn new(
         step: u64,
         reason: String,
         losses: &BTreeMap<String, f64>,
@@ -60,14 +60,14 @@ impl Failure {
         }
     }
 
-    pub fn write(&self, out: &Path) -> Result<()> {
+    pub(crate) fn write(&self, out: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self);
         let json = json.map_err(|error| Error::failed(error.to_string()))?;
         atomic::write(&out.join(NAME), &json)
     }
 
     /// The first samples, for a message.
-    pub fn named(&self) -> String {
+    pub(crate) fn named(&self) -> String {
         let name = |origin: &Origin| match &origin.shard {
             Some(shard) => format!("{} of {}", origin.key, shard.display()),
             None => format!("{} of {}", origin.key, origin.source),
@@ -82,7 +82,7 @@ impl Failure {
 }
 
 /// Removes what an earlier failure left in a run folder, if anything.
-pub fn remove(out: &Path) -> Result<()> {
+pub(crate) fn remove(out: &Path) -> Result<()> {
     let path = out.join(NAME);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
@@ -92,11 +92,11 @@ pub fn remove(out: &Path) -> Result<()> {
 
 /// The losses of the last steps.
 #[derive(Default)]
-pub struct RecentLosses(VecDeque<f64>);
+pub(crate) struct RecentLosses(VecDeque<f64>);
 
 impl RecentLosses {
     /// The loss above which one is a spike; none is before there are enough.
-    pub fn spike_limit(&self, factor: f64) -> f64 {
+    pub(crate) fn spike_limit(&self, factor: f64) -> f64 {
         let count = self.0.len();
         if count < ENOUGH {
             return f64::INFINITY;
@@ -104,14 +104,14 @@ impl RecentLosses {
         factor * (1.0 + (self.0.iter().sum::<f64>() / count as f64).abs())
     }
 
-    pub fn push(&mut self, loss: f64) {
+    pub(crate) fn push(&mut self, loss: f64) {
         self.0.push_back(loss);
         if self.0.len() > WINDOW {
             self.0.pop_front();
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 }

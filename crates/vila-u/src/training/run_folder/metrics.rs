@@ -11,7 +11,7 @@ use crate::training::run_folder::tensorboard::Events;
 use crate::{Error, Result, atomic};
 
 /// Both files, open.
-pub struct Metrics {
+pub(crate) struct Metrics {
     path: PathBuf,
     file: File,
     events: Events,
@@ -19,7 +19,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Continues after `step`: what a run that was cut off wrote beyond its checkpoint goes.
-    pub fn open(out: &Path, step: u64) -> Result<Self> {
+    pub(crate) fn open(out: &Path, step: u64) -> Result<Self> {
         let path = out.join("metrics.jsonl");
         let kept: String = match fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -39,7 +39,7 @@ impl Metrics {
         Ok(Self { path, file, events })
     }
 
-    pub fn write(&mut self, step: u64, metrics: &BTreeMap<String, f64>) -> Result<()> {
+    pub(crate) fn write(&mut self, step: u64, metrics: &BTreeMap<String, f64>) -> Result<()> {
         let mut object = Map::from_iter([("step".to_string(), json!(step))]);
         object.extend(
             metrics
@@ -57,13 +57,13 @@ impl Metrics {
     }
 
     /// Brings to disk what was written so far.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(Error::io(&self.path))
     }
 }
 
 /// What was recorded in a run folder, step after step; a last line that was cut off is left out.
-pub fn read(out: &Path) -> Result<Vec<(u64, BTreeMap<String, f64>)>> {
+pub(crate) fn read(out: &Path) -> Result<Vec<(u64, BTreeMap<String, f64>)>> {
     let path = out.join("metrics.jsonl");
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     Ok(text.lines().filter_map(parsed).collect())

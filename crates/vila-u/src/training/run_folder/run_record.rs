@@ -35,7 +35,7 @@ struct RunStart {
 }
 
 /// Notes a start in `run.json`. Why the run stopped before is over.
-pub fn started(
+pub(crate) fn started(
     recipe: &Recipe,
     step: u64,
     revision: Option<&str>,
@@ -92,7 +92,7 @@ struct Shard {
 ///
 /// # Errors
 /// When the run goes on (`resumed`) and a shard that it learns from has another size than when it began.
-pub fn sources(recipe: &Recipe, resumed: bool) -> Result<()> {
+pub(crate) fn sources(recipe: &Recipe, resumed: bool) -> Result<()> {
     let path = recipe.out.join("sources.json");
     let listed = recipe.data.sources.iter().map(list);
     let listed = listed.collect::<Result<Vec<_>>>()?;
@@ -150,7 +150,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 /// Makes sure that a run may write in this folder, and keeps others out of it.
-pub fn enter(out: &Path, resume: bool) -> Result<File> {
+pub(crate) fn enter(out: &Path, resume: bool) -> Result<File> {
     let holds_run = out.join("metrics.jsonl").exists() || !checkpoints::steps(out).is_empty();
     if resume && !holds_run {
         return Err(Error::usage(format!(

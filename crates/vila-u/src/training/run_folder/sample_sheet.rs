@@ -12,7 +12,7 @@ const COLUMNS: usize = 8;
 
 /// Writes a sheet of two equally long rows of square pictures, `[n, 3, size, size]` in -1..1,
 /// folded to lines of eight pairs.
-pub fn save_sheet(path: &Path, above: Tensor<4>, below: Tensor<4>) -> Result<()> {
+pub(crate) fn save_sheet(path: &Path, above: Tensor<4>, below: Tensor<4>) -> Result<()> {
     let (above, below) = (to_images(above)?, to_images(below)?);
     let lines = above.chunks(COLUMNS).zip(below.chunks(COLUMNS));
     let cells: Vec<_> = lines

@@ -12,14 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::{Error, Result};
 
 /// An open event file.
-pub struct Events {
+pub(super) struct Events {
     path: PathBuf,
     file: File,
 }
 
 impl Events {
     /// Starts a new event file in `folder`; TensorBoard joins the files of one folder by step.
-    pub fn create(folder: &Path) -> Result<Self> {
+    pub(super) fn create(folder: &Path) -> Result<Self> {
         let start = now();
         let path = (0u32..)
             .map(|n| {
@@ -44,7 +44,7 @@ impl Events {
     }
 
     /// Appends one event with all the scalars of a step.
-    pub fn scalars<'a>(
+    pub(super) fn scalars<'a>(
         &mut self,
         step: u64,
         values: impl IntoIterator<Item = (&'a str, f64)>,

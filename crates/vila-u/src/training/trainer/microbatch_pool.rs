@@ -12,17 +12,17 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::{Error, Result};
 
 /// How many of a step's batches a CPU computes in parallel.
-pub fn parallel_batches(batches: usize) -> usize {
+pub(crate) fn parallel_batches(batches: usize) -> usize {
     batches.min(rayon::current_num_threads())
 }
 
 /// Groups of cores, each of which computes one batch at a time.
-pub struct MicrobatchPool(Vec<ThreadPool>);
+pub(crate) struct MicrobatchPool(Vec<ThreadPool>);
 
 impl MicrobatchPool {
     /// One group for each of a step's batches, as far as there are cores, with equally many of them; on a GPU
     /// one.
-    pub fn new(batches: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn new(batches: usize, device: &Device) -> Result<Self> {
         let cores = rayon::current_num_threads();
         let groups = if crate::device::is_cpu(device) {
             parallel_batches(batches)
@@ -36,13 +36,13 @@ impl MicrobatchPool {
         (0..groups).map(pool).collect::<Result<_>>().map(Self)
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
     /// The results of at most [`Self::count`] batches, in their order. A single one may change the
     /// model; of several, each sees a copy.
-    pub fn run<M: Module, B: Send, R: Send>(
+    pub(crate) fn run<M: Module, B: Send, R: Send>(
         &self,
         model: &mut M,
         mut batches: Vec<B>,

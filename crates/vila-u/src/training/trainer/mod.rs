@@ -1,7 +1,7 @@
 //! The one training loop, for every objective.
 
 mod checkpointing;
-pub mod microbatch_pool;
+pub(crate) mod microbatch_pool;
 mod objective;
 mod progress;
 mod stage;
@@ -24,11 +24,11 @@ use super::run_folder::metrics::{self, Metrics};
 use super::run_folder::run_record;
 use crate::{Error, Result, atomic};
 use microbatch_pool::MicrobatchPool;
-pub use objective::{BatchLosses, Objective};
+pub(super) use objective::{BatchLosses, Objective};
 pub use progress::{Progress, Start, Throughput, Watch};
 
 /// One run in progress.
-pub struct Trainer<'a, C: Checkpointer> {
+pub(super) struct Trainer<'a, C: Checkpointer> {
     pub recipe: &'a Recipe,
     pub model: C::Model,
     /// The moving average of the model's weights, if the recipe asks for it; rank 0's.
@@ -67,7 +67,7 @@ impl<'a, C: Checkpointer> Trainer<'a, C> {
     ///
     /// # Errors
     /// When the folder already holds a run and this is not to resume it, or the other way round.
-    pub fn open(
+    pub(super) fn open(
         recipe: &'a Recipe,
         checkpointer: C,
         device: &Device,
@@ -124,7 +124,7 @@ impl<'a, C: Checkpointer> Trainer<'a, C> {
 
     /// Leaves the finished model in the run folder and says where. A model that is there may be that of fewer
     /// steps: it is written again even where nothing was left to train.
-    pub fn finish(self) -> Result<PathBuf> {
+    pub(super) fn finish(self) -> Result<PathBuf> {
         let path = self.recipe.out.join("model");
         if self.group.is_main() {
             self.checkpointer.finish(self.evaluated_model(), &path)?;
