@@ -5,8 +5,8 @@ use vila_u::burn::optim::{AdamWConfig, GradientsParams};
 use vila_u::checkpoint::{self, Source, WeightDtype};
 use vila_u::data::nano::{Scene, Split};
 use vila_u::sequence::{SequenceLayout, templates};
+use vila_u::teacher_forcing::{VisualTokens, losses};
 use vila_u::text::conversation::Turn;
-use vila_u::training::multimodal::{Visual, losses};
 use vila_u::{Error, device, media};
 
 fn main() -> vila_u::Result<()> {
@@ -23,7 +23,7 @@ fn main() -> vila_u::Result<()> {
     let layout = SequenceLayout::packed(&samples, model.image_tokens(), 512, None);
     let (size, mode) = (64, nano.config.root.training_resize());
     let pixels = media::to_tensor(&scene.render(64).into(), size, mode, &device)?;
-    let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
+    let visual = VisualTokens::encode(&model.vision_tower.rqvaesiglip, pixels);
 
     let mut optimizer = AdamWConfig::new().init();
     for step in 0..10 {

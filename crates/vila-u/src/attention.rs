@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Tensor};
 use vila_u_kernels::attention;
 
 /// `[batch, positions, heads * head_dim]` -> `[batch, heads, positions, head_dim]`
-pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, positions, width] = x.dims();
     x.reshape([batch, positions, heads, width / heads])
         .swap_dims(1, 2)
@@ -16,7 +16,7 @@ pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 /// - `query`: `[batch, heads, positions, head_dim]`
 /// - `key`, `value`: `[batch, key heads, keys, head_dim]`; groups of query heads may share a key head
 /// - `mask`: `true` where a position may *not* look, broadcastable to `[batch, heads, positions, keys]`
-pub fn multi_head_attention(
+pub(crate) fn multi_head_attention(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,

@@ -13,7 +13,7 @@ thread_local! {
 
 /// What the work gives, or none if it panics; then nothing is printed about it. Panics of other threads
 /// are reported as ever.
-pub fn catch_unwind_silent<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch_unwind_silent<T>(work: impl FnOnce() -> T) -> Option<T> {
     static INSTALLED: Once = Once::new();
     // A hook cannot be changed by a thread that panics; its own destructors may get here.
     if !thread::panicking() {

@@ -3,7 +3,7 @@
 //!
 //! Its sequence, one element per depth, is `in_mlp_2(h), in_mlp_1(e_1), in_mlp_1(e_1 + e_2), ...`
 //! plus a learned position; output `d` gives the logits of code `d + 1`. `h` is the hidden state and
-//! `e_d` the code vector chosen at depth `d`. Visual positions never see each other here.
+//! `e_d` the code vector chosen at depth `d`. Visual positions do not attend to each other here.
 //!
 //! Module fields carry the names of the checkpoint keys.
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
 use crate::{
+    Error, Result,
     attention::{multi_head_attention, split_heads},
     language::KvCache,
     layers::{LayerNorm, apply, dropout, dtype},
@@ -101,8 +102,8 @@ impl DepthConfig {
         self.block_size[0] * self.block_size[1]
     }
 
-    /// The reason why no model can have this config, if there is one.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    /// A usage error that says why no model can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
         let heads = self.head.block.n_head;
         let sizes = [
             ("rqtransformer.embed_dim", self.embed_dim),
@@ -112,29 +113,29 @@ impl DepthConfig {
             ("rqtransformer.head.block.n_head", heads),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} must not be 0"));
+            return Err(Error::usage(format!("{name} must not be 0")));
         }
         if self
             .block_size
             .iter()
             .any(|size| !(1..=4096).contains(size))
         {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.block_size {:?} must be three numbers from 1 to 4096",
                 self.block_size
-            ));
+            )));
         }
         if !self.embed_dim.is_multiple_of(heads) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.embed_dim {} does not split into {heads} heads",
                 self.embed_dim
-            ));
+            )));
         }
         Ok(())
     }
 
-    /// A model with random weights: N(0, 1 / inputs) for linear layers, so that signals keep their size through a
-    /// narrow one too; N(0, 0.02^2) for positions, biases 0.
+    /// A model with random weights: N(0, 1 / inputs) for linear layers, which keeps the variance of activations through
+    /// narrow ones too; N(0, 0.02^2) for positions, biases 0.
     ///
     /// # Panics
     /// When [`DepthConfig::check`] fails.
@@ -208,7 +209,7 @@ impl DepthTransformer {
     }
 
     /// Logits `[n, codes]` of the first code, given the hidden states `[n, language width]`.
-    /// Whatever the cache held is forgotten.
+    /// The cache is cleared before.
     pub fn first(&self, hidden: Tensor<2>, cache: &mut KvCache) -> Tensor<2> {
         cache.clear();
         self.step(Self::embed(&self.in_mlp_2, hidden), cache)

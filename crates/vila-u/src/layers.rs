@@ -7,7 +7,7 @@ use burn::{
 };
 use vila_u_kernels::{group_norm, layer_norm, linear};
 
-/// What `layer.forward(x)` computes: `[.., inputs]` -> `[.., outputs]`.
+/// `layer.forward(x)`: `[.., inputs]` -> `[.., outputs]`.
 pub(crate) fn apply<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     linear(
         x,
@@ -16,7 +16,7 @@ pub(crate) fn apply<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     )
 }
 
-/// What the layer computes in. On the CPU its weight may be held in fewer bits.
+/// The dtype that the layer computes in. On the CPU its weight may be held in fewer bits.
 pub(crate) fn dtype(layer: &Linear) -> DType {
     match &layer.bias {
         Some(bias) => bias.val().dtype(),
@@ -58,7 +58,7 @@ impl LayerNorm {
     }
 }
 
-/// What `norm.forward(x)` computes: `[batch, channels, height, width]` to the same.
+/// `norm.forward(x)`: `[batch, channels, height, width]` to the same.
 pub(crate) fn normalise_groups(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     match (&norm.gamma, &norm.beta) {
         (Some(gamma), Some(beta)) => {

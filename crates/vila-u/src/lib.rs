@@ -61,6 +61,7 @@ mod plot;
 pub mod projector;
 mod safe_path;
 pub mod sequence;
+pub mod teacher_forcing;
 pub mod text;
 pub mod tower;
 pub mod training;

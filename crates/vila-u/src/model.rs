@@ -7,6 +7,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Error, Result,
     language::{Llama, LlamaConfig},
     media::preprocess::ResizeMode,
     projector::{Projector, ProjectorConfig},
@@ -108,8 +109,8 @@ pub struct VilaU {
 }
 
 impl VilaUConfig {
-    /// The reason why no model can have this config, if there is one.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    /// A usage error that says why no model can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
         let (tower, depth) = (
             &self.vision_tower.rqvaesiglip,
             &self.vision_tower.rqtransformer,
@@ -119,33 +120,33 @@ impl VilaUConfig {
         self.mm_projector
             .check(tower.embed_dim, self.llm.hidden_size)?;
         if !(1..=MOST_FRAMES).contains(&self.root.num_video_frames) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "num_video_frames is {}: it is 1 to {MOST_FRAMES}",
                 self.root.num_video_frames
-            ));
+            )));
         }
         if depth.input_embed_dim_2 != self.llm.hidden_size {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.input_embed_dim_2 is {}, but the language model's hidden_size is {}",
                 depth.input_embed_dim_2, self.llm.hidden_size
-            ));
+            )));
         }
         if tower.latent_shape[..2] != tower.code_shape[..2] {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "a language model needs one visual token for each feature, but latent_shape is {:?} and code_shape {:?}",
                 tower.latent_shape, tower.code_shape
-            ));
+            )));
         }
         if self.root.hidden_size != self.llm.hidden_size
             || self.root.mm_hidden_size != tower.embed_dim
         {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "hidden_size {} and mm_hidden_size {} are not the language model's {} and the tower's {}",
                 self.root.hidden_size,
                 self.root.mm_hidden_size,
                 self.llm.hidden_size,
                 tower.embed_dim
-            ));
+            )));
         }
         Ok(())
     }

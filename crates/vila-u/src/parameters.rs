@@ -2,14 +2,22 @@
 //!
 //! Burn's own visitors tell of one name after the other; here is the one place that puts them together.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
 /// What is known of a parameter before it is initialised.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     pub path: String,
+    pub id: ParamId,
     pub shape: Vec<usize>,
+}
+
+impl Parameter {
+    /// How many numbers it has.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// Every parameter in the module's order; none of them is initialised by this.
@@ -19,6 +27,7 @@ pub fn list<M: Module>(module: &M) -> Vec<Parameter> {
         fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
             self.0.push(Parameter {
                 path: path.into(),
+                id: param.id,
                 shape: param.lazy_shape().to_vec(),
             });
         }

@@ -3,23 +3,23 @@
 /// A part that is trained, counted or loaded on its own (paper, figures 1 and 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelPart {
-    /// The LLaMA that reads and writes text and visual tokens.
+    /// The LLaMA decoder of text and visual tokens.
     LanguageModel,
-    /// Takes visual features into the language model's space.
+    /// Maps visual features to embeddings of the language model.
     Projector,
-    /// Makes a hidden state of the language model the D codes of a visual token.
+    /// Predicts the D codes of a visual token from a hidden state of the language model.
     DepthTransformer,
-    /// Makes pixels features.
+    /// Pixels to features, and features to the embedding of an image.
     VisionEncoder,
-    /// Makes texts vectors that can be compared with images.
+    /// Texts to embeddings that are compared with those of images.
     TextEncoder,
-    /// Makes features codes.
+    /// Features to residual codes.
     Quantizer,
-    /// Makes quantized features pixels.
+    /// Quantized features to pixels.
     PixelDecoder,
     /// Scale and bias of the contrastive loss's logits.
     ContrastiveLogits,
-    /// Judges the pixel decoder while it is trained; no checkpoint has it.
+    /// The adversary of the pixel decoder in training; no released checkpoint has it.
     Discriminator,
 }
 

@@ -15,7 +15,7 @@ const FONT: &str = "DejaVu Sans";
 const LEGEND: u32 = 30;
 
 /// Colours that are told apart, by all people as far as possible (Okabe and Ito 2008).
-pub const COLOURS: [(u8, u8, u8); 7] = [
+pub(crate) const COLOURS: [(u8, u8, u8); 7] = [
     (31, 90, 166),
     (213, 94, 0),
     (0, 158, 115),
@@ -26,7 +26,7 @@ pub const COLOURS: [(u8, u8, u8); 7] = [
 ];
 
 /// One pair of axes.
-pub struct Panel {
+pub(crate) struct Panel {
     pub title: String,
     /// What the horizontal axis counts.
     pub of: String,
@@ -36,7 +36,7 @@ pub struct Panel {
 }
 
 /// A line through points from left to right.
-pub struct Curve {
+pub(crate) struct Curve {
     pub points: Vec<(f64, f64)>,
     /// Index into [`COLOURS`], which begin anew after the last.
     pub colour: usize,
@@ -44,7 +44,7 @@ pub struct Curve {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     Line,
     /// Every point stands out: there are few.
     Dots,
@@ -57,7 +57,7 @@ pub enum Style {
 ///
 /// # Errors
 /// When it cannot be plotted, as with numbers that are not finite.
-pub fn render(
+pub(crate) fn render(
     panels: &[Panel],
     columns: usize,
     size: (u32, u32),

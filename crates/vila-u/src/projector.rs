@@ -1,4 +1,4 @@
-//! The projector: takes visual features (the summed code vectors) into the language model's space.
+//! The projector: maps visual features (the summed code vectors) to embeddings of the language model.
 
 use burn::{
     module::Module,
@@ -8,7 +8,10 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use vila_u_kernels::gelu;
 
-use crate::layers::{apply, dtype};
+use crate::{
+    Error, Result,
+    layers::{apply, dtype},
+};
 
 /// `mm_projector/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +30,7 @@ pub struct Projector {
 
 impl ProjectorConfig {
     /// Linear layers of this type, or the reason why there is no such type.
-    pub fn depth(&self) -> std::result::Result<usize, String> {
+    pub fn depth(&self) -> Result<usize> {
         let kind = self.mm_projector_type.as_str();
         let mlp = kind
             .strip_prefix("mlp")
@@ -37,19 +40,19 @@ impl ProjectorConfig {
             ("identity", _) => Ok(0),
             ("linear", _) => Ok(1),
             (_, Some(depth @ 1..=16)) => Ok(depth),
-            _ => Err(format!(
+            _ => Err(Error::usage(format!(
                 "unknown mm_projector_type {kind}: it is identity, linear, or mlpNx_gelu with N from 1 to 16"
-            )),
+            ))),
         }
     }
 
     /// The reason why no projector from width `visual` to width `language` has this config, if
     /// there is one.
-    pub fn check(&self, visual: usize, language: usize) -> std::result::Result<(), String> {
+    pub fn check(&self, visual: usize, language: usize) -> Result<()> {
         if self.depth()? == 0 && visual != language {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "an identity projector cannot take width {visual} to width {language}"
-            ));
+            )));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 /// A path named inside an untrusted file, if it stays in the folder it is relative to:
 /// not absolute, no `.` or `..`, no backslash, not empty.
-pub fn relative(path: &str) -> Option<&str> {
+pub(crate) fn relative(path: &str) -> Option<&str> {
     let inside = !path.is_empty()
         && !path.contains('\\')
         && Path::new(path)

@@ -5,7 +5,7 @@ use vila_u::{
     Error, Result,
     media::{save_png, sheet::grid},
     training::{
-        inspect::{Inspected, inspect},
+        data::inspect::{Inspected, inspect},
         recipe::Recipe,
     },
 };

@@ -69,13 +69,13 @@ fn describe(info: &Contents) -> String {
         in_words(info.memory.q4_0)
     ));
     let estimates = [
-        ("images", &info.images, "images"),
-        ("videos", &info.videos, "videos"),
+        ("generating images", &info.images, "images"),
+        ("generating videos", &info.videos, "videos"),
     ];
     for (name, need, things) in estimates {
         if let Some(need) = need {
             lines.push(format!(
-                "{name:<18} {} beside the weights, {} for groups of {} {things}",
+                "{name:<18} {} beside the weights, {} for batches of {} {things}",
                 in_words(need.bytes(1)),
                 in_words(need.bytes(need.at_once)),
                 need.at_once

@@ -11,12 +11,12 @@ use vila_u::{
     memory::in_words,
     training::{
         self, Start, Watch,
-        plan::{self, Memory, Plan, Room, StagePlan},
+        plan::{self, MemoryNeed, Plan, Resources, StagePlan},
         recipe::Recipe,
     },
 };
 
-use super::{to_json, train_ranks::Group};
+use super::{to_json, train_ranks::Launcher};
 use crate::{
     arguments::{Global, Train},
     console::Console,
@@ -30,24 +30,24 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     let ranks = args.ranks.into();
-    let room = Room {
+    let resources = Resources {
         memory: args.memory,
         ranks,
         here: if args.rank.is_none() { ranks } else { 1 },
     };
     if args.plan {
-        let plan = Plan::measured(&recipe, &device, &room)?;
+        let plan = Plan::measured(&recipe, &device, &resources)?;
         console.result(describe(&plan), to_json(&plan)?)?;
         return plan.check();
     }
-    plan::check(&recipe, &device, &room)?;
-    let group = match Group::form(global, args, &recipe, console) {
+    plan::check(&recipe, &device, &resources)?;
+    let launcher = match Launcher::start(global, args, &recipe, console) {
         // Nothing is there yet to be saved.
         Err(Error::Interrupted) => {
             console.say("stopped before the first step");
             return Ok(());
         }
-        group => group?,
+        launcher => launcher?,
     };
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
@@ -58,9 +58,9 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
             let mut note = format!(
                 "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
-                progress.pace.samples_per_second(),
-                progress.pace.tokens_per_second(),
-                100.0 * progress.pace.waiting(),
+                progress.throughput.samples_per_second(),
+                progress.throughput.tokens_per_second(),
+                100.0 * progress.throughput.waiting(),
             );
             if let Some(padding) = progress.metrics.get("padding") {
                 note += &format!(", {:.0} % padding", 100.0 * padding);
@@ -82,10 +82,10 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let start = Start {
         resume: args.resume,
         revision: option_env!("VILA_U_REVISION").map(String::from),
-        ranks: group.ranks.clone(),
+        process_group: launcher.process_group.clone(),
     };
     let finished = training::run(&recipe, &device, start, watch);
-    let ended = group.end();
+    let ended = launcher.end();
     match finished {
         Ok(model) => {
             ended?;
@@ -103,9 +103,10 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
                 "stopped and saved at step {step} of {}: go on with --resume",
                 recipe.steps
             ));
-            match console.json {
-                true => console.result("", json!({"stopped": step})),
-                false => Ok(()),
+            if console.json {
+                console.result("", json!({"stopped": step}))
+            } else {
+                Ok(())
             }
         }
         Err(error) => Err(error),
@@ -163,7 +164,7 @@ fn stage_lines(stage: &StagePlan, lines: &mut Vec<String>) {
     });
 }
 
-fn memory_lines(title: &str, memory: &Memory, free: Option<u64>, lines: &mut Vec<String>) {
+fn memory_lines(title: &str, memory: &MemoryNeed, free: Option<u64>, lines: &mut Vec<String>) {
     lines.push(title.to_string());
     for (name, bytes) in [
         ("weights", memory.weights),

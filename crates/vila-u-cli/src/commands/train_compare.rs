@@ -4,7 +4,7 @@ use std::path::Path;
 
 use vila_u::{
     Result, media,
-    training::curves::{self, Comparison, Summary},
+    training::run_folder::curves::{self, Comparison, Summary},
 };
 
 use super::{check_file, to_json};
@@ -22,9 +22,10 @@ pub fn run(args: &Train, console: &Console) -> Result<()> {
 }
 
 fn number(value: f64) -> String {
-    match value.abs() < 1e9 {
-        true => format!("{value:.4}"),
-        false => format!("{value:.4e}"),
+    if value.abs() < 1e9 {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.4e}")
     }
 }
 
@@ -51,9 +52,10 @@ fn table(compared: &Comparison) -> String {
     let columns = rows[1].len();
     let width = |column: usize| {
         let cells = rows[1..].iter().map(|row| row[column].chars().count());
-        let over = match column > 0 && column.is_multiple_of(2) {
-            true => rows[0][column - 1].chars().count().saturating_sub(12),
-            false => 0,
+        let over = if column > 0 && column.is_multiple_of(2) {
+            rows[0][column - 1].chars().count().saturating_sub(12)
+        } else {
+            0
         };
         cells.max().unwrap_or(0).max(over).max(8)
     };

@@ -13,7 +13,7 @@ use std::{
 use vila_u::{
     Error, Result, device,
     training::{
-        ranks::{Ranks, fingerprint},
+        distributed::{ProcessGroup, fingerprint},
         recipe::Recipe,
     },
 };
@@ -27,22 +27,27 @@ use crate::{
 const END: Duration = Duration::from_secs(20);
 
 /// All ranks as this process knows them.
-pub struct Group {
-    pub ranks: Arc<Ranks>,
+pub struct Launcher {
+    pub process_group: Arc<ProcessGroup>,
     /// Ranks 1, 2, ... if they were started here.
     children: Vec<Child>,
 }
 
-impl Group {
-    pub fn form(global: &Global, args: &Train, recipe: &Recipe, console: &Console) -> Result<Self> {
+impl Launcher {
+    pub fn start(
+        global: &Global,
+        args: &Train,
+        recipe: &Recipe,
+        console: &Console,
+    ) -> Result<Self> {
         let count = usize::from(args.ranks);
         let run = fingerprint(recipe, args.resume)?;
         let (rank, leader) = match (args.rank, &args.leader) {
             (Some(rank), Some(leader)) => (usize::from(rank), leader.as_str()),
             _ => (0, "127.0.0.1:0"),
         };
-        let mut group = Self {
-            ranks: Arc::default(),
+        let mut launcher = Self {
+            process_group: Arc::default(),
             children: Vec::new(),
         };
         if rank >= count {
@@ -51,28 +56,31 @@ impl Group {
             )));
         }
         if count == 1 {
-            return Ok(group);
+            return Ok(launcher);
         }
         if rank > 0 {
-            group.ranks = Arc::new(Ranks::join(leader, rank, count, run)?);
-            return Ok(group);
+            launcher.process_group = Arc::new(ProcessGroup::join(leader, rank, count, run)?);
+            return Ok(launcher);
         }
         let failed = |error| Error::failed(format!("--leader {leader}: {error}"));
         let listener = TcpListener::bind(leader).map_err(failed)?;
         if args.rank.is_none() {
             let address = listener.local_addr().map_err(failed)?.to_string();
             for rank in 1..count {
-                let child = start(global, args, rank, &address)?;
-                group.children.push(child);
+                let child = spawn(global, args, rank, &address)?;
+                launcher.children.push(child);
             }
         }
-        let children = &mut group.children;
-        let wait = || match console.stopped() {
-            true => Err(Error::Interrupted),
-            false => still_there(children),
+        let children = &mut launcher.children;
+        let wait = || {
+            if console.stopped() {
+                Err(Error::Interrupted)
+            } else {
+                still_there(children)
+            }
         };
-        group.ranks = Arc::new(Ranks::lead(&listener, count, run, wait)?);
-        Ok(group)
+        launcher.process_group = Arc::new(ProcessGroup::host(&listener, count, run, wait)?);
+        Ok(launcher)
     }
 
     /// Waits for the ranks that were started here.
@@ -92,7 +100,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Launcher {
     fn drop(&mut self) {
         // Those that have ended are not touched.
         for child in &mut self.children {
@@ -102,7 +110,7 @@ impl Drop for Group {
     }
 }
 
-fn start(global: &Global, args: &Train, rank: usize, leader: &str) -> Result<Child> {
+fn spawn(global: &Global, args: &Train, rank: usize, leader: &str) -> Result<Child> {
     let failed = |error| Error::failed(format!("starting rank {rank}: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);

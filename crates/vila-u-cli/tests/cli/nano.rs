@@ -207,8 +207,8 @@ fn written_data_is_shown_and_trained_on() {
         form = "generation"
 
         [[stages]]
-        objective = { kind = "sft", drop_caption = 0.0, hide_visual = 0.5 }
-        optimizer = { learning_rate = 1e-5, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
+        objective = { kind = "sft", cfg_dropout = 0.0, visual_token_dropout = 0.5 }
+        optimizer = { learning_rate = 1e-5, warmup_ratio = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], max_grad_norm = 1.0 }
     "#;
     fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     let inspect = ["data", "inspect", "recipe.toml", "-n", "6", "-o", "seen"];

@@ -41,7 +41,7 @@ fn a_plan_measures_the_samples_and_leaves_nothing_behind() {
         "weight decay",
         "padding",
         "activations",
-        "with recompute = true",
+        "with gradient_checkpointing = true",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }
@@ -59,7 +59,11 @@ fn what_cannot_fit_is_refused_before_anything_is_loaded() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
-        for word in ["needs about", "recompute = true", "batch_size = 1"] {
+        for word in [
+            "needs about",
+            "gradient_checkpointing = true",
+            "batch_size = 1",
+        ] {
             assert!(message.contains(word), "{message}");
         }
         assert!(folder.path().read_dir().unwrap().next().is_none());

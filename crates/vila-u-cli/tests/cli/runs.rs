@@ -59,11 +59,11 @@ const RECIPE: &str = r#"
 
     [[stages]]
     objective = { kind = "align" }
-    optimizer = { learning_rate = 3e-3, warm_up = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], clip = 1.0 }
+    optimizer = { learning_rate = 3e-3, warmup_ratio = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], max_grad_norm = 1.0 }
 
     [[stages]]
-    objective = { kind = "tower", contrastive = 1.0, reconstruction = 1.0, commitment = 0.25, pixel = "l1" }
-    optimizer = { learning_rate = 3e-3, warm_up = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], clip = 1.0 }
+    objective = { kind = "tower", contrastive_weight = 1.0, reconstruction_weight = 1.0, commitment_weight = 0.25, pixel_loss = "l1" }
+    optimizer = { learning_rate = 3e-3, warmup_ratio = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], max_grad_norm = 1.0 }
 "#;
 
 /// Making the tokenizers is most of the work of a tiny run: they are made once.
@@ -327,7 +327,7 @@ fn damaged_checkpoints_are_named_with_what_to_do() {
 }
 
 #[test]
-fn runs_are_drawn_and_compared() {
+fn runs_are_plotted_and_compared() {
     let folder = whole(15);
     json(folder.path(), &arguments("out=other", "steps=9", false));
     let run: Value =

@@ -60,7 +60,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         recipe.sample_every = u64::MAX;
         recipe.checkpoint_every = u64::MAX;
         let seconds = steps(bench, &recipe)?;
-        let samples = (recipe.batch_size * recipe.accumulation) as f64;
+        let samples = (recipe.batch_size * recipe.gradient_accumulation_steps) as f64;
         bench.add(Suite::Train, name, &seconds, |seconds| {
             vec![
                 ("steps_per_s", 1.0 / seconds),

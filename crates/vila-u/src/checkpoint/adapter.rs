@@ -35,7 +35,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 ///
 /// # Errors
 /// When the disk is full or cannot be written. What was there stays then.
-pub fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<()> {
+pub(crate) fn save(dir: &Path, llm: &Llama, config: &LoraConfig, base: &str) -> Result<()> {
     struct Collect(Vec<(String, Vec<usize>, Vec<u8>)>);
     impl parameters::Visitor for Collect {
         fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
@@ -101,7 +101,7 @@ fn check(dir: &Path, config: &LoraConfig) -> Result<()> {
     for (field, key) in [
         ("r", "rank"),
         ("lora_alpha", "alpha"),
-        ("target_modules", "targets"),
+        ("target_modules", "target_modules"),
     ] {
         let (before, now) = (&stored[field], &asked[field]);
         if before != now {
@@ -119,7 +119,7 @@ fn check(dir: &Path, config: &LoraConfig) -> Result<()> {
 /// # Errors
 /// When these are others, a file is damaged, or an adapter is missing or of another size. The model is unchanged
 /// then.
-pub fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
+pub(crate) fn load(dir: &Path, llm: &mut Llama, config: &LoraConfig) -> Result<()> {
     struct Fill<'a> {
         file: &'a Path,
         tensors: SafeTensors<'a>,

@@ -47,7 +47,7 @@ pub fn read(files: &Files) -> Result<VilaUConfig> {
         }
     }
     let fits = config.check();
-    fits.map_err(|reason| Error::invalid(files.path("config.json"), reason))?;
+    fits.map_err(Error::in_file(files.path("config.json")))?;
     Ok(config)
 }
 
@@ -78,7 +78,7 @@ pub fn read_base(files: &Files) -> Result<LlamaConfig> {
         let reason = format!("num_hidden_layers {layers} is more than {MOST_LAYERS}");
         return Err(invalid(reason));
     }
-    config.check().map_err(invalid)?;
+    config.check().map_err(Error::in_file(files.path(name)))?;
     Ok(config)
 }
 
@@ -92,7 +92,7 @@ pub fn read_tower(files: &Files) -> Result<(RqVaeSiglipConfig, SiglipConfig)> {
     let Tower { rqvaesiglip } = json(&folder, "config.json")?;
     let siglip = siglip(files, &rqvaesiglip)?;
     let fits = rqvaesiglip.check(&siglip);
-    fits.map_err(|reason| Error::invalid(folder.path("config.json"), reason))?;
+    fits.map_err(Error::in_file(folder.path("config.json")))?;
     Ok((rqvaesiglip, siglip))
 }
 
@@ -109,7 +109,7 @@ pub fn is_siglip(files: &Files) -> bool {
 pub fn read_siglip(files: &Files) -> Result<SiglipConfig> {
     let siglip: SiglipConfig = json(files, "config.json")?;
     let fits = siglip.check();
-    fits.map_err(|reason| Error::invalid(files.path("config.json"), reason))?;
+    fits.map_err(Error::in_file(files.path("config.json")))?;
     Ok(siglip)
 }
 
@@ -159,7 +159,7 @@ pub fn siglip_tokenizer(
     };
     let length = siglip.text_config.max_position_embeddings;
     SiglipTokenizer::from_bytes(&folder.read(name)?, length)
-        .map_err(|reason| Error::invalid(folder.path(name), reason))
+        .map_err(Error::in_file(folder.path(name)))
 }
 
 /// The language model's tokenizer: `tokenizer.model` with its added tokens, or `tokenizer.json`.
@@ -178,7 +178,7 @@ pub fn tokenizer(llm: &Files) -> Result<Tokenizer> {
         let reason = "no tokenizer.model and no tokenizer.json here";
         return Err(Error::invalid(llm.path(""), reason));
     };
-    tokenizer.map_err(|reason| Error::invalid(llm.path(name), reason))
+    tokenizer.map_err(Error::in_file(llm.path(name)))
 }
 
 /// Every token of the tokenizer must have a row in the embedding table.

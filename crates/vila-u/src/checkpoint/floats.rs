@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 14;
 
 /// Little-endian floats of type `from` (f64, f32, f16, bf16) as a tensor of type `to` (f32, f16, bf16).
-pub fn convert(bytes: &[u8], shape: Shape, from: DType, to: DType) -> TensorData {
+pub(super) fn convert(bytes: &[u8], shape: Shape, from: DType, to: DType) -> TensorData {
     match to {
         DType::F16 => TensorData::new(collect::<f16>(bytes, from), shape),
         DType::BF16 => TensorData::new(collect::<bf16>(bytes, from), shape),
@@ -94,7 +94,7 @@ impl Float for bf16 {
 
 /// A row-major matrix of `columns` elements a row, each `width` bytes, as its columns one after the
 /// other.
-pub fn transpose(bytes: &[u8], columns: usize, width: usize) -> Vec<u8> {
+pub(super) fn transpose(bytes: &[u8], columns: usize, width: usize) -> Vec<u8> {
     match width {
         2 => transpose_elements::<2>(bytes, columns),
         4 => transpose_elements::<4>(bytes, columns),
@@ -130,7 +130,7 @@ fn transpose_elements<const WIDTH: usize>(bytes: &[u8], columns: usize) -> Vec<u
 }
 
 /// Whether a number that was finite as `before` is infinite as `after`.
-pub fn overflowed(before: (&[u8], DType), after: (&[u8], DType)) -> bool {
+pub(super) fn overflowed(before: (&[u8], DType), after: (&[u8], DType)) -> bool {
     infinities(after.0, after.1) > infinities(before.0, before.1)
 }
 

@@ -31,7 +31,7 @@ const FILES: &[(&str, &[u8])] = embed![
 ];
 
 /// The embedded checkpoint.
-pub fn files() -> Files {
+pub(super) fn files() -> Files {
     let files = FILES
         .iter()
         .map(|(path, contents)| (path.to_string(), Bytes::Static(contents)));

@@ -10,7 +10,7 @@ use crate::{parameters, parts::ModelPart};
 
 /// A parameter of the model as files hold it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ParameterSpec {
+pub(crate) struct ParameterSpec {
     /// Its path in the whole model.
     pub path: String,
     /// As stored: linear weights are `[outputs, inputs]`.
@@ -20,7 +20,7 @@ pub struct ParameterSpec {
 }
 
 /// Every parameter of the module of a component by its key, without initialising any.
-pub fn parameter_specs<M: Module>(
+pub(super) fn parameter_specs<M: Module>(
     module: &M,
     component: Component,
 ) -> BTreeMap<String, ParameterSpec> {
@@ -33,7 +33,7 @@ pub fn parameter_specs<M: Module>(
 
 impl ParameterSpec {
     /// The parameter at `path` in the module of a component, whose tensor has this shape.
-    pub fn new(component: Component, path: &str, mut shape: Vec<usize>) -> Self {
+    pub(crate) fn new(component: Component, path: &str, mut shape: Vec<usize>) -> Self {
         let linear = Component::is_linear(path, &shape);
         if linear {
             shape.reverse();
@@ -46,23 +46,23 @@ impl ParameterSpec {
     }
 
     /// How many numbers it has.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.shape.iter().product()
     }
 
     /// The part of the model that it belongs to.
-    pub fn part(&self) -> Option<ModelPart> {
+    pub(crate) fn part(&self) -> Option<ModelPart> {
         ModelPart::of(&self.path)
     }
 
     /// Whether the CPU holds it in the dtype of the weights, and not always in f32: weights of linear layers, and
     /// the language model's table.
-    pub fn keeps_weight_dtype(&self) -> bool {
+    pub(crate) fn keeps_weight_dtype(&self) -> bool {
         self.linear || self.path == "llm.model.embed_tokens.weight"
     }
 
     /// Its floating-point type in a file of `weight_dtype`. Beside blocks, everything is stored as the CPU holds it.
-    pub fn float(&self, weight_dtype: WeightDtype) -> DType {
+    pub(crate) fn float(&self, weight_dtype: WeightDtype) -> DType {
         match weight_dtype.blocks() {
             Some(_) if !self.keeps_weight_dtype() => DType::F32,
             _ => weight_dtype.float(),
@@ -71,7 +71,7 @@ impl ParameterSpec {
 
     /// The blocks that `weight_dtype` puts it in; None for what stays floating point, and for rows that do not make
     /// whole blocks.
-    pub fn blocks(&self, weight_dtype: WeightDtype) -> Option<BlockFormat> {
+    pub(crate) fn blocks(&self, weight_dtype: WeightDtype) -> Option<BlockFormat> {
         let in_blocks = [
             Some(ModelPart::LanguageModel),
             Some(ModelPart::Projector),
@@ -83,7 +83,7 @@ impl ParameterSpec {
     }
 
     /// The blocks that a tensor of bytes of this shape holds it in.
-    pub fn stored_blocks(&self, bytes: &[usize]) -> Option<BlockFormat> {
+    pub(crate) fn stored_blocks(&self, bytes: &[usize]) -> Option<BlockFormat> {
         let (&[outputs, inputs], &[rows, row]) = (&self.shape[..], bytes) else {
             return None;
         };

@@ -16,7 +16,7 @@ use super::{
 use crate::{Error, Result, data::seed::mix};
 
 /// The file that says so.
-pub const NAME: &str = "random.json";
+pub(super) const NAME: &str = "random.json";
 /// As language models are trained from.
 const DEVIATION: f32 = 0.02;
 /// Numbers that one core makes at a time.
@@ -25,7 +25,7 @@ const CHUNK: usize = 1 << 16;
 /// The contents of `random.json`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct RandomWeights {
+pub(super) struct RandomWeights {
     pub seed: u64,
 }
 
@@ -34,7 +34,7 @@ impl RandomWeights {
     ///
     /// # Errors
     /// When it holds something else.
-    pub fn read(folder: &Files) -> Result<Option<Self>> {
+    pub(super) fn read(folder: &Files) -> Result<Option<Self>> {
         let Some(text) = folder.read_optional(NAME)? else {
             return Ok(None);
         };
@@ -43,7 +43,11 @@ impl RandomWeights {
     }
 
     /// A tensor for each of these keys and shapes.
-    pub fn tensors(&self, folder: &Files, parameters: &BTreeMap<String, ParameterSpec>) -> Tensors {
+    pub(super) fn tensors(
+        &self,
+        folder: &Files,
+        parameters: &BTreeMap<String, ParameterSpec>,
+    ) -> Tensors {
         let path = folder.path(NAME);
         let tensor = |(key, ParameterSpec { shape, .. }): (&String, &ParameterSpec)| {
             let values = match shape.len() {
@@ -63,7 +67,7 @@ impl RandomWeights {
 
 /// What a tensor is filled with.
 #[derive(Clone, Copy, Debug)]
-pub enum Fill {
+pub(super) enum Fill {
     Constant(f32),
     /// N(0, 0.02), numbered from a state of its own.
     Normal(u64),
@@ -71,7 +75,7 @@ pub enum Fill {
 
 impl Fill {
     /// The first `count` numbers as little-endian bf16.
-    pub fn bytes(self, count: usize) -> Vec<u8> {
+    pub(super) fn bytes(self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; 2 * count];
         let chunks = bytes.par_chunks_mut(2 * CHUNK).enumerate();
         chunks.for_each(|(chunk, bytes)| {

@@ -18,13 +18,13 @@ use super::{tensor_to_save::TensorToSave, weight_dtype::WeightDtype};
 use crate::{Error, Result};
 
 /// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
-pub const SHARD: usize = 5_000_000_000;
+pub(super) const SHARD: usize = 5_000_000_000;
 
 /// Writes the tensors to `folder` in `weight_dtype`, one in memory at a time.
 ///
 /// # Errors
 /// When the disk is full or cannot be written, or a value does not fit `weight_dtype`.
-pub fn write(
+pub(super) fn write(
     folder: &Path,
     tensors: &[TensorToSave],
     weight_dtype: WeightDtype,
@@ -117,7 +117,7 @@ fn write_file(path: &Path, tensors: &[TensorToSave], weight_dtype: WeightDtype) 
 }
 
 /// A JSON file as Hugging Face writes it: indented by two, ended by a newline.
-pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Error::failed(error.to_string()))?;
     let mut file = File::create(path).map_err(Error::io(path))?;

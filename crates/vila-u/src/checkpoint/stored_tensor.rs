@@ -22,7 +22,7 @@ const COPIED: usize = 1 << 20;
 
 /// A tensor in a file, its values not read yet.
 #[derive(Clone, Debug)]
-pub struct StoredTensor {
+pub(crate) struct StoredTensor {
     pub file: PathBuf,
     /// The dtype as the file format spells it ("F32", "BF16", ...).
     pub dtype: String,
@@ -44,23 +44,23 @@ pub(super) enum TensorStorage {
 
 impl StoredTensor {
     /// The floating-point type of the values; None for those in blocks.
-    pub fn float(&self) -> Option<DType> {
+    pub(crate) fn float(&self) -> Option<DType> {
         self.float
     }
 
     /// Whether [`StoredTensor::read`] cannot fail: floats in mapped memory, which has been found to hold them.
-    pub fn is_infallible(&self) -> bool {
+    pub(crate) fn is_infallible(&self) -> bool {
         self.float.is_some() && !matches!(self.values, TensorStorage::Pytorch(_))
     }
 
     /// The blocks that the values of this parameter are in.
-    pub fn blocks(&self, parameter: &ParameterSpec) -> Option<BlockFormat> {
+    pub(crate) fn blocks(&self, parameter: &ParameterSpec) -> Option<BlockFormat> {
         let bytes = self.dtype == "U8";
         bytes.then(|| parameter.stored_blocks(&self.shape))?
     }
 
     /// Whether these are values for this parameter.
-    pub fn fits(&self, parameter: &ParameterSpec) -> bool {
+    pub(crate) fn fits(&self, parameter: &ParameterSpec) -> bool {
         self.shape == parameter.shape || self.blocks(parameter).is_some()
     }
 
@@ -81,7 +81,7 @@ impl StoredTensor {
     ///
     /// # Errors
     /// When the tensor is not floating point, or its values cannot be read.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         key: &str,
         parameter: &ParameterSpec,
@@ -116,7 +116,7 @@ impl StoredTensor {
     ///
     /// # Errors
     /// As [`StoredTensor::read`].
-    pub fn floats(&self, key: &str, dtype: DType) -> Result<TensorData> {
+    pub(crate) fn floats(&self, key: &str, dtype: DType) -> Result<TensorData> {
         let parameter = ParameterSpec {
             path: key.into(),
             shape: self.shape.clone(),
@@ -126,7 +126,7 @@ impl StoredTensor {
     }
 
     /// As [`StoredTensor::read`], into memory that is quick to read again and again.
-    pub fn read_to_hold(
+    pub(crate) fn read_to_hold(
         &self,
         key: &str,
         parameter: &ParameterSpec,
@@ -149,7 +149,7 @@ impl StoredTensor {
     }
 
     /// Gives memory back that holds the tensor's part of a mapped file.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         #[cfg(unix)]
         if let TensorStorage::Mapped {
             file: Bytes::Mapped(map),
@@ -165,7 +165,7 @@ impl StoredTensor {
 
     /// The values in blocks, as bytes `[outputs, bytes of a row]`; as they lie there where the file is mapped
     /// and has them so.
-    pub fn read_blocks(
+    pub(crate) fn read_blocks(
         &self,
         key: &str,
         parameter: &ParameterSpec,
@@ -224,7 +224,7 @@ impl StoredTensor {
 ///
 /// # Errors
 /// When a value has no place in them.
-pub fn to_blocks(
+pub(crate) fn to_blocks(
     key: &str,
     values: TensorData,
     blocks: BlockFormat,

@@ -13,7 +13,7 @@ use super::{
 use crate::{Error, Result, parameters, parts::ModelPart};
 
 /// Gives every parameter its values; after the first error the others stay as they are.
-pub struct Loader<'a> {
+pub(super) struct Loader<'a> {
     pub weights: &'a ComponentWeights,
     pub weight_dtype: WeightDtype,
     pub error: Option<Error>,

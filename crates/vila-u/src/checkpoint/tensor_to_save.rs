@@ -16,7 +16,7 @@ use super::{
 use crate::{Error, Result, parameters};
 
 /// A tensor to save: what the file will say of it, and where its values are.
-pub struct TensorToSave<'a> {
+pub(crate) struct TensorToSave<'a> {
     pub key: String,
     pub parameter: ParameterSpec,
     source: TensorSource<'a>,
@@ -29,7 +29,10 @@ enum TensorSource<'a> {
 }
 
 /// Every parameter of the module in the order of its key.
-pub fn tensors_to_save<M: Module>(module: &M, component: Component) -> Vec<TensorToSave<'static>> {
+pub(super) fn tensors_to_save<M: Module>(
+    module: &M,
+    component: Component,
+) -> Vec<TensorToSave<'static>> {
     struct Collect(Component, Vec<TensorToSave<'static>>);
     impl parameters::Visitor for Collect {
         fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
@@ -49,7 +52,7 @@ pub fn tensors_to_save<M: Module>(module: &M, component: Component) -> Vec<Tenso
 
 impl<'a> TensorToSave<'a> {
     /// A tensor of another file.
-    pub fn stored(key: &str, parameter: &ParameterSpec, stored: &'a StoredTensor) -> Self {
+    pub(crate) fn stored(key: &str, parameter: &ParameterSpec, stored: &'a StoredTensor) -> Self {
         Self {
             key: key.into(),
             parameter: parameter.clone(),
@@ -61,7 +64,7 @@ impl<'a> TensorToSave<'a> {
     ///
     /// Running statistics of the codebooks keep their precision: sums and counts exceed f16, and
     /// training goes on from them.
-    pub fn layout(&self, weight_dtype: WeightDtype) -> (DType, Vec<usize>) {
+    pub(crate) fn layout(&self, weight_dtype: WeightDtype) -> (DType, Vec<usize>) {
         let shape = &self.parameter.shape;
         match (self.parameter.blocks(weight_dtype), &shape[..]) {
             (Some(blocks), [outputs, inputs]) => {
@@ -74,7 +77,7 @@ impl<'a> TensorToSave<'a> {
     }
 
     /// Bytes in a file of `weight_dtype`.
-    pub fn bytes(&self, weight_dtype: WeightDtype) -> usize {
+    pub(crate) fn bytes(&self, weight_dtype: WeightDtype) -> usize {
         let (dtype, shape) = self.layout(weight_dtype);
         shape.iter().product::<usize>() * dtype.size()
     }
@@ -83,7 +86,7 @@ impl<'a> TensorToSave<'a> {
     ///
     /// # Errors
     /// When that fails, or a value is too large for `weight_dtype`.
-    pub fn read(&self, weight_dtype: WeightDtype) -> Result<TensorData> {
+    pub(crate) fn read(&self, weight_dtype: WeightDtype) -> Result<TensorData> {
         let (dtype, shape) = self.layout(weight_dtype);
         match self.parameter.blocks(weight_dtype) {
             Some(blocks) => self.read_blocks(blocks, shape),

@@ -28,7 +28,7 @@ use crate::{Error, Result};
 
 /// Every tensor of a folder, by key.
 #[derive(Debug)]
-pub struct Tensors {
+pub(crate) struct Tensors {
     /// The file to name when a tensor is missing.
     pub path: PathBuf,
     pub by_key: BTreeMap<String, StoredTensor>,
@@ -39,7 +39,7 @@ impl Tensors {
     ///
     /// # Errors
     /// When there are none, or a file is damaged, or an index and its shards disagree.
-    pub fn open(files: &Files) -> Result<Self> {
+    pub(crate) fn open(files: &Files) -> Result<Self> {
         let weight_files = WeightFiles::find(files)?;
         let mut tensors = Self {
             path: files.path(&weight_files.name),
@@ -64,7 +64,7 @@ impl Tensors {
     ///
     /// # Errors
     /// When it is missing or damaged.
-    pub fn open_file(path: &Path) -> Result<Self> {
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
         let metadata = File::open(path).and_then(|file| file.metadata());
         if !metadata.map_err(Error::io(path))?.is_file() {
             return Err(Error::invalid(
@@ -85,7 +85,7 @@ impl Tensors {
     }
 
     /// The weights of a component without parameters, which no file holds.
-    pub fn none(files: &Files) -> Self {
+    pub(crate) fn none(files: &Files) -> Self {
         Self {
             path: files.path(""),
             by_key: BTreeMap::new(),

@@ -17,7 +17,7 @@ const NAMES: [&str; 5] = [
 ];
 
 /// Which files hold the weights of a folder.
-pub struct WeightFiles {
+pub(super) struct WeightFiles {
     /// The file, or the index of the files.
     pub name: String,
     /// The shard of every tensor, where there is an index.
@@ -27,7 +27,7 @@ pub struct WeightFiles {
 impl WeightFiles {
     /// # Errors
     /// When there are none, or the index is damaged.
-    pub fn find(files: &Files) -> Result<Self> {
+    pub(super) fn find(files: &Files) -> Result<Self> {
         for name in NAMES {
             if files.contains(name) {
                 return Ok(Self {
@@ -67,7 +67,7 @@ impl WeightFiles {
         })
     }
 
-    pub fn shards(&self) -> BTreeSet<&String> {
+    pub(super) fn shards(&self) -> BTreeSet<&String> {
         match &self.weight_map {
             Some(weight_map) => weight_map.values().collect(),
             None => [&self.name].into(),
@@ -76,7 +76,7 @@ impl WeightFiles {
 }
 
 /// Whether a folder has all the weights files that it names.
-pub fn is_complete(files: &Files) -> bool {
+pub(super) fn is_complete(files: &Files) -> bool {
     WeightFiles::find(files)
         .is_ok_and(|found| found.shards().iter().all(|shard| files.contains(shard)))
 }

@@ -33,7 +33,7 @@ pub fn load_into<M: Module>(module: &mut M, folder: &Path, component: Component)
 
 /// The weights of a component, opened and found to fit its module.
 #[derive(Debug)]
-pub struct ComponentWeights {
+pub(crate) struct ComponentWeights {
     pub tensors: Tensors,
     pub parameters: BTreeMap<String, ParameterSpec>,
     pub(super) component: Component,
@@ -45,12 +45,16 @@ impl ComponentWeights {
     ///
     /// # Errors
     /// As [`load_into`].
-    pub fn check<M: Module>(files: &Files, component: Component, module: &M) -> Result<Self> {
+    pub(crate) fn check<M: Module>(
+        files: &Files,
+        component: Component,
+        module: &M,
+    ) -> Result<Self> {
         Self::check_folder(&files.join(component.folder()), component, module)
     }
 
     /// The same of the weights in `folder` itself.
-    pub fn check_folder<M: Module>(
+    pub(crate) fn check_folder<M: Module>(
         folder: &Files,
         component: Component,
         module: &M,
@@ -71,12 +75,12 @@ impl ComponentWeights {
     }
 
     /// The tensor that holds the parameter `key`.
-    pub fn stored(&self, key: &str) -> Option<&StoredTensor> {
+    pub(crate) fn stored(&self, key: &str) -> Option<&StoredTensor> {
         stored(&self.tensors, self.component, key)
     }
 
     /// Bytes that the weights take on the CPU when loaded in `weight_dtype`.
-    pub fn memory(&self, weight_dtype: WeightDtype) -> u64 {
+    pub(crate) fn memory(&self, weight_dtype: WeightDtype) -> u64 {
         let bytes = |(key, parameter): (&String, &ParameterSpec)| {
             let blocks = self.stored(key).and_then(|stored| stored.blocks(parameter));
             match blocks.or_else(|| parameter.blocks(weight_dtype)) {
@@ -91,7 +95,7 @@ impl ComponentWeights {
     }
 
     /// Every parameter in the order of its key, its values still in the file.
-    pub fn tensors_to_save(&self) -> Vec<TensorToSave<'_>> {
+    pub(crate) fn tensors_to_save(&self) -> Vec<TensorToSave<'_>> {
         let to_save = |(key, parameter): (&String, &ParameterSpec)| {
             Some(TensorToSave::stored(key, parameter, self.stored(key)?))
         };
@@ -105,7 +109,7 @@ impl ComponentWeights {
     ///
     /// # Errors
     /// When values cannot be read. The module is unchanged then.
-    pub fn load<M: Module>(&self, module: &mut M, weight_dtype: WeightDtype) -> Result<()> {
+    pub(crate) fn load<M: Module>(&self, module: &mut M, weight_dtype: WeightDtype) -> Result<()> {
         let mut loader = Loader {
             weights: self,
             weight_dtype,

@@ -11,7 +11,7 @@ const MOST_SHARDS: usize = 1_000_000;
 /// The files and folders that a pattern names, in its order and each matched part sorted.
 ///
 /// Errors when one that it spells out is not there, or nothing matches.
-pub fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let wrong = |reason: String| Error::usage(format!("{pattern}: {reason}"));
     let mut shards = Vec::new();
     for path in braces(pattern).map_err(wrong)? {
@@ -26,9 +26,10 @@ pub fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
             return Err(wrong(format!("there is no {path}")));
         }
     }
-    match shards.is_empty() {
-        true => Err(wrong("nothing matches this pattern".into())),
-        false => Ok(shards),
+    if shards.is_empty() {
+        Err(wrong("nothing matches this pattern".into()))
+    } else {
+        Ok(shards)
     }
 }
 
@@ -69,9 +70,10 @@ fn range(first: &str, last: &str) -> std::result::Result<Vec<String>, String> {
     let padded = [first, last]
         .iter()
         .any(|text| text.len() > 1 && text.starts_with('0'));
-    let width = match padded {
-        true => first.len().max(last.len()),
-        false => 0,
+    let width = if padded {
+        first.len().max(last.len())
+    } else {
+        0
     };
     Ok((from..=to).map(|at| format!("{at:0width$}")).collect())
 }

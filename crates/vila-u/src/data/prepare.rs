@@ -35,9 +35,12 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
     };
     let looked_at = config.root.training_resize();
     let size = config.siglip.vision_config.image_size as u32;
-    let square = |picture: &Picture, role: &Role| match role.predicts_visual() {
-        true => pixels(picture, size, ResizeMode::Crop),
-        false => pixels(picture, size, looked_at),
+    let square = |picture: &Picture, role: &Role| {
+        if role.predicts_visual() {
+            pixels(picture, size, ResizeMode::Crop)
+        } else {
+            pixels(picture, size, looked_at)
+        }
     };
     let read = |images: &[Image], sample: &Sample| -> Result<Vec<f32>> {
         let mut values = Vec::new();

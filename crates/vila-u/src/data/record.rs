@@ -61,15 +61,16 @@ impl Image {
 
 impl Record {
     /// What stands beside the picture, for learning to match them: the description that is given of
-    /// it, or that it is drawn from.
+    /// it, or that it is generated from.
     pub fn caption(&self) -> Option<&str> {
         match &self.text {
             Text::Turns(turns) => {
-                let draws =
+                let generates =
                     |turn: &Turn| turn.from == Role::Assistant && turn.value.contains("<image>");
-                let speaker = match turns.iter().any(draws) {
-                    true => Role::Human,
-                    false => Role::Assistant,
+                let speaker = if turns.iter().any(generates) {
+                    Role::Human
+                } else {
+                    Role::Assistant
                 };
                 let said = turns.iter().find(|turn| turn.from == speaker)?;
                 Some(said.value.trim())

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    formats::{Form, Format, Records},
+    formats::{DatasetFormat, Form, Records},
     pattern,
 };
 use crate::Result;
 
-/// A dataset, and how often its samples are drawn.
+/// A dataset, and how often its samples come.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    pub format: Format,
+    pub format: DatasetFormat,
     /// The shards: one file, or a pattern such as `coyo/{00000..00999}.tar` or `sft/*.json`.
     pub path: String,
     /// Where the files lie that records name; without it, beside the shard.
@@ -23,7 +23,7 @@ pub struct Source {
     /// What captions become; of conversations it is in their turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<Form>,
-    /// How many samples are drawn from here, relative to the other sources.
+    /// How many samples come from here, relative to the other sources.
     #[serde(default = "one")]
     pub weight: f64,
     /// Never trained on: what evaluations and sample sheets look at.

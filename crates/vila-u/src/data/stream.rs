@@ -27,14 +27,14 @@ const EMPTY_EPOCHS: u64 = 64;
 
 /// Which of how many that divide a source among themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(crate) struct Partition {
     pub index: usize,
     pub of: usize,
 }
 
 /// Where a part stands in its source: the start of the buffer's filling, and what was taken since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub(crate) struct Position {
     pub epoch: u64,
     /// Index among the part's shards of the epoch.
     pub shard: usize,
@@ -46,7 +46,7 @@ pub struct Position {
 
 /// A record that was skipped: where it is and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     pub shard: PathBuf,
     pub key: String,
     pub reason: String,
@@ -54,16 +54,16 @@ pub struct Skipped {
 
 /// A record and the shard that it is from.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     pub record: Record,
     pub shard: PathBuf,
 }
 
-pub struct Stream {
+pub(crate) struct Stream {
     source: Source,
     shards: Vec<PathBuf>,
     seed: u64,
-    part: Part,
+    part: Partition,
     /// Records that the buffer holds.
     capacity: usize,
     /// Where the buffer's filling began.
@@ -82,10 +82,10 @@ impl Stream {
     /// One part of a source, from a position on. `buffer`: records that are shuffled together.
     ///
     /// Errors when the pattern names nothing.
-    pub fn new(
+    pub(crate) fn new(
         source: &Source,
         seed: u64,
-        part: Part,
+        part: Partition,
         buffer: usize,
         position: Position,
     ) -> Result<Self> {
@@ -117,18 +117,19 @@ impl Stream {
     }
 
     /// The epoch of the last record.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.start.epoch
     }
 
     /// Where [`Self::new`] has to begin to go on with the next record.
-    pub fn position(&self) -> Position {
-        match self.buffer.is_empty() {
-            true => self.next,
-            false => Position {
+    pub(crate) fn position(&self) -> Position {
+        if self.buffer.is_empty() {
+            self.next
+        } else {
+            Position {
                 taken: self.taken,
                 ..self.start
-            },
+            }
         }
     }
 
@@ -136,7 +137,11 @@ impl Stream {
     /// more than `most`.
     ///
     /// Errors when the source has no records.
-    pub fn next(&mut self, skipped: &mut Vec<Skipped>, most: usize) -> Result<Option<Found>> {
+    pub(crate) fn next(
+        &mut self,
+        skipped: &mut Vec<Skipped>,
+        most: usize,
+    ) -> Result<Option<Found>> {
         if self.buffer.is_empty() {
             self.fill(skipped, most)?;
         }
@@ -247,13 +252,14 @@ impl Stream {
     fn order_of(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(self.seed, epoch)));
-        match order.len() < self.part.of {
-            true => order,
-            false => order
+        if order.len() < self.part.of {
+            order
+        } else {
+            order
                 .into_iter()
                 .skip(self.part.index)
                 .step_by(self.part.of)
-                .collect(),
+                .collect()
         }
     }
 }
@@ -266,7 +272,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::formats::Format;
+    use crate::data::formats::DatasetFormat;
 
     /// Shards of LLaVA records with so many records each, named by their numbers over all shards; every
     /// seventh cannot be used.
@@ -285,7 +291,7 @@ mod tests {
             fs::write(folder.join(format!("{shard}.jsonl")), lines).unwrap();
         }
         Source {
-            format: Format::Llava,
+            format: DatasetFormat::Llava,
             path: folder.join("*.jsonl").to_str().unwrap().into(),
             folder: None,
             form: None,
@@ -299,7 +305,7 @@ mod tests {
         found.record.id.parse().unwrap()
     }
 
-    fn stream(source: &Source, part: Part, buffer: usize, position: Position) -> Stream {
+    fn stream(source: &Source, part: Partition, buffer: usize, position: Position) -> Stream {
         Stream::new(source, 5, part, buffer, position).unwrap()
     }
 
@@ -318,7 +324,7 @@ mod tests {
             let mut seen: BTreeMap<(u64, u64), usize> = BTreeMap::new();
             let mut bad: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
             for index in 0..parts {
-                let part = Part { index, of: parts };
+                let part = Partition { index, of: parts };
                 let mut stream = stream(&source, part, buffer, Position::default());
                 let mut skipped = Vec::new();
                 loop {
@@ -353,7 +359,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let source = source(folder.path(), &shards);
-            let part = Part { index: parts - 1, of: parts };
+            let part = Partition { index: parts - 1, of: parts };
             let mut first = stream(&source, part, buffer, Position::default());
             for _ in 0..taken {
                 next(&mut first, &mut Vec::new());
@@ -372,7 +378,7 @@ mod tests {
     fn the_order_is_shuffled_and_new_in_every_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let source = source(folder.path(), &[6; 4]);
-        let whole = Part { index: 0, of: 1 };
+        let whole = Partition { index: 0, of: 1 };
         let mut stream = stream(&source, whole, 12, Position::default());
         let mut epoch = || -> Vec<u64> {
             let ids = (0..21).map(|_| next(&mut stream, &mut Vec::new()));
@@ -393,7 +399,7 @@ mod tests {
         let mut source = source(folder.path(), &[3, 3]);
         // A folder is no file of records.
         fs::create_dir(folder.path().join("2.jsonl")).unwrap();
-        let whole = Part { index: 0, of: 1 };
+        let whole = Partition { index: 0, of: 1 };
         let mut stream = stream(&source, whole, 2, Position::default());
         let mut skipped = Vec::new();
         for _ in 0..6 {

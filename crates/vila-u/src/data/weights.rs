@@ -6,27 +6,27 @@
 
 /// Where a sample comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
+pub(crate) struct SourceChoice {
     pub source: usize,
     /// Which of that source's samples, counted from 0.
     pub number: u64,
 }
 
 /// Where sample `n` comes from. The weights are not negative, and one is above 0.
-pub fn draw(weights: &[f64], n: u64) -> Draw {
+pub(crate) fn choose(weights: &[f64], n: u64) -> SourceChoice {
     let mut number = n;
     let mut source = 0;
     loop {
         let others: f64 = weights[source + 1..].iter().sum();
         if others <= 0.0 {
-            return Draw { source, number };
+            return SourceChoice { source, number };
         }
         // In whole numbers, so that it grows by one at most.
         let share = (weights[source] / (weights[source] + others) * (1_u64 << 32) as f64) as u128;
         let own = |n: u64| ((u128::from(n) * share) >> 32) as u64;
         let before = own(number);
         if own(number + 1) > before {
-            return Draw {
+            return SourceChoice {
                 source,
                 number: before,
             };
@@ -46,15 +46,15 @@ mod tests {
     fn one_source_gets_everything_and_weightless_ones_nothing() {
         for n in 0..100 {
             assert_eq!(
-                draw(&[0.3], n),
-                Draw {
+                choose(&[0.3], n),
+                SourceChoice {
                     source: 0,
                     number: n
                 }
             );
             assert_eq!(
-                draw(&[0.0, 2.0, 0.0], n),
-                Draw {
+                choose(&[0.0, 2.0, 0.0], n),
+                SourceChoice {
                     source: 1,
                     number: n
                 }
@@ -73,13 +73,13 @@ mod tests {
             prop_assume!(total > 0.1);
             let mut numbers = vec![Vec::new(); weights.len()];
             for n in first..first + count {
-                let Draw { source, number } = draw(&weights, n);
+                let SourceChoice { source, number } = choose(&weights, n);
                 numbers[source].push(number);
             }
             for (weight, numbers) in weights.iter().zip(&numbers) {
                 let expected = weight / total * count as f64;
-                let apart = (numbers.len() as f64 - expected).abs();
-                prop_assert!(apart <= weights.len() as f64 + 0.01, "{apart}");
+                let difference = (numbers.len() as f64 - expected).abs();
+                prop_assert!(difference <= weights.len() as f64 + 0.01, "{difference}");
                 prop_assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
             }
         }

@@ -8,8 +8,8 @@ use crate::{
     data::{Prepared, Record, prepare},
     model::{VilaU, VilaUConfig},
     sequence::SequenceLayout,
+    teacher_forcing::{Score, VisualTokens, losses},
     text::Tokenizer,
-    training::multimodal::{Score, Visual, losses},
 };
 
 /// The score of one record.
@@ -37,7 +37,7 @@ pub fn score(
     let visual = (images > 0).then(|| {
         let pixels = TensorData::new(pixels, [images, 3, size, size]);
         let pixels = Tensor::from_data(pixels, &model.llm.device());
-        Visual::encode(&model.vision_tower.rqvaesiglip, pixels)
+        VisualTokens::encode(&model.vision_tower.rqvaesiglip, pixels)
     });
     let samples = std::slice::from_ref(&sample);
     let max_length = config.llm.max_length();

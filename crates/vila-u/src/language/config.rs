@@ -1,8 +1,9 @@
 //! `llm/config.json`: the sizes of the language model.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::rope::Rope;
+use crate::{Error, Result};
 
 /// The fields of a Hugging Face LLaMA config that change what is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ fn token_id<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<i
         Ids::One(id) => Ok(id),
         Ids::Several(ids) => {
             let first = ids.first().copied();
-            first.ok_or_else(|| D::Error::custom("an empty list of token ids"))
+            first.ok_or_else(|| de::Error::custom("an empty list of token ids"))
         }
     }
 }
@@ -101,8 +102,8 @@ impl LlamaConfig {
         self.max_length().max(scaled as usize).min(1 << 20)
     }
 
-    /// The reason why no model can have this config, if there is one.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    /// A usage error that says why no model can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -111,42 +112,46 @@ impl LlamaConfig {
             ("vocab_size", self.vocab_size),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} must not be 0"));
+            return Err(Error::usage(format!("{name} must not be 0")));
         }
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         match self.head_dim {
             None if !self.hidden_size.is_multiple_of(2 * heads) => {
-                return Err(format!(
+                return Err(Error::usage(format!(
                     "hidden_size {} does not split into {heads} heads of an even size",
                     self.hidden_size
-                ));
+                )));
             }
             Some(width) if width == 0 || !width.is_multiple_of(2) => {
-                return Err(format!("head_dim {width} is not an even number from 2 up"));
+                return Err(Error::usage(format!(
+                    "head_dim {width} is not an even number from 2 up"
+                )));
             }
             _ => {}
         }
         if !heads.is_multiple_of(kv_heads) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "{heads} attention heads cannot share {kv_heads} key-value heads evenly"
-            ));
+            )));
         }
         if self.rms_norm_eps.is_nan() || self.rms_norm_eps <= 0.0 {
-            return Err("rms_norm_eps must be positive".into());
+            return Err(Error::usage("rms_norm_eps must be positive"));
         }
         self.rope.check()?;
         if self.hidden_act != "silu" {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "hidden_act {} is not supported: only silu",
                 self.hidden_act
-            ));
+            )));
         }
         for (name, set) in [
             ("attention_bias", self.attention_bias),
             ("mlp_bias", self.mlp_bias),
         ] {
             if set {
-                return Err(format!("{name} is not supported: LLaMA has none"));
+                return Err(Error::usage(format!(
+                    "{name} is not supported: LLaMA has none"
+                )));
             }
         }
         Ok(())

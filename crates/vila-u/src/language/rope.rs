@@ -114,29 +114,31 @@ impl Rope {
         }
     }
 
-    /// The reason why no model can have these numbers, if there is one.
-    pub fn check(&self) -> Result<(), String> {
+    /// A usage error that says why no model can have these numbers, if there is a reason.
+    pub fn check(&self) -> crate::Result<()> {
         if self.theta.is_nan() || self.theta <= 0.0 {
-            return Err("rope_theta must be positive".into());
+            return Err(crate::Error::usage("rope_theta must be positive"));
         }
         let range = 1.0..1e6;
         match &self.scaling {
             Some(RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. })
                 if !range.contains(factor) =>
             {
-                Err(format!(
+                Err(crate::Error::usage(format!(
                     "rope_scaling has a factor of {factor}: it must be from 1 up"
-                ))
+                )))
             }
             Some(RopeScaling::Llama3 {
                 low_freq_factor: low,
                 high_freq_factor: high,
                 original_max_position_embeddings: original,
                 ..
-            }) if !(*low > 0.0 && high > low && *original > 0) => Err(format!(
-                "rope_scaling has low_freq_factor {low}, high_freq_factor {high} and \
+            }) if !(*low > 0.0 && high > low && *original > 0) => {
+                Err(crate::Error::usage(format!(
+                    "rope_scaling has low_freq_factor {low}, high_freq_factor {high} and \
                  original_max_position_embeddings {original}: they must be positive, and high above low"
-            )),
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -163,14 +165,19 @@ impl Rope {
 }
 
 /// The rotation of every position of a batch, computed once and used by every layer.
-pub struct Rotation {
+pub(crate) struct Rotation {
     cos: Tensor<4>, // [batch, 1, positions, head_dim / 2]
     sin: Tensor<4>, // [batch, 1, positions, head_dim / 2]
 }
 
 impl Rotation {
     /// `positions`: `[batch, positions]`; padding may hold any value.
-    pub fn new(positions: Tensor<2, Int>, head_dim: usize, rope: &Rope, dtype: DType) -> Self {
+    pub(crate) fn new(
+        positions: Tensor<2, Int>,
+        head_dim: usize,
+        rope: &Rope,
+        dtype: DType,
+    ) -> Self {
         let frequencies = TensorData::new(rope.frequencies(head_dim), [1, 1, 1, head_dim / 2]);
         let frequencies = Tensor::<4>::from_data(frequencies, (&positions.device(), DType::F32));
         // Angles need float32: position 4,000 in bfloat16 is off by several turns.
@@ -183,7 +190,7 @@ impl Rotation {
     }
 
     /// Turns queries or keys `[batch, heads, positions, head_dim]`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
         let turned = vec![
@@ -216,7 +223,7 @@ mod tests {
         );
         let rope = read(&older).unwrap();
         assert_eq!(read(&newer).unwrap(), rope);
-        assert_eq!(rope.check(), Ok(()));
+        rope.check().unwrap();
         // As it is written, it is read.
         assert_eq!(read(&serde_json::to_string(&rope).unwrap()).unwrap(), rope);
         assert_eq!(read("{}").unwrap(), Rope::default());
@@ -266,7 +273,7 @@ mod tests {
                 scaling: Some(scaling),
                 ..Rope::default()
             };
-            rope.check().unwrap_err()
+            rope.check().unwrap_err().to_string()
         };
         assert!(checked(RopeScaling::Linear { factor: f64::NAN }).contains("factor"));
         let scaling = RopeScaling::Llama3 {

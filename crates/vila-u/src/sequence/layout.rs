@@ -1,7 +1,7 @@
-//! Samples laid out in rows of positions: what stands at each position, what it may look at, and
-//! what it has to predict.
+//! Samples laid out in rows of positions: the token at each position, what it may attend to, and what it has to
+//! predict.
 //!
-//! Everything is worked out on the host from the spans alone. The tensors then come from a few
+//! All indices are computed on the host from the spans alone. The tensors then come from a few
 //! gathers, whatever the number of samples, so that gradients reach the text embeddings and the
 //! projector.
 

@@ -112,8 +112,8 @@ pub fn document(tokenizer: &Tokenizer, text: &str, images: usize) -> Result<Samp
     Ok(sample)
 }
 
-/// The same turns with nothing asked, where the assistant generates images: what guidance steers away from has
-/// to be learnt as well. Turns with an image in the question, or in which none is generated, stay.
+/// The same turns with empty questions, where the assistant generates images: the unconditional samples of
+/// classifier-free guidance. Turns with an image in the question, or in which none is generated, stay.
 pub fn without_caption(turns: &[Turn]) -> Vec<Turn> {
     let generated = turns.iter().any(generates);
     let shown = turns
@@ -175,7 +175,7 @@ fn generates(turn: &Turn) -> bool {
     turn.from == Speaker::Assistant && names_picture(turn)
 }
 
-/// Makes the first question one about so many images.
+/// Puts so many images before the first question.
 fn show_first(turns: &mut [Turn], images: usize) {
     if let Some(turn) = turns.iter_mut().find(|turn| turn.from == Speaker::Human) {
         turn.value = format!("{IMAGE_PLACEHOLDER}\n").repeat(images) + &turn.value;

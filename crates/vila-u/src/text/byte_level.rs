@@ -8,11 +8,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use tokenizers::{Model, ModelWrapper, PostProcessorWrapper, Tokenizer as HuggingFace};
 
-use super::{
-    Parsed,
-    vocabulary::{Spelling, Vocabulary},
-};
-use crate::catch_unwind::catch_unwind_silent;
+use super::vocabulary::{Spelling, Vocabulary};
+use crate::{Error, Result, catch_unwind::catch_unwind_silent};
 
 /// How the conversation template spells the end of an answer, whatever the vocabulary calls it.
 const END: &str = "</s>";
@@ -21,7 +18,7 @@ const END: &str = "</s>";
 const MOST_TOKENS: u32 = 1 << 20;
 
 #[derive(Debug)]
-pub struct ByteLevelVocabulary {
+pub(super) struct ByteLevelVocabulary {
     tokenizer: HuggingFace,
     /// By id.
     pieces: Vec<Piece>,
@@ -40,29 +37,38 @@ struct Piece {
 
 impl ByteLevelVocabulary {
     /// From the contents of `tokenizer.json` and `tokenizer_config.json`, which names the token that ends
-    /// a text; the error is the reason they cannot be those.
-    pub fn new(json: &[u8], config: Option<&[u8]>) -> Parsed<Self> {
+    /// a text; errors say why they cannot be those.
+    pub(super) fn new(json: &[u8], config: Option<&[u8]>) -> Result<Self> {
         // The library takes the sizes in the file at their word.
         let tokenizer = catch_unwind_silent(|| HuggingFace::from_bytes(json));
         let mut tokenizer = match tokenizer {
             Some(Ok(tokenizer)) => tokenizer,
-            Some(Err(error)) => return Err(format!("not a tokenizer.json: {}", one_line(&*error))),
-            None => return Err("not a tokenizer.json: its merges and vocabulary do not fit".into()),
+            Some(Err(error)) => {
+                return Err(Error::failed(format!(
+                    "not a tokenizer.json: {}",
+                    one_line(&*error)
+                )));
+            }
+            None => {
+                return Err(Error::failed(
+                    "not a tokenizer.json: its merges and vocabulary do not fit",
+                ));
+            }
         };
         check_added(json, &tokenizer)?;
         let end = end_token(config)?;
         let end = tokenizer
             .token_to_id(&end)
-            .ok_or_else(|| format!("eos_token {end} is not in the vocabulary"))?;
+            .ok_or_else(|| Error::failed(format!("eos_token {end} is not in the vocabulary")))?;
 
         tokenizer.with_padding(None);
         let untruncated = tokenizer.with_truncation(None);
-        untruncated.map_err(|error| one_line(&*error))?;
+        untruncated.map_err(|error| Error::failed(one_line(&*error)))?;
         let sample = catch_unwind_silent(|| tokenizer.encode("a", true));
         let sample = match sample {
             Some(Ok(sample)) => sample,
-            Some(Err(error)) => return Err(one_line(&*error)),
-            None => return Err("a tokenizer.json that cannot encode a text".into()),
+            Some(Err(error)) => return Err(Error::failed(one_line(&*error))),
+            None => return Err(Error::failed("a tokenizer.json that cannot encode a text")),
         };
         let begin = (sample
             .get_ids()
@@ -86,12 +92,12 @@ impl ByteLevelVocabulary {
     }
 
     /// Ids that every text begins with: none where the base was trained without.
-    pub fn begin(&self) -> &[i64] {
+    pub(super) fn begin(&self) -> &[i64] {
         &self.begin
     }
 
     /// Id that ends every answer.
-    pub fn end(&self) -> i64 {
+    pub(super) fn end(&self) -> i64 {
         self.end
     }
 }
@@ -141,13 +147,15 @@ impl Vocabulary for ByteLevelVocabulary {
 }
 
 /// Every token by its id, and its bytes.
-fn pieces(tokenizer: &HuggingFace) -> Parsed<Vec<Piece>> {
+fn pieces(tokenizer: &HuggingFace) -> Result<Vec<Piece>> {
     let added = tokenizer.get_added_tokens_decoder();
     let bytes = bytes_of_characters();
     let mut pieces = Vec::new();
     for (text, id) in tokenizer.get_vocab(true) {
         if id >= MOST_TOKENS {
-            return Err(format!("token {text:?} has the id {id}: too large"));
+            return Err(Error::failed(format!(
+                "token {text:?} has the id {id}: too large"
+            )));
         }
         let index = id as usize;
         if index >= pieces.len() {
@@ -176,7 +184,7 @@ fn bytes_of_characters() -> HashMap<char, u8> {
 }
 
 /// The library numbers added tokens by itself; what the file says must be the same.
-fn check_added(json: &[u8], tokenizer: &HuggingFace) -> Parsed<()> {
+fn check_added(json: &[u8], tokenizer: &HuggingFace) -> Result<()> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
@@ -187,25 +195,28 @@ fn check_added(json: &[u8], tokenizer: &HuggingFace) -> Parsed<()> {
         id: u32,
         content: String,
     }
-    let file: File = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let file: File =
+        serde_json::from_slice(json).map_err(|error| Error::failed(error.to_string()))?;
     for Added { id, content } in file.added_tokens {
         if tokenizer.token_to_id(&content) != Some(id) {
-            return Err(format!(
+            return Err(Error::failed(format!(
                 "added token {content:?} has the id {id}, which is neither that of a piece nor the next free one"
-            ));
+            )));
         }
     }
     if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
         && let Some(unknown) = bpe.get_unk_token()
         && bpe.token_to_id(unknown).is_none()
     {
-        return Err(format!("unk_token {unknown:?} is not in the vocabulary"));
+        return Err(Error::failed(format!(
+            "unk_token {unknown:?} is not in the vocabulary"
+        )));
     }
     Ok(())
 }
 
 /// The `eos_token` of a `tokenizer_config.json`.
-fn end_token(config: Option<&[u8]>) -> Parsed<String> {
+fn end_token(config: Option<&[u8]>) -> Result<String> {
     #[derive(Deserialize)]
     struct Config {
         eos_token: Option<Token>,
@@ -219,10 +230,12 @@ fn end_token(config: Option<&[u8]>) -> Parsed<String> {
     let config: Option<Config> = config
         .map(serde_json::from_slice)
         .transpose()
-        .map_err(|error| format!("tokenizer_config.json: {error}"))?;
+        .map_err(|error| Error::failed(format!("tokenizer_config.json: {error}")))?;
     match config.and_then(|config| config.eos_token) {
         Some(Token::Text(text) | Token::Added { content: text }) => Ok(text),
-        None => Err("no tokenizer_config.json beside it that names an eos_token".into()),
+        None => Err(Error::failed(
+            "no tokenizer_config.json beside it that names an eos_token",
+        )),
     }
 }
 

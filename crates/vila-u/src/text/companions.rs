@@ -3,10 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    Parsed,
-    conversation::{IMAGE_END, IMAGE_START, VIDEO_END, VIDEO_START},
-};
+use super::conversation::{IMAGE_END, IMAGE_START, VIDEO_END, VIDEO_START};
+use crate::{Error, Result};
 
 /// What a conversation adds to the vocabulary, in the order of the released checkpoints.
 pub(crate) const ADDED: [&str; 4] = [IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END];
@@ -25,17 +23,17 @@ pub(crate) fn companions(ids: usize, longest: usize) -> [(&'static str, Vec<u8>)
 }
 
 /// A `tokenizer.json` and the `tokenizer_config.json` beside it with `tokens` added, whose ids are `ids` and
-/// those after it. The error is the reason that one of them is no such file.
+/// those after it. Errors say why one of them is no such file.
 pub(crate) fn extended(
     json: &[u8],
     config: &[u8],
     tokens: &[&str],
     ids: usize,
     longest: usize,
-) -> Parsed<[(&'static str, Vec<u8>); 2]> {
+) -> Result<[(&'static str, Vec<u8>); 2]> {
     let parsed = |name: &str, bytes| {
         let object = serde_json::from_slice::<Map<String, Value>>(bytes);
-        object.map_err(|error| format!("{name}: {error}"))
+        object.map_err(|error| Error::failed(format!("{name}: {error}")))
     };
     let mut tokenizer = parsed("tokenizer.json", json)?;
     let mut config = parsed("tokenizer_config.json", config)?;
@@ -45,7 +43,9 @@ pub(crate) fn extended(
         added.as_array_mut(),
         special.or_insert(json!([])).as_array_mut(),
     ) else {
-        return Err("added_tokens and additional_special_tokens are not lists".into());
+        return Err(Error::failed(
+            "added_tokens and additional_special_tokens are not lists",
+        ));
     };
     let mut entries = Map::new();
     for (id, token) in (ids..).zip(tokens) {

@@ -5,21 +5,21 @@
 //! is added after them, and a lone `▁` before a leading one is dropped.
 
 use super::{
-    Parsed,
     sentence_piece::{Kind, SPACE, SentencePiece, Token},
     tokenizer_files::AddedToken,
     vocabulary::{Spelling, Vocabulary},
 };
+use crate::Result;
 
 #[derive(Debug)]
-pub struct LlamaVocabulary {
+pub(super) struct LlamaVocabulary {
     model: SentencePiece,
     /// Recognised as a whole in any text, and not the model's to produce. The longest first.
     added: Vec<AddedToken>,
 }
 
 impl LlamaVocabulary {
-    pub fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Parsed<Self> {
+    pub(super) fn new(model: SentencePiece, mut added: Vec<AddedToken>) -> Result<Self> {
         for (id, piece) in model.pieces().iter().enumerate() {
             if matches!(piece.kind, Kind::Control | Kind::Unknown)
                 && !added.iter().any(|token| token.text == piece.text)

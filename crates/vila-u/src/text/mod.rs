@@ -25,10 +25,6 @@ pub const IMAGE_PLACEHOLDER: &str = "<image>";
 /// Where a video goes in a text, in the place of its frames.
 pub const VIDEO_PLACEHOLDER: &str = "<video>";
 
-/// What parsing the content of a file gives, or the reason it is no such file (its path is added
-/// where it is known).
-type Parsed<T> = std::result::Result<T, String>;
-
 /// What the authors' code strips: Unicode white space, and four ASCII separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{
-    Parsed, is_space,
+    is_space,
     sentence_piece::{SPACE, SentencePiece},
     strip,
 };
@@ -22,16 +22,15 @@ impl SiglipTokenizer {
     /// From a folder with a `spiece.model`; `length`: the text encoder's number of positions.
     pub fn from_dir(folder: &Path, length: usize) -> Result<Self> {
         let (folder, name) = (Files::folder(folder), "spiece.model");
-        Self::from_bytes(&folder.read(name)?, length)
-            .map_err(|reason| Error::invalid(folder.path(name), reason))
+        Self::from_bytes(&folder.read(name)?, length).map_err(Error::in_file(folder.path(name)))
     }
 
-    /// From the content of `spiece.model`; the error is the reason it cannot be one.
-    pub fn from_bytes(model: &[u8], length: usize) -> Parsed<Self> {
+    /// From the content of `spiece.model`; errors say why it cannot be one.
+    pub fn from_bytes(model: &[u8], length: usize) -> Result<Self> {
         let model = SentencePiece::from_bytes(model)?;
         let end = (model.pieces().iter())
             .position(|piece| piece.text == "</s>")
-            .ok_or("no piece </s> in the vocabulary")?;
+            .ok_or_else(|| Error::failed("no piece </s> in the vocabulary"))?;
         Ok(Self {
             model,
             end: end as i64,

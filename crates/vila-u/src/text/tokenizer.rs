@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    IMAGE_PLACEHOLDER, Parsed, TextStream,
+    IMAGE_PLACEHOLDER, TextStream,
     byte_level::ByteLevelVocabulary,
     llama::LlamaVocabulary,
     sentence_piece::SentencePiece,
@@ -11,7 +11,7 @@ use super::{
     vocabulary::{Spelling, Vocabulary},
 };
 use crate::{
-    Result,
+    Error, Result,
     checkpoint::{self, Files},
 };
 
@@ -33,13 +33,13 @@ impl Tokenizer {
         checkpoint::config::tokenizer(&Files::folder(folder))
     }
 
-    /// From the contents of `tokenizer.model`, `added_tokens.json` and `tokenizer_config.json`; the
-    /// error is the reason they cannot be those.
+    /// From the contents of `tokenizer.model`, `added_tokens.json` and `tokenizer_config.json`; errors
+    /// say why they cannot be those.
     pub fn from_bytes(
         model: &[u8],
         added_tokens: Option<&[u8]>,
         config: Option<&[u8]>,
-    ) -> Parsed<Self> {
+    ) -> Result<Self> {
         let mut added = tokenizer_files::added_tokens(added_tokens)?;
         tokenizer_files::override_added(&mut added, config)?;
         Self::llama(LlamaVocabulary::new(
@@ -50,7 +50,7 @@ impl Tokenizer {
 
     /// From the contents of a `tokenizer.json`, with a SentencePiece-style or a byte-level BPE vocabulary,
     /// and of the `tokenizer_config.json` beside it, which a byte-level one needs.
-    pub fn from_json(json: &[u8], config: Option<&[u8]>) -> Parsed<Self> {
+    pub fn from_json(json: &[u8], config: Option<&[u8]>) -> Result<Self> {
         if tokenizer_files::is_byte_level(json)? {
             let vocabulary = ByteLevelVocabulary::new(json, config)?;
             return Ok(Self {
@@ -63,10 +63,10 @@ impl Tokenizer {
         Self::llama(LlamaVocabulary::new(model, added)?)
     }
 
-    fn llama(vocabulary: LlamaVocabulary) -> Parsed<Self> {
+    fn llama(vocabulary: LlamaVocabulary) -> Result<Self> {
         let id = |text: &str| {
             let id = vocabulary.added(text);
-            id.ok_or_else(|| format!("no token {text} in the vocabulary"))
+            id.ok_or_else(|| Error::failed(format!("no token {text} in the vocabulary")))
         };
         Ok(Self {
             begin: vec![id("<s>")?],
@@ -218,6 +218,7 @@ mod tests {
         assert!(
             Tokenizer::from_json(other, None)
                 .unwrap_err()
+                .to_string()
                 .contains("WordPiece")
         );
     }

@@ -6,14 +6,12 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    Parsed,
-    sentence_piece::{Kind, Piece, SentencePiece, byte_of},
-};
+use super::sentence_piece::{Kind, Piece, SentencePiece, byte_of};
+use crate::{Error, Result};
 
 /// A token outside the learned vocabulary, recognised as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddedToken {
+pub(super) struct AddedToken {
     pub text: String,
     pub id: i64,
     /// Never part of an answer's text.
@@ -21,12 +19,12 @@ pub struct AddedToken {
 }
 
 /// `added_tokens.json`: {text: id}.
-pub fn added_tokens(json: Option<&[u8]>) -> Parsed<Vec<AddedToken>> {
+pub(super) fn added_tokens(json: Option<&[u8]>) -> Result<Vec<AddedToken>> {
     let Some(json) = json else {
         return Ok(Vec::new());
     };
-    let ids: HashMap<String, u32> =
-        serde_json::from_slice(json).map_err(|error| format!("added_tokens.json: {error}"))?;
+    let ids: HashMap<String, u32> = serde_json::from_slice(json)
+        .map_err(|error| Error::failed(format!("added_tokens.json: {error}")))?;
     let token = |(text, id)| AddedToken {
         text,
         id: i64::from(id),
@@ -37,7 +35,7 @@ pub fn added_tokens(json: Option<&[u8]>) -> Parsed<Vec<AddedToken>> {
 
 /// `tokenizer_config.json`, `added_tokens_decoder`: {id: {content, special}}, which knows more about
 /// added tokens than `added_tokens.json` does (older files lack it).
-pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Parsed<()> {
+pub(super) fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Result<()> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(default)]
@@ -51,12 +49,12 @@ pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Parse
     let Some(json) = json else {
         return Ok(());
     };
-    let config: Config =
-        serde_json::from_slice(json).map_err(|error| format!("tokenizer_config.json: {error}"))?;
+    let config: Config = serde_json::from_slice(json)
+        .map_err(|error| Error::failed(format!("tokenizer_config.json: {error}")))?;
     for (id, Token { content, special }) in config.added_tokens_decoder {
-        let id: u32 = id
-            .parse()
-            .map_err(|_| format!("tokenizer_config.json: {id:?} is not a token id"))?;
+        let id: u32 = id.parse().map_err(|_| {
+            Error::failed(format!("tokenizer_config.json: {id:?} is not a token id"))
+        })?;
         added.retain(|token| token.text != content);
         added.push(AddedToken {
             text: content,
@@ -68,7 +66,7 @@ pub fn override_added(added: &mut Vec<AddedToken>, json: Option<&[u8]>) -> Parse
 }
 
 /// Whether a `tokenizer.json` has a byte-level vocabulary: text is split into bytes before anything is merged.
-pub fn is_byte_level(json: &[u8]) -> Parsed<bool> {
+pub(super) fn is_byte_level(json: &[u8]) -> Result<bool> {
     #[derive(Deserialize)]
     struct File {
         pre_tokenizer: Option<PreTokenizer>,
@@ -87,13 +85,13 @@ pub fn is_byte_level(json: &[u8]) -> Parsed<bool> {
     Ok(file.pre_tokenizer.as_ref().is_some_and(splits_bytes))
 }
 
-fn invalid(error: serde_json::Error) -> String {
-    format!("not a tokenizer.json: {error}")
+fn invalid(error: serde_json::Error) -> Error {
+    Error::failed(format!("not a tokenizer.json: {error}"))
 }
 
 /// `tokenizer.json` with a BPE vocabulary in the manner of SentencePiece (`▁` for spaces, bytes as
 /// `<0x41>`). Its list of merges becomes piece scores: the earlier a piece is made, the better.
-pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
+pub(super) fn from_json(json: &[u8]) -> Result<(SentencePiece, Vec<AddedToken>)> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
@@ -127,10 +125,10 @@ pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
         .and_then(Value::as_str)
         .unwrap_or("BPE");
     if kind != "BPE" || file.model.get("byte_fallback") != Some(&Value::Bool(true)) {
-        return Err(format!(
+        return Err(Error::failed(format!(
             "a {kind} vocabulary; only BPE of bytes (Llama 3's) or with byte fallback (LLaMA's) works here, \
              or put the tokenizer.model beside it"
-        ));
+        )));
     }
     let bpe: Bpe = serde_json::from_value(file.model).map_err(invalid)?;
 
@@ -174,9 +172,9 @@ pub fn from_json(json: &[u8]) -> Parsed<(SentencePiece, Vec<AddedToken>)> {
         match pieces.get_mut(id as usize) {
             Some(place @ None) => *place = Some(Piece { text, score, kind }),
             _ => {
-                return Err(format!(
+                return Err(Error::failed(format!(
                     "the ids of the vocabulary are not 0, 1, 2, ... ({id})"
-                ));
+                )));
             }
         }
     }

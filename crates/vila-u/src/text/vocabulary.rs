@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 /// The kinds of vocabulary that language models have, behind [`Tokenizer`](super::Tokenizer).
-pub trait Vocabulary: Debug + Send + Sync {
+pub(super) trait Vocabulary: Debug + Send + Sync {
     /// Number of ids, the added tokens' included.
     fn size(&self) -> usize;
 
@@ -24,7 +24,7 @@ pub trait Vocabulary: Debug + Send + Sync {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spelling<'a> {
+pub(super) enum Spelling<'a> {
     /// A special token, or no token at all.
     Nothing,
     /// An added token that is ordinary text.

@@ -1,4 +1,5 @@
-//! A codebook: rows to choose from, which learn without gradients as running means of the vectors they stand for.
+//! A codebook, updated without gradients: every row is the exponential moving average (EMA) of the vectors that
+//! were assigned to it.
 
 use burn::{
     module::{Module, Param},
@@ -8,28 +9,28 @@ use burn::{
 use rand::{Rng, seq::index};
 use vila_u_kernels::nearest;
 
-/// Keeps the running size of an unused row away from zero.
+/// Laplace smoothing of the cluster sizes, so that an unused row is not divided by zero.
 const EPSILON: f64 = 1e-5;
 
-/// K rows to choose from. No part of it takes a gradient.
+/// K code vectors. No part of it takes a gradient.
 #[derive(Module, Debug)]
 pub struct Codebook {
     /// `[K + 1, channels]`; the last row is zero, a padding that is never chosen.
     pub weight: Param<Tensor<2>>,
-    /// `[K]`, running mean of how many vectors of a batch fall on each row.
+    /// `[K]`, moving average of how many vectors of a batch are assigned to each row.
     pub cluster_size_ema: Param<Tensor<1>>,
-    /// `[K, channels]`, running mean of the sum of those vectors.
+    /// `[K, channels]`, moving average of the sum of those vectors.
     pub embed_ema: Param<Tensor<2>>,
 }
 
-/// What updating a codebook depends on: from which vectors, and by which chance unused codes are restarted.
+/// What an update of a codebook needs from outside: random numbers, and the vectors of other processes.
 pub trait CodebookUpdate {
     /// `count` different numbers below `length`, in random order.
     fn choose(&mut self, length: usize, count: usize) -> Vec<usize>;
     /// `count` numbers in 0..1.
     fn noise(&mut self, count: usize) -> Vec<f32>;
-    /// The vectors `[n, channels]` and their codes `[n]` that a codebook follows: those of this batch, and
-    /// where several processes train together, the others' as well.
+    /// The vectors `[n, channels]` and their codes `[n]` that a codebook is updated with: those of this batch, and
+    /// where several processes train together, of all of them.
     fn gather(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
         (vectors, codes)
     }
@@ -58,7 +59,7 @@ impl Codebook {
                 let [codes, channels] = [rows.dims()[0] - 1, rows.dims()[1]];
                 rows.slice_fill([codes..codes + 1, 0..channels], 0.0)
             });
-        // The running means start as if every row had just been given itself once.
+        // The averages start as if every row had just been assigned itself once.
         let start = weight.clone();
         let embed_ema = Initializer::Zeros
             .init([codes, channels], device)
@@ -89,7 +90,7 @@ impl Codebook {
         nearest(vectors, self.weight.val(), self.codes())
     }
 
-    /// Moves the running means towards the vectors `[n, channels]` that fell on `codes` `[n]`.
+    /// Updates the moving averages with the vectors `[n, channels]` that were assigned to `codes` `[n]`.
     pub(super) fn update_ema(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>, decay: f64) {
         let counts = self.cluster_size_ema.val().zeros_like().select_assign(
             0,
@@ -111,7 +112,7 @@ impl Codebook {
         });
     }
 
-    /// Puts rows whose running size is below one vector onto vectors of this batch.
+    /// Replaces rows whose average cluster size is below one by vectors of this batch.
     pub(super) fn restart_unused(&mut self, vectors: Tensor<2>, update: &mut impl CodebookUpdate) {
         let [n, channels] = vectors.dims();
         let codes = self.codes();
@@ -137,7 +138,7 @@ impl Codebook {
         });
     }
 
-    /// Makes the rows the means that the running sums and sizes stand for.
+    /// Sets the rows to the means: average sum over average cluster size.
     pub(super) fn update_rows(&mut self) {
         let sizes = self.cluster_size_ema.val();
         let codes = self.codes() as f64;

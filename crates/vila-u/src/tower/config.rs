@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{pixel_decoder::PixelDecoderConfig, siglip::SiglipConfig};
-use crate::depth::DepthConfig;
+use crate::{Error, Result, depth::DepthConfig};
 
 /// `vision_tower/config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,25 +15,25 @@ pub struct VisionTowerConfig {
 }
 
 impl VisionTowerConfig {
-    /// The reason why no tower can have this config with this encoder, if there is one.
-    pub fn check(&self, siglip: &SiglipConfig) -> Result<(), String> {
+    /// A usage error that says why no tower can have this config with this encoder, if there is a reason.
+    pub fn check(&self, siglip: &SiglipConfig) -> Result<()> {
         self.rqvaesiglip.check(siglip)?;
         self.rqtransformer.check()?;
         let (codes, depth) = (&self.rqvaesiglip, &self.rqtransformer);
         if depth.block_size != codes.code_shape || depth.vocab_size != codes.n_embed {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer predicts {:?} codes of {}, rqvaesiglip has {:?} of {}",
                 depth.block_size, depth.vocab_size, codes.code_shape, codes.n_embed
-            ));
+            )));
         }
         if depth.input_embed_dim_1 != codes.code_channels() || self.hidden_size != codes.embed_dim {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "rqtransformer.input_embed_dim_1 {} and hidden_size {} are not the widths of codes, {}, and features, {}",
                 depth.input_embed_dim_1,
                 self.hidden_size,
                 codes.code_channels(),
                 codes.embed_dim
-            ));
+            )));
         }
         Ok(())
     }
@@ -70,7 +70,7 @@ pub struct RqVaeSiglipConfig {
 }
 
 /// One number, or a list of equal numbers.
-fn one_or_equal<'de, D, T>(input: D) -> Result<T, D::Error>
+fn one_or_equal<'de, D, T>(input: D) -> std::result::Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + PartialEq,
@@ -114,8 +114,8 @@ impl RqVaeSiglipConfig {
         channels * (height / rows) * (width / columns)
     }
 
-    /// The reason why no tower can have this config with this encoder, if there is one.
-    pub fn check(&self, siglip: &SiglipConfig) -> Result<(), String> {
+    /// A usage error that says why no tower can have this config with this encoder, if there is a reason.
+    pub fn check(&self, siglip: &SiglipConfig) -> Result<()> {
         siglip.check()?;
         self.ddconfig.check()?;
         let vision = &siglip.vision_config;
@@ -125,35 +125,42 @@ impl RqVaeSiglipConfig {
         if [height, width, channels] != [grid, grid, vision.hidden_size]
             || self.embed_dim != channels
         {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "latent_shape {:?} and embed_dim {} are not those of the encoder, {:?}",
                 self.latent_shape,
                 self.embed_dim,
                 [grid, grid, vision.hidden_size]
-            ));
+            )));
         }
         if vision.num_channels != 3 || self.ddconfig.out_ch != 3 {
-            return Err("num_channels and out_ch must be 3 (red, green, blue)".into());
+            return Err(Error::usage(
+                "num_channels and out_ch must be 3 (red, green, blue)",
+            ));
         }
         let divides = |whole: usize, part: usize| part > 0 && whole.is_multiple_of(part);
         if !divides(height, rows) || !divides(width, columns) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "latents of {height}x{width} do not divide into {rows}x{columns} codes"
-            ));
+            )));
         }
         if !(1..=1000).contains(&depth) || !(1..=1 << 24).contains(&self.n_embed) {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "{depth} codes of {} are out of range",
                 self.n_embed
-            ));
+            )));
         }
         if !(0.0..=1.0).contains(&self.decay) {
-            return Err(format!("decay {} is not between 0 and 1", self.decay));
+            return Err(Error::usage(format!(
+                "decay {} is not between 0 and 1",
+                self.decay
+            )));
         }
         if let Some(size) = self.decoder_latent_shape
             && !size.iter().all(|side| (1..=4096).contains(side))
         {
-            return Err(format!("decoder_latent_shape {size:?} is out of range"));
+            return Err(Error::usage(format!(
+                "decoder_latent_shape {size:?} is out of range"
+            )));
         }
         Ok(())
     }

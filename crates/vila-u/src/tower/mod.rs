@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! pixels -> SigLIP layers 1..L-1 -> features -> residual quantizer -> codes, z_q -> pixel decoder -> pixels
-//!                                                                           \--> SigLIP layer L, pooling -> text space
+//!                                                                           \--> SigLIP layer L, pooling -> embedding
 //! ```
 
 pub mod codebook;
@@ -105,7 +105,7 @@ impl RqVaeSiglip {
         self.decoder.pixels(self.decoder_features(z))
     }
 
-    /// What the decoder's last convolution makes the pixels of: `[batch, h, w, C]` -> `[batch, ch, H, W]`.
+    /// The input of the decoder's last convolution: `[batch, h, w, C]` -> `[batch, ch, H, W]`.
     pub fn decoder_features(&self, z: Tensor<4>) -> Tensor<4> {
         let z = z.permute([0, 3, 1, 2]);
         let z = match self.decoder_latent_shape {
@@ -128,8 +128,8 @@ impl RqVaeSiglip {
         Ok(self.decode(self.quantizer.features_of(codes)))
     }
 
-    /// Unit vectors of images `[batch, 3, size, size]` in the space of the texts, `[batch, C]`;
-    /// `quantized` as the tower sees them, otherwise as plain SigLIP does.
+    /// L2-normalised embeddings `[batch, C]` of images `[batch, 3, size, size]`, to be compared with those of texts;
+    /// from quantized features or, as in plain SigLIP, from the features themselves.
     pub fn image_embeds(&self, pixels: Tensor<4>, quantized: bool) -> Tensor<2> {
         let features = self.features(pixels);
         self.feature_embeds(if quantized {
@@ -139,8 +139,8 @@ impl RqVaeSiglip {
         })
     }
 
-    /// Unit vectors `[batch, C]` of (quantized) features `[batch, h, w, C]`, which take the way
-    /// through the rest of the encoder.
+    /// L2-normalised embeddings `[batch, C]` of (quantized) features `[batch, h, w, C]`: the encoder's last layer and
+    /// its attention pooling.
     pub fn feature_embeds(&self, features: Tensor<4>) -> Tensor<2> {
         normalise(
             self.siglip_model
@@ -149,7 +149,7 @@ impl RqVaeSiglip {
         )
     }
 
-    /// Unit vectors of texts: ids `[texts, tokens]` -> `[texts, C]`.
+    /// L2-normalised embeddings of texts: ids `[texts, tokens]` -> `[texts, C]`.
     pub fn text_embeds(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         self.siglip_model.text_embeds(ids)
     }

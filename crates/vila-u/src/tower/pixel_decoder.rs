@@ -1,6 +1,5 @@
-//! The pixel decoder: a latent grid grows back into an image through residual blocks of group
-//! norm, SiLU and 3x3 convolutions, doubling in size from level to level (the decoder of VQGAN, arXiv
-//! 2012.09841).
+//! The pixel decoder, which is VQGAN's (arXiv 2012.09841): residual blocks of group norm, SiLU and 3x3 convolutions
+//! make a grid of latents an image, upsampling by two from level to level.
 
 use burn::{
     module::Module,
@@ -18,7 +17,10 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use vila_u_kernels::{attention, conv2d, group_norm_silu};
 
-use crate::layers::{dropout, normalise_groups};
+use crate::{
+    Error, Result,
+    layers::{dropout, normalise_groups},
+};
 
 /// Groups of every norm.
 const GROUPS: usize = 32;
@@ -103,20 +105,20 @@ pub struct Upsample {
 }
 
 impl PixelDecoderConfig {
-    /// The reason why no decoder can have this config, if there is one.
-    pub fn check(&self) -> Result<(), String> {
-        let refuse = |reason: String| Err(format!("ddconfig: {reason}"));
+    /// A usage error that says why no decoder can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::usage(format!("ddconfig: {reason}")));
         if !(1..=16).contains(&self.ch_mult.len()) || self.num_res_blocks > 100 {
-            return refuse("ch_mult or num_res_blocks is out of range".into());
+            return refuse("ch_mult or num_res_blocks is out of range");
         }
         if self.z_channels == 0 || self.out_ch == 0 {
-            return refuse("z_channels and out_ch must not be 0".into());
+            return refuse("z_channels and out_ch must not be 0");
         }
         for multiplier in &self.ch_mult {
             match self.ch.checked_mul(*multiplier) {
                 Some(channels) if channels > 0 && channels.is_multiple_of(GROUPS) => {}
                 _ => {
-                    return refuse(format!(
+                    return refuse(&format!(
                         "ch {} times {multiplier} is not a multiple of {GROUPS}",
                         self.ch
                     ));
@@ -124,7 +126,7 @@ impl PixelDecoderConfig {
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return refuse(format!("dropout {} is not between 0 and 1", self.dropout));
+            return refuse(&format!("dropout {} is not between 0 and 1", self.dropout));
         }
         Ok(())
     }
@@ -273,7 +275,7 @@ impl PixelAttention {
 }
 
 impl Upsample {
-    /// Every pixel becomes four, then a convolution smooths them.
+    /// Nearest-neighbour upsampling by two, then a convolution.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let options = InterpolateOptions::new(InterpolateMode::Nearest)

@@ -1,12 +1,12 @@
-//! Residual quantization: a vector becomes D codes, each naming the codebook row closest to what
-//! the rows before it left over (RQ-VAE, arXiv 2203.01941).
+//! Residual quantization (RQ-VAE, arXiv 2203.01941): a vector becomes D codes, each the codebook row nearest to the
+//! residual that the rows before it leave.
 //!
 //! ```text
 //! r_0 = x,   k_d = argmin_k |r_d-1 - e_d(k)|^2,   r_d = r_d-1 - e_d(k_d),   z = e_1(k_1) + ... + e_D(k_D)
 //! ```
 //!
-//! Gradients pass straight through (`z_q = x + (z - x)`, the bracket held constant), and the codebooks learn
-//! without gradients, as running means of the vectors they stand for.
+//! Gradients pass by the straight-through estimator (`z_q = x + stop_gradient(z - x)`); the codebooks are moving
+//! averages ([`Codebook`]).
 
 use burn::{
     module::Module,
@@ -27,13 +27,13 @@ pub struct ResidualQuantizer {
     latent_shape: [usize; 3],
     /// Height and width of the code grid, and codes per position.
     code_shape: [usize; 3],
-    /// Share of the old running means kept at each update.
+    /// Decay of the codebooks' moving averages.
     decay: f64,
-    /// Whether rows that nothing falls on are moved onto vectors of the batch.
+    /// Whether rows that no vector is assigned to are replaced by vectors of the batch.
     pub restart_unused_codes: bool,
 }
 
-/// What quantization makes of a grid of features.
+/// A quantized grid of features.
 #[derive(Clone, Debug)]
 pub struct Quantized {
     /// `[batch, rows, columns, D]`, each in `0..K`.
@@ -41,7 +41,7 @@ pub struct Quantized {
     /// The features rebuilt from their codes, `[batch, h, w, C]`; gradients go to the features.
     pub z_q: Tensor<4>,
     /// `[1]`, mean over depths of the mean squared distance between the features and the sum of
-    /// their codes up to that depth; its gradient pulls the features towards the codes.
+    /// their codes up to that depth; its gradient goes to the features.
     pub commitment_loss: Tensor<1>,
 }
 
@@ -77,7 +77,7 @@ impl ResidualQuantizer {
         self.codebooks[0].codes()
     }
 
-    /// Features `[batch, h, w, C]` to codes; the codebooks stay as they are.
+    /// Features `[batch, h, w, C]` to codes, without an update of the codebooks.
     pub fn forward(&self, features: Tensor<4>) -> Quantized {
         let vectors = self.to_code_grid(features.clone());
         let mut steps = Steps::new(vectors);
@@ -90,12 +90,12 @@ impl ResidualQuantizer {
         self.quantized(features, steps)
     }
 
-    /// Features `[batch, h, w, C]` to codes, moving each codebook towards the vectors it was just given.
+    /// Features `[batch, h, w, C]` to codes, updating each codebook with the vectors it has just quantized.
     ///
-    /// With one codebook for all depths it moves after each of them, so later depths see it moved.
+    /// One codebook for all depths is updated after each of them, so that later depths see it updated.
     /// A row needs about one vector per batch and depth to stay in use: with restarts on, give
-    /// batches clearly more positions than there are rows. The first such batch moves all idle
-    /// rows onto data, so an untrained codebook needs no other initialisation.
+    /// batches clearly more positions than there are rows. The first such batch replaces all unused
+    /// rows by data, so an untrained codebook needs no other initialisation.
     pub fn forward_train(
         &mut self,
         features: Tensor<4>,
@@ -148,7 +148,7 @@ impl ResidualQuantizer {
         self.to_latent_grid(sums)
     }
 
-    /// Refuses codes from outside that are not of this quantizer's shape or range.
+    /// A usage error where codes from outside are not of this quantizer's shape or range.
     pub fn check(&self, codes: &Tensor<4, Int>) -> Result<()> {
         let [_, rows, columns, depth] = codes.dims();
         if [rows, columns, depth] != self.code_shape {
@@ -218,8 +218,8 @@ impl ResidualQuantizer {
     }
 }
 
-/// Quantization under way: what is left over, and what was taken. In `f32` whatever the features are: what is
-/// left over becomes small.
+/// The depths quantized so far: the residual, and the sum of the rows chosen. In `f32` whatever the features are,
+/// because residuals become small.
 struct Steps {
     vectors: Tensor<2>,
     residual: Tensor<2>,

@@ -1,35 +1,15 @@
 //! Training: one loop for every stage, run from a recipe.
 
-mod adamw;
-pub mod curves;
-mod ema;
-mod events;
-mod failure;
-mod format;
-mod forms;
-pub mod inspect;
-mod lanes;
-mod llama;
+pub mod data;
+pub mod distributed;
 pub mod losses;
-mod metrics;
-mod mixture;
-pub mod multimodal;
-mod pieces;
+mod model;
+mod objectives;
+mod optimizer;
 pub mod plan;
-mod prefetch;
-pub mod ranks;
-mod reading;
 pub mod recipe;
-mod recompute;
-mod record;
-pub mod run;
-mod schedule;
-mod seen;
-mod sheet;
-mod start;
-mod state;
-mod tower;
-mod trained_tower;
+pub mod run_folder;
+mod trainer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,87 +18,91 @@ use burn::tensor::Device;
 
 use crate::checkpoint::config::GenerationConfig;
 use crate::{Error, Result};
-use mixture::{MixtureObjective, Samples};
+use data::captioned_images::CaptionedImageMaker;
+use data::samples::SampleMaker;
+use model::TowerWithDiscriminator;
+use model::initial::{self, initialise};
+use objectives::multimodal::MultimodalObjective;
+use objectives::tower::TowerObjective;
 use recipe::{Objective, Recipe, Stage};
-use run::Run;
-pub use run::{Pace, Progress, Start, Watch};
-use tower::{Captions, TowerObjective};
-use trained_tower::TrainedTower;
+use trainer::Trainer;
+pub use trainer::{Progress, Start, Throughput, Watch};
 
 /// Carries out a recipe and says where the finished model lies. With `resume`, goes on from the
 /// newest checkpoint in the run folder, exactly as if the run had never stopped.
 ///
 /// # Errors
-/// Anything wrong with the recipe or the files it names; a loss that is no number or explodes (the state before
+/// Anything wrong with the recipe or the files it names; a loss that is not finite or spikes (the state before
 /// it is kept, and `failed.json` names its samples); [`Error::Interrupted`] when stopped through the watch, after
 /// saving. Whether there is memory enough says [`plan::check`], before.
 pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     let device = device.clone().autodiff();
-    let ranks = start.ranks.clone();
-    let finished = match recipe.is_tower() {
-        true => tower(recipe, &device, start, watch),
-        false => vila_u(recipe, &device, start, watch),
+    let group = start.process_group.clone();
+    let finished = if recipe.is_tower() {
+        train_tower(recipe, &device, start, watch)
+    } else {
+        train_vila_u(recipe, &device, start, watch)
     };
     if let Err(error) = &finished
         && !matches!(error, Error::Interrupted)
     {
-        ranks.fail(&error.to_string());
+        group.abort(&error.to_string());
     }
     finished
 }
 
-fn tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
+fn train_tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
     // What is wrong with the weights of LPIPS is said before anything long is read.
     let lpips = |stage: &Stage| match &stage.objective {
         Objective::Tower(losses) => losses.lpips(&device.clone().inner()),
         _ => Ok(None),
     };
     let lpips: Vec<_> = recipe.stages.iter().map(lpips).collect::<Result<_>>()?;
-    let ranks = start.ranks.clone();
-    let together = recipe.batch_size * ranks.count();
-    if together < 2 {
+    let group = start.process_group.clone();
+    let global_batch = recipe.batch_size * group.world_size();
+    if global_batch < 2 {
         return Err(Error::usage(
             "recipe: the contrastive loss compares the pictures of a batch: batch_size must be at least 2",
         ));
     }
     // Tokenizers that are missing are made in the run folder, once.
-    let (format, tower, tokenizer) =
-        ranks.leader_first(|| start::tower(recipe, device, together))?;
-    let size = format.siglip.vision_config.image_size;
+    let (checkpointer, tower, tokenizer) =
+        group.main_first(|| initial::tower(recipe, device, global_batch))?;
+    let size = checkpointer.siglip.vision_config.image_size;
     recipe.check_picture(size)?;
-    let captions = Captions::new(recipe, Arc::new(tokenizer), size);
-    let model = TrainedTower {
+    let maker = CaptionedImageMaker::new(recipe, Arc::new(tokenizer), size);
+    let model = TowerWithDiscriminator {
         tower,
-        discriminator: format.discriminator.map(|sizes| sizes.init(device)),
+        discriminator: checkpointer.discriminator.map(|sizes| sizes.init(device)),
     };
-    let new = || start::drawn(model, device, recipe.seed);
-    let mut run = Run::open(recipe, format, device, start, watch, new)?;
+    let new = || initialise(model, device, recipe.seed);
+    let mut trainer = Trainer::open(recipe, checkpointer, device, start, watch, new)?;
     for (index, lpips) in lpips.into_iter().enumerate() {
-        let (captions, tower, ranks) = (captions.clone(), &run.model.tower, ranks.clone());
-        let objective = TowerObjective::new(recipe, index, lpips, captions, tower, device, ranks)?;
-        run.stage(index, objective)?;
+        let (maker, tower, group) = (maker.clone(), &trainer.model.tower, group.clone());
+        let objective = TowerObjective::new(recipe, index, lpips, maker, tower, device, group)?;
+        trainer.train_stage(index, objective)?;
     }
-    run.finish()
+    trainer.finish()
 }
 
-fn vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
-    let ranks = start.ranks.clone();
-    let (format, model, tokenizer) = ranks.leader_first(|| start::vila_u(recipe, device))?;
+fn train_vila_u(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
+    let group = start.process_group.clone();
+    let (checkpointer, model, tokenizer) = group.main_first(|| initial::vila_u(recipe, device))?;
     let tokenizer = Arc::new(tokenizer);
-    let config = Arc::new(format.config.clone());
-    // How samples are drawn is known to be possible before hours are spent.
-    let drawing = GenerationConfig::read(&format.files.join("llm"))?.visual(0);
-    drawing.check()?;
-    let new = || start::drawn(model, device, recipe.seed);
-    let mut run = Run::open(recipe, format, device, start, watch, new)?;
-    let depth = &mut run.model.vision_tower.rqtransformer;
-    *depth = depth.clone().with_dropout(recipe.dropout);
+    let config = Arc::new(checkpointer.config.clone());
+    // How sample sheets are generated is known to be possible before hours are spent.
+    let generation = GenerationConfig::read(&checkpointer.files.join("llm"))?.visual(0);
+    generation.check()?;
+    let new = || initialise(model, device, recipe.seed);
+    let mut trainer = Trainer::open(recipe, checkpointer, device, start, watch, new)?;
+    let depth = &mut trainer.model.vision_tower.rqtransformer;
+    *depth = depth.clone().with_dropout(recipe.depth_dropout);
     for (index, stage) in recipe.stages.iter().enumerate() {
         let (tokenizer, config) = (tokenizer.clone(), config.clone());
-        let samples = Samples::of_stage(recipe, &stage.objective, tokenizer, config)?;
-        let (drawing, leads) = (drawing.clone(), ranks.leads());
-        let objective = MixtureObjective::new(recipe, samples, drawing, device, leads)?;
-        run.stage(index, objective)?;
+        let samples = SampleMaker::of_stage(recipe, &stage.objective, tokenizer, config)?;
+        let (generation, evaluates) = (generation.clone(), group.is_main());
+        let objective = MultimodalObjective::new(recipe, samples, generation, device, evaluates)?;
+        trainer.train_stage(index, objective)?;
     }
-    run.finish()
+    trainer.finish()
 }

@@ -147,6 +147,7 @@ fn what_is_no_tokenizer_is_refused() {
     let config = std::fs::read(folder("llama3").join("tokenizer_config.json")).unwrap();
     let refused = |json: &str, config: Option<&[u8]>| {
         let reason = Tokenizer::from_json(json.as_bytes(), config).unwrap_err();
+        let reason = reason.to_string();
         assert!(!reason.contains('\n'), "{reason}");
         reason
     };

@@ -10,7 +10,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use crate::fixture::{Recorded, assert_close};
 use vila_u::tower::{Siglip, SiglipConfig};
 use vila_u::training::losses::adversarial::{
-    Pull, adaptive_weight, decoder_loss, discriminator_loss,
+    PixelGrad, adaptive_weight, decoder_loss, discriminator_loss,
 };
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
 use vila_u::training::losses::{Discriminator, DiscriminatorConfig, Lpips, contrastive};
@@ -244,19 +244,19 @@ fn adaptive_weight_and_what_it_pulls_on() {
     last.bias = Some(parameter(tensor(22, [3], 0.1)));
 
     let generated = last.forward(features.clone());
-    let alike = Pull::of(&generated, |generated| {
+    let alike = PixelGrad::of(&generated, |generated| {
         let difference = (generated.clone() - pixels.clone()).abs().mean();
         difference * 8.0 + lpips.forward(generated, pixels.clone()).mean()
     });
     let opponent = discriminator().valid();
-    let fools = Pull::of(&generated, |generated| {
+    let fools = PixelGrad::of(&generated, |generated| {
         decoder_loss(opponent.forward(generated))
     });
     let weight = adaptive_weight(&last, features.clone(), &alike, &fools);
     assert_close(&recorded, "adaptive.weight", weight.clone(), 1e-3);
 
     let adversarial = fools.loss.clone();
-    let total = alike.with(&fools, weight * 0.75).on(generated);
+    let total = alike.add_grad(&fools, weight * 0.75).attach(generated);
     let gradients = total.backward();
     assert_close(&recorded, "adaptive.alike", total.inner(), 1e-4);
     assert_close(&recorded, "adaptive.fools", adversarial, 1e-3);

@@ -4,9 +4,7 @@ use std::fs;
 
 use burn::tensor::Device;
 use serde_json::json;
-use vila_u::{
-    data::read_jsonl, evaluation::score::score, text::Tokenizer, training::multimodal::Score,
-};
+use vila_u::{data::read_jsonl, evaluation::score::score, teacher_forcing::Score, text::Tokenizer};
 
 use crate::{
     fixture::{Recorded, folder},

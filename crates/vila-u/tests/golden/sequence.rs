@@ -3,11 +3,11 @@
 use burn::tensor::{Device, Tensor};
 use vila_u::{
     sequence::{Role, Sample, SequenceLayout, templates},
+    teacher_forcing::VisualTokens,
     text::{
         IMAGE_ID, Tokenizer,
         conversation::{self, Reply, Turn},
     },
-    training::multimodal::Visual,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ fn spliced_prompts() {
     let images = Recorded::open("preprocess.safetensors");
     let model = load(&Device::flex());
     let embeds = |layout: SequenceLayout, pixels: Tensor<4>| {
-        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
+        let visual = VisualTokens::encode(&model.vision_tower.rqvaesiglip, pixels);
         let projected = model.mm_projector.forward(visual.features);
         layout.embeddings(&model.llm, Some(projected))
     };

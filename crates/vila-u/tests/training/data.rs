@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{LANGUAGE, TOWER, assert_same_model, metrics, train};
 use vila_u::Error;
 use vila_u::media::video;
-use vila_u::training::inspect::{Inspected, inspect};
+use vila_u::training::data::inspect::{Inspected, inspect};
 use vila_u::training::recipe::Recipe;
 
 const SAID: [(&str, [u8; 3]); 4] = [
@@ -34,9 +34,12 @@ fn said(n: usize) -> &'static str {
 /// A square on black, as a file of the format.
 fn picture(n: usize, format: ImageFormat) -> Vec<u8> {
     let colour = Rgb(SAID[n % SAID.len()].1);
-    let picture = RgbImage::from_fn(24, 16, |x, y| match (6..18).contains(&x) && y > 3 {
-        true => colour,
-        false => Rgb([0; 3]),
+    let picture = RgbImage::from_fn(24, 16, |x, y| {
+        if (6..18).contains(&x) && y > 3 {
+            colour
+        } else {
+            Rgb([0; 3])
+        }
     });
     let mut file = Cursor::new(Vec::new());
     picture.write_to(&mut file, format).expect("a picture");
@@ -247,7 +250,7 @@ fn data() -> &'static Path {
 
 /// `[data]` with these sources, each the rest of its keys.
 fn sources(lines: &[&str]) -> String {
-    let mut text = "[data]\nshuffle = 5\nworkers = 3\n".to_string();
+    let mut text = "[data]\nshuffle_buffer = 5\nnum_workers = 3\n".to_string();
     for line in lines {
         text += &format!("[[data.sources]]\n{line}\n");
     }
@@ -271,7 +274,7 @@ pub fn with(source: &str, more: &str) -> String {
 pub fn language(kind: &str, data: &[&str]) -> String {
     let (sizes, _) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
     let stage = format!(
-        "[[stages]]\nobjective = {{ kind = \"{kind}\", drop_caption = 0.5, hide_visual = 0.5 }}\noptimizer = OPTIMIZER\n"
+        "[[stages]]\nobjective = {{ kind = \"{kind}\", cfg_dropout = 0.5, visual_token_dropout = 0.5 }}\noptimizer = OPTIMIZER\n"
     );
     format!("{sizes}\n{}\n{stage}", sources(data))
 }
@@ -384,7 +387,11 @@ fn a_resumed_run_reads_on_where_it_stopped() {
     );
     let generation = with(COYO, "form = \"generation\"");
     let recipe = language("pretrain", &[&generation, &bad, MMC4]);
-    let settings = [init(), "accumulation=2".into(), "dropout=0.0".into()];
+    let settings = [
+        init(),
+        "gradient_accumulation_steps=2".into(),
+        "depth_dropout=0.0".into(),
+    ];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let whole = folder.path().join("whole");
     let expected = train(&recipe, &whole, &settings, false, None).expect("a run");
@@ -405,7 +412,7 @@ fn a_resumed_run_reads_on_where_it_stopped() {
         assert_eq!(skipped(&whole), skipped(&out));
     }
     // Other data does not go on.
-    let other = [settings.as_slice(), &["data.workers=2", "steps=9"]].concat();
+    let other = [settings.as_slice(), &["data.num_workers=2", "steps=9"]].concat();
     let error = train(&recipe, &whole, &other, true, None).expect_err("an error");
     assert!(error.to_string().contains("2 workers"), "{error}");
     let listed = fs::read_to_string(whole.join("sources.json")).expect("a list");
@@ -428,7 +435,7 @@ fn what_stops_a_run_is_named_by_shard_and_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let recipe = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
     let rate = "stages.0.optimizer.learning_rate=1e30";
-    let settings = [init(), rate.into(), "dropout=0.0".into()];
+    let settings = [init(), rate.into(), "depth_dropout=0.0".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let out = folder.path().join("run");
     let error = train(&recipe, &out, &settings, false, None).expect_err("an error");
@@ -453,7 +460,7 @@ fn too_many_bad_records_stop_the_run() {
     ]});
     fs::write(&lines, format!("{record}\n").repeat(9)).expect("write");
     let bad = format!("format = \"llava\"\npath = {lines:?}");
-    let settings = [init(), "data.max_bad=4".into()];
+    let settings = [init(), "data.max_skipped=4".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let out = folder.path().join("run");
     let error =
@@ -461,7 +468,7 @@ fn too_many_bad_records_stop_the_run() {
     let error = error.to_string();
     for part in [
         "5 records",
-        "data.max_bad = 4",
+        "data.max_skipped = 4",
         "missing.jpg",
         "skipped.jsonl",
     ] {
@@ -569,8 +576,8 @@ fn videos_are_read_from_mp4_files() {
         let settings = [
             init(),
             tokenizers,
-            format!("{objective}.drop_caption=0.0"),
-            format!("{objective}.hide_visual=0.0"),
+            format!("{objective}.cfg_dropout=0.0"),
+            format!("{objective}.visual_token_dropout=0.0"),
         ];
         let recipe = Recipe::load(&path, &settings).expect("a recipe");
         let mut samples = inspect(&recipe, 9).expect("samples");
@@ -614,7 +621,7 @@ fn inspecting_shows_what_is_learnt() {
     let settings = [
         init(),
         tokenizers,
-        "stages.0.objective.drop_caption=0.0".into(),
+        "stages.0.objective.cfg_dropout=0.0".into(),
     ];
     let recipe = Recipe::load(&path, &settings).expect("a recipe");
     let samples = inspect(&recipe, 21).expect("samples");

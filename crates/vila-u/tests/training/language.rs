@@ -1,6 +1,6 @@
 //! What the language model's stages train, and how.
 
-use vila_u::training::plan::{Plan, Room};
+use vila_u::training::plan::{Plan, Resources};
 
 use super::*;
 
@@ -8,8 +8,8 @@ use super::*;
 fn further(objective: &str) -> String {
     let (_, stages) = LANGUAGE.split_at(LANGUAGE.find("[[stages]]").expect("stages"));
     stages.replace(
-        "hide_visual = 0.5",
-        &format!("hide_visual = 0.5, {objective}"),
+        "visual_token_dropout = 0.5",
+        &format!("visual_token_dropout = 0.5, {objective}"),
     )
 }
 
@@ -88,11 +88,15 @@ fn only_the_parts_that_are_named_change() {
 
 /// Losses, their terms at every depth, and padding.
 #[test]
-fn a_model_draws_as_its_recipe_says_unless_asked_otherwise() {
+fn a_model_generates_as_its_recipe_says_unless_asked_otherwise() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
     let out = |name: &str| folder.path().join(name);
-    let settings = [init.as_str(), "model.drawing.temperature=0.5", "steps=1"];
+    let settings = [
+        init.as_str(),
+        "model.generation.visual_temperature=0.5",
+        "steps=1",
+    ];
     let model = train(LANGUAGE, &out("new"), &settings, false, None).expect("a run");
     let init = format!("init={}", model.display());
     let settings = [init.as_str(), "steps=1"];
@@ -112,13 +116,13 @@ fn a_model_draws_as_its_recipe_says_unless_asked_otherwise() {
     }
     let fails = |text: &str, setting: &str| {
         let error = recipe(text, &out("none"), &[&init, setting]).expect_err("an error");
-        assert!(error.to_string().contains("drawing"), "{error}");
+        assert!(error.to_string().contains("generation"), "{error}");
     };
-    fails(LANGUAGE, "model.drawing.temperature=-1.0");
-    fails(LANGUAGE, "model.drawing.guidance=inf");
+    fails(LANGUAGE, "model.generation.visual_temperature=-1.0");
+    fails(LANGUAGE, "model.generation.visual_guidance=inf");
     fails(
         &further("train = [\"depth\"]"),
-        "model.drawing.guidance=1.0",
+        "model.generation.visual_guidance=1.0",
     );
 }
 
@@ -157,19 +161,25 @@ fn curves_of_every_depth() {
 }
 
 #[test]
-fn recomputed_layers_train_the_same_model() {
+fn gradient_checkpointing_trains_the_same_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
-    let run = |name: &str, recompute: &str| {
+    let run = |name: &str, checkpointing: &str| {
         let out = folder.path().join(name);
-        let settings = [&init, "steps=3", "accumulation=2", "dropout=0.0", recompute];
+        let settings = [
+            &init,
+            "steps=3",
+            "gradient_accumulation_steps=2",
+            "depth_dropout=0.0",
+            checkpointing,
+        ];
         (
             train(LANGUAGE, &out, &settings, false, None).expect("a run"),
             metrics(&out),
         )
     };
-    let (kept, of_kept) = run("kept", "recompute=false");
-    let (again, of_again) = run("again", "recompute=true");
+    let (kept, of_kept) = run("kept", "gradient_checkpointing=false");
+    let (again, of_again) = run("again", "gradient_checkpointing=true");
     assert_eq!(of_kept.len(), of_again.len());
     for (kept, again) in of_kept.iter().zip(&of_again) {
         for (name, kept) in kept.as_object().expect("an object") {
@@ -186,11 +196,11 @@ fn recomputed_layers_train_the_same_model() {
             .iter()
             .zip(tensors(&again, part, ""))
         {
-            let apart = numbers(kept).into_iter().zip(numbers(&again));
-            let apart = apart
+            let difference = numbers(kept).into_iter().zip(numbers(&again));
+            let difference = difference
                 .map(|(kept, again)| (kept - again).abs())
                 .fold(0.0, f32::max);
-            assert!(apart < 1e-4, "{key}: {apart}");
+            assert!(difference < 1e-4, "{key}: {difference}");
         }
     }
 }
@@ -200,15 +210,14 @@ fn adapters_are_trained_resumed_and_merged() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = whole(folder.path());
     let before = PathBuf::from(&init);
-    let lora =
-        "lora={ rank = 2, alpha = 4.0, dropout = 0.25, targets = [\"q_proj\", \"down_proj\"] }";
+    let lora = "lora={ rank = 2, alpha = 4.0, dropout = 0.25, target_modules = [\"q_proj\", \"down_proj\"] }";
     let init = format!("init={init}");
     let settings = [
         init.as_str(),
         lora,
         "steps=4",
         "checkpoint_every=2",
-        "recompute=true",
+        "gradient_checkpointing=true",
     ];
     let recipe = further("train = [\"language\"]");
     let out = folder.path().join("lora");
@@ -293,7 +302,7 @@ fn impossible_adapters_are_refused() {
     refused(&model, &["lora={ rank = 0, alpha = 1.0 }"], "lora.rank");
     refused(
         &model,
-        &["lora={ rank = 2, alpha = 1.0, targets = [\"lm_head\"] }"],
+        &["lora={ rank = 2, alpha = 1.0, target_modules = [\"lm_head\"] }"],
         "q_proj",
     );
     refused(
@@ -307,7 +316,11 @@ fn impossible_adapters_are_refused() {
         "no stage trains",
     );
     refused(LANGUAGE, &["lora={ rank = 2, alpha = 1.0 }"], "[model.llm]");
-    refused(TOWER, &["recompute=true"], "recompute");
+    refused(
+        TOWER,
+        &["gradient_checkpointing=true"],
+        "gradient_checkpointing",
+    );
 }
 
 /// The recipes of the product are complete, no two of them share a run folder, and those of new language
@@ -329,11 +342,11 @@ fn the_recipes_can_be_read() {
         }
         let name = path.display().to_string();
         if name.contains("-7b-") && !name.contains("-tower") {
-            let room = Room {
+            let resources = Resources {
                 memory: Some(1 << 40),
-                ..Room::default()
+                ..Resources::default()
             };
-            let plan = Plan::measured(&recipe, &Device::flex(), &room).expect("a plan");
+            let plan = Plan::measured(&recipe, &Device::flex(), &resources).expect("a plan");
             let stage = &plan.stages[0];
             assert_eq!((plan.stages.len(), stage.samples), (1, 512), "{name}");
             assert_eq!(stage.measured, 0, "{name}");

@@ -30,8 +30,7 @@ const COMMON: &str = r#"
     sample_every = 100
 "#;
 
-const OPTIMIZER: &str =
-    "{ learning_rate = 3e-3, warm_up = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], clip = 1.0 }";
+const OPTIMIZER: &str = "{ learning_rate = 3e-3, warmup_ratio = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], max_grad_norm = 1.0 }";
 
 const TOWER: &str = r#"
     [model.siglip.vision_config]
@@ -72,7 +71,7 @@ const TOWER: &str = r#"
     optimizer = OPTIMIZER
 
     [[stages]]
-    objective = { kind = "tower", contrastive = 1.0, reconstruction = 1.0, commitment = 0.25, pixel = "l1" }
+    objective = { kind = "tower", contrastive_weight = 1.0, reconstruction_weight = 1.0, commitment_weight = 0.25, pixel_loss = "l1" }
     optimizer = OPTIMIZER
 "#;
 
@@ -101,7 +100,7 @@ const LANGUAGE: &str = r#"
     n_head = 2
 
     [[stages]]
-    objective = { kind = "pretrain", caption = 1.0, generation = 1.0, question = 1.0, drop_caption = 0.5, hide_visual = 0.5 }
+    objective = { kind = "pretrain", caption = 1.0, generation = 1.0, question = 1.0, cfg_dropout = 0.5, visual_token_dropout = 0.5 }
     optimizer = OPTIMIZER
 "#;
 
@@ -264,8 +263,12 @@ fn on_a_new_tower(folder: &Path) -> String {
 fn a_resumed_language_run_is_the_uninterrupted_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
-    // Side by side, since nothing is dropped out.
-    let settings = [init.as_str(), "accumulation=2", "dropout=0.0"];
+    // In parallel, since nothing is dropped out.
+    let settings = [
+        init.as_str(),
+        "gradient_accumulation_steps=2",
+        "depth_dropout=0.0",
+    ];
     let whole = folder.path().join("whole");
     let expected = train(LANGUAGE, &whole, &settings, false, None).expect("a run");
     let out = folder.path().join("stopped");
@@ -292,17 +295,17 @@ fn a_resumed_language_run_is_the_uninterrupted_one() {
     let metrics = metrics(&out);
     assert!(mean(&metrics[20..], "loss") < 0.9 * mean(&metrics[..3], "loss"));
     assert!(metrics[29]["eval/answer_loss"].is_f64());
-    // Forms that are not trained are not measured.
+    // Kinds that are not trained are not measured.
     assert!(metrics[29].get("eval/video_loss").is_none());
 }
 
-/// Every form of sample is trained on, measured by itself, and shown.
+/// Every kind of sample is trained on, measured by itself, and shown.
 #[test]
-fn every_form_of_the_nano_world_is_learnt() {
+fn every_kind_of_sample_is_learnt() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
     let stages = LANGUAGE.find("[[stages]]").expect("stages");
-    let forms = [
+    let kinds = [
         ("caption", "caption_loss"),
         ("generation", "generation_loss"),
         ("question", "answer_loss"),
@@ -313,9 +316,9 @@ fn every_form_of_the_nano_world_is_learnt() {
         ("reply", "reply_loss"),
         ("text", "text_only_loss"),
     ];
-    let weights = forms.map(|(form, _)| format!("{form} = 1.0")).join(", ");
+    let weights = kinds.map(|(kind, _)| format!("{kind} = 1.0")).join(", ");
     let recipe = format!(
-        "{}[[stages]]\nobjective = {{ kind = \"sft\", {weights}, drop_caption = 0.1, hide_visual = 0.5 }}\n\
+        "{}[[stages]]\nobjective = {{ kind = \"sft\", {weights}, cfg_dropout = 0.1, visual_token_dropout = 0.5 }}\n\
          optimizer = OPTIMIZER\n",
         &LANGUAGE[..stages]
     );
@@ -323,15 +326,15 @@ fn every_form_of_the_nano_world_is_learnt() {
     let out = folder.path().join("run");
     train(&recipe, &out, &settings, false, None).expect("a run");
     let metrics = metrics(&out);
-    for (form, metric) in forms {
+    for (kind, metric) in kinds {
         let name = format!("eval/{metric}");
         let [before, after] = [11, 23].map(|step: usize| metrics[step][&name].as_f64());
         assert!(
             after < before && after.is_some(),
-            "{form}: {before:?} {after:?}"
+            "{kind}: {before:?} {after:?}"
         );
     }
-    // A row of pictures above a row of drawings, and two of each for the videos.
+    // A row of pictures above a row of generated ones, and two of each for the videos.
     let sheet = image::open(out.join("samples/step-00000024.png")).expect("a sheet");
     assert_eq!((sheet.width(), sheet.height()), (8 * 18 - 2, 6 * 18 - 2));
 
@@ -347,10 +350,14 @@ fn every_form_of_the_nano_world_is_learnt() {
 }
 
 #[test]
-fn batches_side_by_side_are_those_one_after_the_other() {
+fn parallel_batches_are_those_one_after_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
-    let settings = [init.as_str(), "accumulation=3", "dropout=0.0"];
+    let settings = [
+        init.as_str(),
+        "gradient_accumulation_steps=3",
+        "depth_dropout=0.0",
+    ];
     let run = |name: &str, threads: usize| {
         let out = folder.path().join(name);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();

@@ -14,7 +14,7 @@ use super::{
     LANGUAGE, TOWER, alone, assert_same_model, metrics, on_a_new_tower, recipe, train, watch,
 };
 use vila_u::safetensors::SafeTensors;
-use vila_u::training::ranks::{Ranks, fingerprint};
+use vila_u::training::distributed::{ProcessGroup, fingerprint};
 use vila_u::training::{Start, run};
 use vila_u::{Error, Result};
 
@@ -32,13 +32,13 @@ fn two(
     let address = listener.local_addr().expect("an address").to_string();
     let _alone = alone();
     let rank = |index: usize| {
-        let ranks = match index {
-            0 => Ranks::lead(&listener, 2, number, || Ok(())),
-            _ => Ranks::join(&address, index, 2, number),
+        let group = match index {
+            0 => ProcessGroup::host(&listener, 2, number, || Ok(())),
+            _ => ProcessGroup::join(&address, index, 2, number),
         };
         let start = Start {
             resume,
-            ranks: Arc::new(ranks?),
+            process_group: Arc::new(group?),
             ..Start::default()
         };
         run(
@@ -69,9 +69,9 @@ fn assert_near(one: &[Value], two: &[Value], tolerance: f64) {
                 value.as_f64().expect("f64"),
                 two[name].as_f64().expect("f64"),
             );
-            let apart = (a - b).abs() / a.abs().max(1e-3);
+            let difference = (a - b).abs() / a.abs().max(1e-3);
             assert!(
-                apart < tolerance,
+                difference < tolerance,
                 "step {}, {name}: {a} and {b}",
                 one["step"]
             );
@@ -80,11 +80,11 @@ fn assert_near(one: &[Value], two: &[Value], tolerance: f64) {
 }
 
 /// The largest difference between codebooks and their running means.
-fn codebooks_apart(one: &Path, two: &Path) -> f32 {
+fn codebook_difference(one: &Path, two: &Path) -> f32 {
     let [one, two] = [one, two]
         .map(|model| fs::read(model.join("vision_tower/model.safetensors")).expect("weights"));
     let [one, two] = [&one, &two].map(|file| SafeTensors::deserialize(file).expect("tensors"));
-    let mut apart = 0.0_f32;
+    let mut largest = 0.0_f32;
     let mut compared = 0;
     for name in one
         .names()
@@ -99,12 +99,12 @@ fn codebooks_apart(one: &Path, two: &Path) -> f32 {
                 .collect()
         };
         for (one, two) in values(&one).into_iter().zip(values(&two)) {
-            apart = apart.max((one - two).abs());
+            largest = largest.max((one - two).abs());
             compared += 1;
         }
     }
     assert!(compared > 1000);
-    apart
+    largest
 }
 
 #[test]
@@ -123,8 +123,11 @@ fn two_ranks_of_the_tower_are_one_with_both_batches() {
         let settings = [&stages[..], &["batch_size=4"]].concat();
         let finished = two(TOWER, &both, [&settings, &settings], false, [None, None]);
         let [model, _] = finished.map(|finished| finished.expect("a run"));
-        let apart = codebooks_apart(&expected, &model);
-        assert!(apart < 1e-3, "{name}: codebooks are {apart} apart");
+        let difference = codebook_difference(&expected, &model);
+        assert!(
+            difference < 1e-3,
+            "{name}: codebooks differ by {difference}"
+        );
         let (one, both) = (metrics(&one), metrics(&both));
         assert_near(&one[..1], &both[..1], 1e-5);
         assert_near(&one, &both, 1e-3);
@@ -135,10 +138,17 @@ fn two_ranks_of_the_tower_are_one_with_both_batches() {
 fn two_ranks_of_a_language_model_are_two_batches_of_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
-    let settings = |accumulation| [init.as_str(), "dropout=0.0", "steps=5", accumulation];
+    let settings = |accumulation| [init.as_str(), "depth_dropout=0.0", "steps=5", accumulation];
     let (one, both) = (folder.path().join("one"), folder.path().join("two"));
-    let expected = train(LANGUAGE, &one, &settings("accumulation=2"), false, None).expect("a run");
-    let same = settings("accumulation=1");
+    let expected = train(
+        LANGUAGE,
+        &one,
+        &settings("gradient_accumulation_steps=2"),
+        false,
+        None,
+    )
+    .expect("a run");
+    let same = settings("gradient_accumulation_steps=1");
     let [leader, other] = two(LANGUAGE, &both, [&same, &same], false, [None, None]);
     let model = leader.expect("a run");
     other.expect("a run");
@@ -150,7 +160,7 @@ fn two_ranks_of_a_language_model_are_two_batches_of_one() {
 fn ranks_on_files_stop_together_and_go_on_where_each_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
-    let settings = [init(), "dropout=0.0".into(), "batch_size=2".into()];
+    let settings = [init(), "depth_dropout=0.0".into(), "batch_size=2".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let each = [settings.as_slice(); 2];
     let (whole, out) = (folder.path().join("whole"), folder.path().join("stopped"));

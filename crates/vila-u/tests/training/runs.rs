@@ -27,10 +27,15 @@ fn checkpoints(out: &Path) -> Vec<u64> {
 fn the_last_checkpoints_and_the_best_are_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
-    let settings = ["steps=14", "eval_every=2", "checkpoint_every=1", "keep=3"];
+    let settings = [
+        "steps=14",
+        "eval_every=2",
+        "checkpoint_every=1",
+        "keep_checkpoints=3",
+    ];
     train(TOWER, &out, &settings, false, Some(11)).expect_err("stopped");
     train(TOWER, &out, &settings, true, None).expect("a run");
-    // The second stage, in which pictures are drawn, begins after step 7.
+    // The second stage, in which pictures are reconstructed, begins after step 7.
     let lines = metrics(&out);
     let psnr = |step: u64| lines[step as usize - 1]["eval/psnr"].as_f64();
     let evaluated = (8..=14).filter_map(|step| Some((step, psnr(step)?)));
@@ -59,23 +64,23 @@ fn a_new_best_is_saved_between_checkpoints() {
 }
 
 #[test]
-fn a_loss_that_explodes_stops_the_run_and_names_its_samples() {
+fn a_loss_spike_stops_the_run_and_names_its_samples() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let settings = [
         "steps=80",
         "stages.0.share=0.001",
-        "explodes=1.5",
+        "loss_spike_factor=1.5",
         "stages.1.optimizer.learning_rate=1.0",
-        "stages.1.optimizer.warm_up=1.0",
+        "stages.1.optimizer.warmup_ratio=1.0",
         "checkpoint_every=8",
-        "keep=1",
+        "keep_checkpoints=1",
     ];
     let error = train(TOWER, &out, &settings, false, None)
         .expect_err("an error")
         .to_string();
     assert!(
-        error.contains("exploded") && error.contains("`explodes`"),
+        error.contains("spiked") && error.contains("`loss_spike_factor`"),
         "{error}"
     );
     let failed = read(&out.join("failed.json"));
@@ -100,7 +105,7 @@ fn a_loss_that_explodes_stops_the_run_and_names_its_samples() {
     let again = format!("(if it fails again, to go on from step {older} instead, remove");
     assert!(error.contains(&again), "{error}");
     // Told to bear it, it goes on from there.
-    let patient = [&settings[..2], &["explodes=1e9"], &settings[3..]].concat();
+    let patient = [&settings[..2], &["loss_spike_factor=1e9"], &settings[3..]].concat();
     train(TOWER, &out, &patient, true, Some(step + 2)).expect_err("stopped");
     assert_eq!(metrics(&out).len() as u64, step + 2);
     assert!(!out.join("failed.json").exists());
@@ -111,14 +116,14 @@ fn batches_in_which_nothing_trained_takes_part_are_borne() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = init();
     let stages = LANGUAGE.find("[[stages]]").expect("stages");
-    let run = |name: &str, forms: &str, recompute: &str| {
+    let run = |name: &str, kinds: &str, checkpointing: &str| {
         let recipe = format!(
-            "{}[[stages]]\nobjective = {{ kind = \"sft\", {forms}, drop_caption = 0.0, train = [\"projector\"] }}\n\
+            "{}[[stages]]\nobjective = {{ kind = \"sft\", {kinds}, cfg_dropout = 0.0, train = [\"projector\"] }}\n\
              optimizer = OPTIMIZER\n",
             &LANGUAGE[..stages]
         );
         let out = folder.path().join(name);
-        let settings = [init.as_str(), recompute, "batch_size=1"];
+        let settings = [init.as_str(), checkpointing, "batch_size=1"];
         let model = train(&recipe, &out, &settings, false, None).expect("a run");
         let norms = metrics(&out);
         let norms = norms
@@ -126,13 +131,13 @@ fn batches_in_which_nothing_trained_takes_part_are_borne() {
             .map(|line| line["gradient_norm"].as_f64().expect("f64"));
         (model, norms.collect::<Vec<f64>>())
     };
-    let (_, norms) = run("text", "text = 1.0", "recompute=false");
+    let (_, norms) = run("text", "text = 1.0", "gradient_checkpointing=false");
     assert_eq!(norms, [0.0; 8]);
     let both = "text = 1.0, caption = 1.0";
-    let (kept, norms) = run("both", both, "recompute=false");
+    let (kept, norms) = run("both", both, "gradient_checkpointing=false");
     let text = norms.iter().filter(|norm| **norm == 0.0).count();
     assert!((1..8).contains(&text), "{norms:?}");
-    let (again, _) = run("again", both, "recompute=true");
+    let (again, _) = run("again", both, "gradient_checkpointing=true");
     assert_same_model(&kept, &again, &["mm_projector"]);
 }
 
@@ -146,17 +151,29 @@ fn a_run_is_not_gone_on_with_without_what_it_trained() {
         assert!(matches!(error, Error::Usage(_)), "{error}");
         assert!(error.to_string().contains(words), "{error}");
     };
-    let game = "stages.1.objective.adversarial={start=2,layers=2,width=4}";
+    let game = "stages.1.objective.adversarial={start_step=2,layers=2,width=4}";
     let (tower, plain) = (at("tower"), at("plain"));
-    train(TOWER, &tower, &["steps=2", game, "ema=0.9"], false, None).expect("a run");
+    train(
+        TOWER,
+        &tower,
+        &["steps=2", game, "ema_decay=0.9"],
+        false,
+        None,
+    )
+    .expect("a run");
     train(TOWER, &plain, &["steps=2"], false, None).expect("a run");
-    refused(TOWER, &tower, &[game], "began with `ema`");
-    refused(TOWER, &plain, &["ema=0.9"], "began without `ema`");
+    refused(TOWER, &tower, &[game], "began with `ema_decay`");
+    refused(
+        TOWER,
+        &plain,
+        &["ema_decay=0.9"],
+        "began without `ema_decay`",
+    );
     let adversarial = "`objective.adversarial`";
     refused(
         TOWER,
         &tower,
-        &["ema=0.9"],
+        &["ema_decay=0.9"],
         &format!("began with {adversarial}"),
     );
     refused(
@@ -173,7 +190,7 @@ fn a_run_is_not_gone_on_with_without_what_it_trained() {
     let init = format!("init={}", model.display());
     let init = init.as_str();
     let further = &LANGUAGE[LANGUAGE.find("[[stages]]").expect("stages")..];
-    let lora = "lora={ rank = 2, alpha = 4.0, targets = [\"q_proj\", \"v_proj\"] }";
+    let lora = "lora={ rank = 2, alpha = 4.0, target_modules = [\"q_proj\", \"v_proj\"] }";
     let (adapted, plain) = (at("adapted"), at("further"));
     train(further, &adapted, &[init, lora, "steps=1"], false, None).expect("a run");
     train(further, &plain, &[init, "steps=1"], false, None).expect("a run");
@@ -184,7 +201,7 @@ fn a_run_is_not_gone_on_with_without_what_it_trained() {
         further,
         &adapted,
         &[init, &fewer],
-        "began with lora.targets",
+        "began with lora.target_modules",
     );
     let stronger = lora.replace("4.0", "8.0");
     refused(

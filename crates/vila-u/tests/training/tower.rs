@@ -105,8 +105,8 @@ fn every_loss_at_once() {
     let settings = [
         "stages.1.objective.contrastive_loss=softmax",
         &perceptual,
-        "stages.1.objective.adversarial={start=2,layers=2,width=4}",
-        "ema=0.9",
+        "stages.1.objective.adversarial={start_step=2,layers=2,width=4}",
+        "ema_decay=0.9",
         "model.rqvaesiglip.shared_codebook=false",
         "eval_every=8",
         "checkpoint_every=7",
@@ -131,7 +131,7 @@ fn every_loss_at_once() {
     let [before, after] = [7, 8].map(|step| read(&checkpoint(&whole, step, "discriminator")));
     assert!(before.keys().eq(after.keys()) && before.len() == 2 + 2 * 3 + 2);
     for (key, value) in &before {
-        // A shift of all judgements is as right about pictures as it is wrong about drawings.
+        // A shift of all judgements is as right about pictures as it is wrong about reconstructions.
         assert!(key == "last.bias" || *value != after[key], "{key}");
     }
     let finished = read(&model.join("vision_tower"));
@@ -180,13 +180,13 @@ fn every_loss_at_once() {
 
 /// A decoder that does not play along is soon found out.
 #[test]
-fn a_discriminator_learns_to_tell_drawings_from_pictures() {
+fn a_discriminator_learns_to_tell_reconstructions_from_pictures() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = [
         "steps=80",
         "stages.1.share=15",
         "batch_size=8",
-        "stages.1.objective.adversarial={weight=0,start=5,layers=2,width=8}",
+        "stages.1.objective.adversarial={weight=0,start_step=5,layers=2,width=8}",
     ];
     let out = folder.path().join("run");
     train(TOWER, &out, &settings, false, None).expect("a run");
@@ -214,15 +214,15 @@ fn what_a_loss_needs_is_checked_first() {
     fs::write(&file, "not weights").expect("write");
     let error = fails(&[&perceptual]);
     assert!(error.contains("not a safetensors file"), "{error}");
-    let error = fails(&["stages.1.objective.adversarial={start=0}"]);
+    let error = fails(&["stages.1.objective.adversarial={start_step=0}"]);
     assert!(error.contains("at least 24 pixels, not 16"), "{error}");
 }
 
 /// The recipe of the tower's stage alone.
 fn stage(sizes: &str, more: &str) -> String {
     format!(
-        "{sizes}\n[[stages]]\nobjective = {{ kind = \"tower\", contrastive = 1.0, reconstruction = 1.0, \
-         commitment = 0.25, pixel = \"l2\"{more} }}\noptimizer = OPTIMIZER\n"
+        "{sizes}\n[[stages]]\nobjective = {{ kind = \"tower\", contrastive_weight = 1.0, reconstruction_weight = 1.0, \
+         commitment_weight = 0.25, pixel_loss = \"l2\"{more} }}\noptimizer = OPTIMIZER\n"
     )
 }
 
@@ -261,7 +261,10 @@ fn a_patch_has_the_same_codes_at_any_place() {
             [0, 3].map(|place| codes.clone().reshape([8, 4, 2]).narrow(1, place, 1));
         first.not_equal(last).any().into_scalar::<bool>()
     };
-    assert!(!differ("free", &[layers, "model.position_free=true"]));
+    assert!(!differ(
+        "free",
+        &[layers, "model.no_position_embedding=true"]
+    ));
     assert!(differ("placed", &[layers]));
 }
 
@@ -361,7 +364,7 @@ fn siglip_gives_the_encoders() {
 fn a_language_model_is_averaged_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let init = on_a_new_tower(folder.path());
-    let settings = [init.as_str(), "ema=0.5", "steps=4"];
+    let settings = [init.as_str(), "ema_decay=0.5", "steps=4"];
     let whole = folder.path().join("whole");
     let model = train(LANGUAGE, &whole, &settings, false, None).expect("a run");
     let parts = ["llm", "mm_projector", "vision_tower"];

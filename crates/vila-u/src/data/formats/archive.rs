@@ -18,7 +18,7 @@ const BLOCK: u64 = 512;
 const MOST_FILES: usize = 10_000_000;
 
 /// One file of an archive.
-pub struct Member {
+pub(super) struct Member {
     /// Folder and name up to the first dot.
     pub key: String,
     /// What follows the dot, in lower case.
@@ -28,7 +28,7 @@ pub struct Member {
 }
 
 /// The files of an archive, each read when its turn comes. After an error nothing follows.
-pub struct Members {
+pub(super) struct Members {
     file: BufReader<File>,
     name: String,
     ended: bool,
@@ -42,7 +42,7 @@ struct Header {
 }
 
 impl Members {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or_default();
         Ok(Self {
             file: BufReader::new(File::open(path).map_err(Error::io(path))?),
@@ -63,9 +63,10 @@ impl Members {
         Ok(Some(Header {
             path: entry.path()?.to_string_lossy().into_owned(),
             regular: kind.is_file() || kind.is_contiguous(),
-            size: match kind.is_gnu_sparse() {
-                true => entry.header().entry_size()?,
-                false => entry.size(),
+            size: if kind.is_gnu_sparse() {
+                entry.header().entry_size()?
+            } else {
+                entry.size()
             },
         }))
     }
@@ -110,9 +111,10 @@ impl Members {
     fn content(&mut self, size: u64) -> std::io::Result<Vec<u8>> {
         let mut content = Vec::new();
         (&mut self.file).take(size).read_to_end(&mut content)?;
-        match content.len() as u64 == size {
-            true => Ok(content),
-            false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        if content.len() as u64 == size {
+            Ok(content)
+        } else {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
         }
     }
 }
@@ -134,7 +136,7 @@ impl Iterator for Members {
 }
 
 /// The files of an archive by name.
-pub struct Index {
+pub(super) struct Index {
     members: Members,
     /// Offset and size.
     places: HashMap<String, (u64, u64)>,
@@ -142,7 +144,7 @@ pub struct Index {
 
 impl Index {
     /// Reads the names, not the contents.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let mut members = Members::open(path)?;
         let mut places = HashMap::new();
         let mut find = || -> std::io::Result<()> {
@@ -161,7 +163,7 @@ impl Index {
     }
 
     /// The content of a file, or why there is none.
-    pub fn read(&mut self, name: &str) -> std::result::Result<Vec<u8>, String> {
+    pub(super) fn read(&mut self, name: &str) -> std::result::Result<Vec<u8>, String> {
         let archive = &self.members.name;
         let Some((offset, size)) = self.places.get(name).copied() else {
             return Err(format!("{name} is not in {archive}"));

@@ -30,7 +30,7 @@ const STRUCT: u8 = 12;
 type Parsed<T> = std::result::Result<T, String>;
 
 /// An error where the columns lie too deep or cannot be told. What else is wrong, the library says.
-pub fn check(file: &mut File) -> Parsed<()> {
+pub(super) fn check(file: &mut File) -> Parsed<()> {
     match footer(file).map_err(|error| error.to_string())? {
         Some(bytes) => Footer(&bytes).check(),
         None => Ok(()),
@@ -186,9 +186,10 @@ impl Footer<'_> {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                return match value <= u32::MAX.into() {
-                    true => Ok(value),
-                    false => Err(damaged()),
+                return if value <= u32::MAX.into() {
+                    Ok(value)
+                } else {
+                    Err(damaged())
                 };
             }
         }

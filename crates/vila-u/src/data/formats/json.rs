@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const LONGEST: usize = 64 << 20;
 
 /// The objects of a file, numbered from 1, each as its bytes or the reason it is none.
-pub struct Entries<R = BufReader<File>> {
+pub(super) struct Entries<R = BufReader<File>> {
     file: R,
     array: bool,
     number: u64,
@@ -24,14 +24,14 @@ pub struct Entries<R = BufReader<File>> {
 }
 
 impl Entries {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
         Self::new(file).map_err(Error::io(path))
     }
 }
 
 impl<R: BufRead> Entries<R> {
-    pub fn new(mut file: R) -> std::io::Result<Self> {
+    pub(super) fn new(mut file: R) -> std::io::Result<Self> {
         let array = skip_space(&mut file)? == Some(b'[');
         if array {
             file.consume(1);
@@ -55,10 +55,7 @@ impl<R: BufRead> Entries<R> {
         if !whole {
             self.file.skip_until(b'\n')?;
         }
-        Ok(Some(match whole {
-            true => Ok(line),
-            false => Err(too_long()),
-        }))
+        Ok(Some(if whole { Ok(line) } else { Err(too_long()) }))
     }
 
     /// The next element: as many brackets are closed in it as are opened, outside of strings. What
@@ -126,9 +123,10 @@ impl<R: BufRead> Iterator for Entries<R> {
         if self.ended {
             return None;
         }
-        let next = match self.array {
-            true => self.element(),
-            false => self.line(),
+        let next = if self.array {
+            self.element()
+        } else {
+            self.line()
         };
         let entry = next.unwrap_or_else(|error| {
             self.ended = true;
@@ -160,7 +158,7 @@ fn skip_space(file: &mut impl BufRead) -> std::io::Result<Option<u8>> {
 }
 
 /// Each object of a file as a `T`, made a record.
-pub fn records<T: DeserializeOwned>(
+pub(super) fn records<T: DeserializeOwned>(
     path: &Path,
     record: impl Fn(u64, T) -> std::result::Result<super::Record, String> + Send + 'static,
 ) -> Result<super::Records> {
@@ -168,7 +166,7 @@ pub fn records<T: DeserializeOwned>(
 }
 
 /// The same of entries that are not in a file of their own.
-pub fn records_of<R: BufRead + Send + 'static, T: DeserializeOwned>(
+pub(super) fn records_of<R: BufRead + Send + 'static, T: DeserializeOwned>(
     entries: Entries<R>,
     record: impl Fn(u64, T) -> std::result::Result<super::Record, String> + Send + 'static,
 ) -> super::Records {
@@ -202,7 +200,7 @@ impl From<Texts> for Vec<String> {
 }
 
 /// JSON text as a `T`, or why it is none.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => error.to_string(),
         _ => format!("not JSON: {error}"),

@@ -35,7 +35,7 @@ struct Entry {
 }
 
 /// The records of a file; paths in them are relative to `folder` and stay inside it.
-pub fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
     json::records(path, move |number, entry| record(number, entry, &folder))
 }

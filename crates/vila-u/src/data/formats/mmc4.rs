@@ -47,7 +47,7 @@ struct Info {
 }
 
 /// The pages of a shard: JSON lines, zipped or not, or a tar file of JSON files.
-pub fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
     if path.extension().is_some_and(|ending| ending == "tar") {
         let pages = Members::open(path)?.filter_map(|member| {
             let member = match member {
@@ -73,9 +73,10 @@ pub fn open(path: &Path, folder: &Path) -> Result<Records> {
     let archive = folder
         .join(path.file_stem().unwrap_or_default())
         .with_extension("tar");
-    let archive = match archive.is_file() {
-        true => Some(Arc::new(Mutex::new(Index::open(&archive)?))),
-        false => None,
+    let archive = if archive.is_file() {
+        Some(Arc::new(Mutex::new(Index::open(&archive)?)))
+    } else {
+        None
     };
     let folder = folder.to_path_buf();
     let found = move |number: u64, page| {

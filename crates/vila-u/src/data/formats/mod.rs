@@ -34,11 +34,11 @@ pub struct Bad {
 }
 
 /// The records of a shard, in its order. Ends early after one that makes the rest unreadable.
-pub type Records = Box<dyn Iterator<Item = std::result::Result<Record, Bad>> + Send>;
+pub(crate) type Records = Box<dyn Iterator<Item = std::result::Result<Record, Bad>> + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum DatasetFormat {
     /// Tar shards of pictures and captions.
     WebDataset,
     /// Conversations about files, JSON or JSON lines.
@@ -63,7 +63,7 @@ pub enum Form {
     Generation,
 }
 
-impl Format {
+impl DatasetFormat {
     /// Opens a shard. `folder`: where the files that its records name lie.
     ///
     /// Errors when the shard cannot be opened or is of another format altogether.
@@ -85,8 +85,8 @@ impl Format {
 }
 
 /// What a caption answers.
-pub const DESCRIBE: &str = "Describe this picture.";
-pub const DESCRIBE_VIDEO: &str = "Describe this video.";
+pub(crate) const DESCRIBE: &str = "Describe this picture.";
+pub(crate) const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 impl Form {
     /// One picture or video and its caption as a record.

@@ -47,7 +47,7 @@ impl Read for Rows {
 }
 
 /// The videos of a shard, which lie in `folder`.
-pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
     let file = File::open(path).map_err(Error::io(path))?;
     let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
     let mut csv = Reader::from_reader(Rows {

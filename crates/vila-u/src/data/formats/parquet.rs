@@ -41,7 +41,7 @@ const COLUMNS: [&str; 7] = [
 const ROWS: usize = 16;
 
 /// The rows of a shard; picture paths in them are relative to `folder`.
-pub fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
     footer::check(&mut file).map_err(invalid)?;
@@ -131,9 +131,12 @@ fn record(number: u64, row: Row, folder: &Path, form: Form) -> std::result::Resu
 
 /// A picture: bytes, or a struct of bytes and a path.
 fn image(field: &Field, folder: &Path) -> std::result::Result<Image, String> {
-    let content = |bytes: &[u8]| match bytes.len() as u64 <= LARGEST_IMAGE {
-        true => Ok(Image::Bytes(bytes.to_vec())),
-        false => Err(format!("a picture larger than {} MiB", LARGEST_IMAGE >> 20)),
+    let content = |bytes: &[u8]| {
+        if bytes.len() as u64 <= LARGEST_IMAGE {
+            Ok(Image::Bytes(bytes.to_vec()))
+        } else {
+            Err(format!("a picture larger than {} MiB", LARGEST_IMAGE >> 20))
+        }
     };
     match field {
         Field::Bytes(bytes) => content(bytes.data()),

@@ -21,7 +21,7 @@ use serde_json::{Map, Number, Value};
 use crate::{Error, Result};
 
 /// The first byte of protocols 2 to 5.
-pub const START: u8 = 0x80;
+pub(super) const START: u8 = 0x80;
 /// Bytes of memory for the values that are not given out yet.
 const LARGEST: u64 = 128 << 20;
 /// Bytes that a value takes beside those of its text.
@@ -37,7 +37,7 @@ const MOST_TEXTS: usize = 1 << 24;
 const KEPT: usize = 64;
 
 /// The elements of a pickled list, numbered from 1. After an error nothing follows.
-pub struct Elements {
+pub(super) struct Elements {
     file: BufReader<File>,
     stack: Vec<Item>,
     /// Elements that are not yet given out.
@@ -78,7 +78,7 @@ enum Repeated {
 type Reason = String;
 
 impl Elements {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(Self {
             file: BufReader::new(file),
@@ -355,9 +355,10 @@ impl Elements {
             },
         };
         self.texts.insert(at, repeated);
-        match self.texts.len() > MOST_TEXTS {
-            true => Err("it has more texts than can be kept: divide it".into()),
-            false => Ok(()),
+        if self.texts.len() > MOST_TEXTS {
+            Err("it has more texts than can be kept: divide it".into())
+        } else {
+            Ok(())
         }
     }
 
@@ -392,9 +393,10 @@ impl Elements {
         let mut bytes = Vec::new();
         let mut limited = (&mut self.file).take(length);
         limited.read_to_end(&mut bytes).map_err(unreadable)?;
-        match bytes.len() as u64 == length {
-            true => Ok(bytes),
-            false => Err("it is cut off".into()),
+        if bytes.len() as u64 == length {
+            Ok(bytes)
+        } else {
+            Err("it is cut off".into())
         }
     }
 
@@ -462,9 +464,10 @@ fn unreadable(error: io::Error) -> Reason {
 }
 
 fn deeper(depth: u8) -> std::result::Result<u8, Reason> {
-    match depth < DEEPEST {
-        true => Ok(depth + 1),
-        false => Err(format!("lists and dictionaries {DEEPEST} levels deep")),
+    if depth < DEEPEST {
+        Ok(depth + 1)
+    } else {
+        Err(format!("lists and dictionaries {DEEPEST} levels deep"))
     }
 }
 

@@ -37,7 +37,7 @@ struct Entry {
     image: Option<Texts>,
 }
 
-pub fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
     let mut first = [0];
     let mut file = File::open(path).map_err(Error::io(path))?;
@@ -66,9 +66,12 @@ fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Recor
             images.len()
         ));
     }
-    let image = |image: String| match image.ends_with(".jpg") {
-        true => inside(folder, &image).map(Image::File),
-        false => super::base64(&image).map(Image::Bytes),
+    let image = |image: String| {
+        if image.ends_with(".jpg") {
+            inside(folder, &image).map(Image::File)
+        } else {
+            super::base64(&image).map(Image::Bytes)
+        }
     };
     let images = images
         .into_iter()
@@ -77,18 +80,20 @@ fn record(number: u64, entry: Entry, folder: &Path) -> std::result::Result<Recor
     Ok(Record {
         id: number.to_string(),
         text: Text::Turns(turns(entry.question.trim_end(), entry.answer.trim_end())),
-        pictures: match images.is_empty() {
-            true => Pictures::Images(images),
-            false => Pictures::Frames(images),
+        pictures: if images.is_empty() {
+            Pictures::Images(images)
+        } else {
+            Pictures::Frames(images)
         },
     })
 }
 
 fn turns(question: &str, answer: &str) -> Vec<Turn> {
     let asked = question.split("\nQuestion: ").skip(1);
-    let examples: Vec<&str> = match question.contains("Image Descriptions") {
-        true => asked.collect(),
-        false => Vec::new(),
+    let examples: Vec<&str> = if question.contains("Image Descriptions") {
+        asked.collect()
+    } else {
+        Vec::new()
     };
     let Some((last, answered)) = examples.split_last() else {
         let question = ["<image>\n", "\n<image>", "<image>"]

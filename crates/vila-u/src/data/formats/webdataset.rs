@@ -27,7 +27,7 @@ const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "t
 const CAPTIONS: [&str; 3] = ["sharegpt4v", "prompt", "caption"];
 
 /// The samples of a shard.
-pub fn open(path: &Path, form: Form) -> Result<Records> {
+pub(super) fn open(path: &Path, form: Form) -> Result<Records> {
     let mut group: Option<Group> = None;
     let mut members = Members::open(path)?;
     let samples = std::iter::from_fn(move || {

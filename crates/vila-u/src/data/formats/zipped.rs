@@ -17,7 +17,7 @@ const LARGEST: u64 = 16 << 30;
 /// The first file of the archive whose name has this ending.
 ///
 /// Errors when there is none, or it is packed in another way than deflate.
-pub fn open(path: &Path, ending: &str) -> Result<BufReader<Box<dyn Read + Send>>> {
+pub(super) fn open(path: &Path, ending: &str) -> Result<BufReader<Box<dyn Read + Send>>> {
     let file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
     let damaged = |error: zip::result::ZipError| invalid(error.to_string());

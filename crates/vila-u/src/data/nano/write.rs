@@ -194,7 +194,7 @@ fn write_shard(folder: &Path, kind: &str, number: usize, rendered: &[RenderedSce
 mod tests {
     use super::*;
     use crate::data::{
-        Form, Format, Image, Pictures, Record, Text,
+        DatasetFormat, Form, Image, Pictures, Record, Text,
         nano::{Page, Video},
         read_jsonl,
     };
@@ -222,11 +222,11 @@ mod tests {
             panic!("{reply:?}");
         };
         assert!(images[0].read().is_ok());
-        let open = |format: Format, name: &str, images: &Path| -> Vec<Record> {
+        let open = |format: DatasetFormat, name: &str, images: &Path| -> Vec<Record> {
             let records = format.open(&folder.join(name), images, Form::Generation);
             records.unwrap().map(|record| record.unwrap()).collect()
         };
-        let pages = open(Format::Mmc4, "pages.jsonl", &folder.join("images"));
+        let pages = open(DatasetFormat::Mmc4, "pages.jsonl", &folder.join("images"));
         assert_eq!(pages.len(), 2);
         let page = Page::sample(Split::Test, 3, 1);
         assert_eq!(pages[1].text, Text::Page(page.text()));
@@ -234,7 +234,7 @@ mod tests {
             panic!("{pages:?}");
         };
         assert_eq!(images[2].read().unwrap().rgb(), page.scenes[2].render(64));
-        let videos = open(Format::OpenVid, "videos.csv", &folder);
+        let videos = open(DatasetFormat::OpenVid, "videos.csv", &folder);
         let video = Video::sample(Split::Test, 3, 2);
         let made = vec![Turn::human(video.caption()), Turn::assistant("<video>")];
         assert_eq!(videos[2].text, Text::Turns(made));

@@ -17,8 +17,8 @@ use crate::{
     evaluation::metrics::{Estimate, share},
     media::preprocess::normalize,
     sequence::{SequenceLayout, templates},
+    teacher_forcing::{Predictions, VisualTokens, predictions},
     text::conversation::Turn,
-    training::multimodal::{Predictions, Visual, predictions},
 };
 
 /// The formats measured against f32.
@@ -53,7 +53,7 @@ pub struct Quality {
 /// A sample, and what it leads to in f32.
 struct Reference {
     layout: SequenceLayout,
-    visual: Visual,
+    visual: VisualTokens,
     predictions: Predictions,
 }
 
@@ -112,7 +112,7 @@ fn reference(whole: &Checkpoint, seed: u64, index: u64) -> Result<[Reference; 2]
     let scene = Scene::sample(Split::Test, seed, index);
     let pixels = TensorData::new(normalize(&scene.render(size as u32)), [1, 3, size, size]);
     let pixels = Tensor::from_data(pixels, &Device::flex());
-    let visual = Visual::encode(&model.vision_tower.rqvaesiglip, pixels);
+    let visual = VisualTokens::encode(&model.vision_tower.rqvaesiglip, pixels);
     let caption = scene.caption();
     let generate = [Turn::human(&caption), Turn::assistant("<image>")];
     let describe = [

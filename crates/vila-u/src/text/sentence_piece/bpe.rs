@@ -51,7 +51,7 @@ impl PartialEq for Pair {
 impl Eq for Pair {}
 
 /// The pieces of `text` in order, as byte ranges that cover it.
-pub fn segment(model: &SentencePiece, text: &str) -> Vec<Range<usize>> {
+pub(super) fn segment(model: &SentencePiece, text: &str) -> Vec<Range<usize>> {
     let mut symbols = characters(model, text);
     let mut merges = HashMap::new();
     let mut pairs = BinaryHeap::new();

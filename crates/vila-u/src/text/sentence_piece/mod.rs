@@ -15,21 +15,23 @@ use sentencepiece_model::{ModelType, SentencePieceModel, Type};
 
 use normalizer::Normalizer;
 
+use crate::{Error, Result};
+
 /// Stands for a space inside pieces.
-pub const SPACE: char = '▁';
+pub(super) const SPACE: char = '▁';
 
 /// Longer pieces come from no trainer; refusing them bounds the work per character.
 const LONGEST_PIECE: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Piece {
+pub(super) struct Piece {
     pub text: String,
     pub score: f32,
     pub kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Normal,
     /// Stands for everything the vocabulary cannot spell.
     Unknown,
@@ -44,21 +46,21 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
+pub(super) enum Algorithm {
     Bpe,
     Unigram,
 }
 
 /// One piece of an encoded text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub(super) struct Token {
     pub id: usize,
     /// Where in the text it begins, in bytes.
     pub start: usize,
 }
 
 #[derive(Debug)]
-pub struct SentencePiece {
+pub(super) struct SentencePiece {
     pieces: Vec<Piece>,
     algorithm: Algorithm,
     normalizer: Normalizer,
@@ -70,10 +72,10 @@ pub struct SentencePiece {
 }
 
 impl SentencePiece {
-    /// Reads the content of a `.model` file; the error is the reason it cannot be one.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads the content of a `.model` file; errors say why it cannot be one.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let file = SentencePieceModel::from_slice(bytes)
-            .map_err(|error| format!("not a SentencePiece model: {error}"))?;
+            .map_err(|error| Error::failed(format!("not a SentencePiece model: {error}")))?;
         let algorithm = match file
             .trainer()
             .map_or(ModelType::Unigram, |t| t.model_type())
@@ -81,9 +83,9 @@ impl SentencePiece {
             ModelType::Bpe => Algorithm::Bpe,
             ModelType::Unigram => Algorithm::Unigram,
             other => {
-                return Err(format!(
+                return Err(Error::failed(format!(
                     "a SentencePiece model of type {other:?}: neither BPE nor Unigram"
-                ));
+                )));
             }
         };
         let pieces = file
@@ -105,7 +107,7 @@ impl SentencePiece {
                     kind,
                 })
             })
-            .collect::<Result<_, String>>()?;
+            .collect::<Result<_>>()?;
         let normalizer = match file.normalizer() {
             Some(spec) => Normalizer::new(
                 spec.precompiled_charsmap(),
@@ -118,33 +120,34 @@ impl SentencePiece {
     }
 
     /// A BPE vocabulary whose text is not normalised, as LLaMA's.
-    pub fn plain_bpe(pieces: Vec<Piece>) -> Result<Self, String> {
+    pub(super) fn plain_bpe(pieces: Vec<Piece>) -> Result<Self> {
         Self::new(pieces, Algorithm::Bpe, Normalizer::default())
     }
 
-    fn new(
-        pieces: Vec<Piece>,
-        algorithm: Algorithm,
-        normalizer: Normalizer,
-    ) -> Result<Self, String> {
+    fn new(pieces: Vec<Piece>, algorithm: Algorithm, normalizer: Normalizer) -> Result<Self> {
         let mut ids = HashMap::with_capacity(pieces.len());
         let mut bytes = [usize::MAX; 256];
         let mut unknown = None;
         let mut user_defined = Vec::new();
         for (id, Piece { text, kind, .. }) in pieces.iter().enumerate() {
             if text.is_empty() || text.len() > LONGEST_PIECE {
-                return Err(format!("piece {id} is {} bytes long", text.len()));
+                return Err(Error::failed(format!(
+                    "piece {id} is {} bytes long",
+                    text.len()
+                )));
             }
             match kind {
                 Kind::Unknown if unknown.is_some() => {
-                    return Err("two unknown pieces in the vocabulary".into());
+                    return Err(Error::failed("two unknown pieces in the vocabulary"));
                 }
                 Kind::Unknown => unknown = Some(id),
                 Kind::Byte(byte) => bytes[*byte as usize] = id,
                 Kind::Control => {}
                 Kind::Normal | Kind::UserDefined | Kind::Unused => {
                     if ids.insert(text.clone(), id).is_some() {
-                        return Err(format!("piece {text:?} is in the vocabulary twice"));
+                        return Err(Error::failed(format!(
+                            "piece {text:?} is in the vocabulary twice"
+                        )));
                     }
                     if *kind == Kind::UserDefined {
                         user_defined.push(text.clone());
@@ -155,7 +158,7 @@ impl SentencePiece {
         // The longest match wins.
         user_defined.sort_by_key(|text| std::cmp::Reverse(text.len()));
         Ok(Self {
-            unknown: unknown.ok_or("no unknown piece in the vocabulary")?,
+            unknown: unknown.ok_or_else(|| Error::failed("no unknown piece in the vocabulary"))?,
             bytes: (!bytes.contains(&usize::MAX)).then_some(bytes),
             pieces,
             algorithm,
@@ -166,14 +169,14 @@ impl SentencePiece {
     }
 
     /// Pieces by id.
-    pub fn pieces(&self) -> &[Piece] {
+    pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
     /// Segments `text`; every byte of it is in exactly one token, unless normalisation drops it.
     ///
     /// `keep_leading`: spaces at the start stay even in a vocabulary that strips them.
-    pub fn encode(&self, text: &str, keep_leading: bool) -> Vec<Token> {
+    pub(super) fn encode(&self, text: &str, keep_leading: bool) -> Vec<Token> {
         let (text, origin) = self
             .normalizer
             .apply(text, keep_leading, &self.user_defined);
@@ -221,11 +224,11 @@ fn prefix_among<'a>(longest_first: &[String], text: &'a str) -> Option<&'a str> 
 }
 
 /// The byte that `<0x41>` spells.
-pub fn byte_of(piece: &str) -> Result<u8, String> {
+pub(super) fn byte_of(piece: &str) -> Result<u8> {
     piece
         .strip_prefix("<0x")
         .and_then(|rest| rest.strip_suffix('>'))
         .filter(|hex| hex.len() == 2)
         .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        .ok_or_else(|| format!("byte piece {piece:?} is not of the form <0x41>"))
+        .ok_or_else(|| Error::failed(format!("byte piece {piece:?} is not of the form <0x41>")))
 }

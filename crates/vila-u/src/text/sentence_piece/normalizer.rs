@@ -2,9 +2,10 @@
 //! Unicode compatibility forms), drop superfluous spaces, write spaces as `▁`.
 
 use super::{SPACE, prefix_among};
+use crate::{Error, Result};
 
 #[derive(Debug)]
-pub struct Normalizer {
+pub(super) struct Normalizer {
     /// A double-array trie over UTF-8 bytes: text -> offset in `replacements`.
     trie: Vec<u32>,
     /// Replacement texts, each ended by a zero byte.
@@ -27,14 +28,14 @@ impl Default for Normalizer {
 impl Normalizer {
     /// `table`: the file's `precompiled_charsmap` (empty: nothing is replaced), which is the size
     /// of the trie, the trie, the replacements.
-    pub fn new(table: &[u8], strip_spaces: bool, escape_spaces: bool) -> Result<Self, String> {
+    pub(super) fn new(table: &[u8], strip_spaces: bool, escape_spaces: bool) -> Result<Self> {
         let (trie, replacements) = if table.is_empty() {
             (table, table)
         } else {
             table
                 .split_first_chunk()
                 .and_then(|(size, rest)| rest.split_at_checked(u32::from_le_bytes(*size) as usize))
-                .ok_or("the normalisation table is cut off")?
+                .ok_or_else(|| Error::failed("the normalisation table is cut off"))?
         };
         Ok(Self {
             trie: trie
@@ -50,7 +51,7 @@ impl Normalizer {
     }
 
     /// The normalised text, and for each of its bytes where in `text` it comes from.
-    pub fn apply(
+    pub(super) fn apply(
         &self,
         text: &str,
         keep_leading: bool,

@@ -16,7 +16,7 @@ struct Best {
 }
 
 /// The pieces of `text` in order, as byte ranges that cover it.
-pub fn segment(model: &SentencePiece, text: &str) -> Vec<Range<usize>> {
+pub(super) fn segment(model: &SentencePiece, text: &str) -> Vec<Range<usize>> {
     let normal = || {
         let pieces = model
             .pieces

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// `config.json` of a SigLIP model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -111,8 +113,8 @@ impl SiglipConfig {
         }
     }
 
-    /// The reason why no model can have this config, if there is one.
-    pub fn check(&self) -> Result<(), String> {
+    /// A usage error that says why no model can have this config, if there is a reason.
+    pub fn check(&self) -> Result<()> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         encoder_sizes(
             "text_config",
@@ -133,15 +135,15 @@ impl SiglipConfig {
             ],
         )?;
         if text.vocab_size == 0 || text.max_position_embeddings == 0 || vision.num_channels == 0 {
-            return Err(
-                "vocab_size, max_position_embeddings and num_channels must not be 0".into(),
-            );
+            return Err(Error::usage(
+                "vocab_size, max_position_embeddings and num_channels must not be 0",
+            ));
         }
         if vision.patch_size == 0 || vision.image_size < vision.patch_size {
-            return Err(format!(
+            return Err(Error::usage(format!(
                 "image_size {} does not hold one patch of {}",
                 vision.image_size, vision.patch_size
-            ));
+            )));
         }
         Ok(())
     }
@@ -154,19 +156,16 @@ impl SiglipVisionConfig {
     }
 }
 
-fn encoder_sizes(
-    part: &str,
-    [hidden, intermediate, layers, heads]: [usize; 4],
-) -> Result<(), String> {
+fn encoder_sizes(part: &str, [hidden, intermediate, layers, heads]: [usize; 4]) -> Result<()> {
     if hidden == 0 || intermediate == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
-        return Err(format!(
+        return Err(Error::usage(format!(
             "{part}.hidden_size {hidden} does not split into {heads} heads, or a size is 0"
-        ));
+        )));
     }
     if !(1..=1000).contains(&layers) {
-        return Err(format!(
+        return Err(Error::usage(format!(
             "{part}.num_hidden_layers {layers} is not between 1 and 1000"
-        ));
+        )));
     }
     Ok(())
 }

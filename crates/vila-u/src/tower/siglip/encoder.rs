@@ -44,7 +44,7 @@ pub struct Mlp {
     activation: Activation,
 }
 
-/// What an encoder layer needs to know.
+/// The sizes of an encoder's layers.
 #[derive(Clone, Copy)]
 pub(super) struct LayerSizes {
     pub hidden: usize,
@@ -124,7 +124,7 @@ impl Mlp {
     }
 }
 
-/// A biased linear layer that starts as SigLIP's do: Xavier weights, no bias.
+/// A linear layer initialised as SigLIP's are: Xavier weights, biases 0.
 pub(super) fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
     Linear {
         weight: Initializer::XavierUniform { gain: 1.0 }.init_with(

@@ -1,4 +1,4 @@
-//! SigLIP (arXiv 2303.15343): an image and a text encoder that meet in one space.
+//! SigLIP (arXiv 2303.15343): an image and a text encoder with a shared embedding space.
 
 pub mod config;
 pub mod encoder;
@@ -20,7 +20,7 @@ pub use vision::VisionModel;
 pub struct Siglip {
     pub text_model: TextModel,
     pub vision_model: VisionModel,
-    /// `[1]`, the logarithm of the factor on cosines.
+    /// `[1]`, the logarithm of the scale (inverse temperature) of the cosine similarities.
     pub logit_scale: Param<Tensor<1>>,
     /// `[1]`
     pub logit_bias: Param<Tensor<1>>,
@@ -45,12 +45,12 @@ impl SiglipConfig {
 }
 
 impl Siglip {
-    /// Token ids `[texts, tokens]` -> unit vectors `[texts, hidden]`.
+    /// Token ids `[texts, tokens]` -> L2-normalised embeddings `[texts, hidden]`.
     pub fn text_embeds(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         normalise(self.text_model.pooled(ids))
     }
 
-    /// How well each text fits each image, both given as unit vectors `[.., hidden]`:
+    /// The logits of every image with every text, both given as L2-normalised embeddings `[.., hidden]`:
     /// `cos * exp(logit_scale) + logit_bias`, `[images, texts]`. A sigmoid makes it a probability.
     pub fn logits_per_image(&self, images: Tensor<2>, texts: Tensor<2>) -> Tensor<2> {
         images.matmul(texts.transpose()) * self.logit_scale.val().exp().unsqueeze()
@@ -58,7 +58,7 @@ impl Siglip {
     }
 }
 
-/// Rows of length one.
+/// L2 normalisation of each row.
 pub fn normalise(x: Tensor<2>) -> Tensor<2> {
     let length = x.clone().square().sum_dim(1).sqrt();
     x / length

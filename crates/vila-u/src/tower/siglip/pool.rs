@@ -1,4 +1,4 @@
-//! Attention pooling: one learned probe looks at all positions, then an MLP with a residual.
+//! Attention pooling: one learned query attends to all positions, then an MLP with a residual.
 
 use burn::{
     module::{Module, Param},

@@ -1,5 +1,5 @@
 //! The text encoder. Every position sees every other, padding included (texts are padded to the
-//! full length in training), and the last position speaks for the text.
+//! full length in training), and the last position's output is the embedding of the text.
 
 use burn::{
     module::Module,
@@ -65,7 +65,7 @@ impl TextModel {
         self.final_layer_norm.forward(self.encoder.forward(x))
     }
 
-    /// The one vector of each text, not normalised: `[batch, tokens]` -> `[batch, hidden]`.
+    /// The embedding of each text, not normalised: `[batch, tokens]` -> `[batch, hidden]`.
     pub fn pooled(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let x = self.last_hidden(ids);
         let [batch, tokens, hidden] = x.dims();

@@ -1,7 +1,7 @@
 //! The vision encoder: an image becomes a grid of patch features.
 //!
 //! The tower's visual feature is taken *before* the last layer; that layer, the final norm and the
-//! pooling head turn a (quantized) feature grid into one vector in the space of the texts.
+//! pooling head make a (quantized) grid of features the embedding that is compared with texts.
 
 use burn::{
     module::Module,
@@ -64,7 +64,7 @@ impl SiglipVisionConfig {
     }
 }
 
-/// Learned rows that start at the scale of the hidden states.
+/// Learned embeddings, initialised at the scale of the hidden states.
 pub(super) fn embedding(rows: usize, hidden: usize, device: &Device) -> Embedding {
     EmbeddingConfig::new(rows, hidden)
         .with_initializer(Initializer::Normal {
@@ -102,7 +102,7 @@ impl VisionModel {
             .forward(layers[layers.len() - 1].forward(features))
     }
 
-    /// The one vector of an image in the space of the texts, not normalised:
+    /// The embedding of an image, not normalised:
     /// features `[batch, positions, hidden]` -> `[batch, hidden]`.
     pub fn pooled(&self, features: Tensor<3>) -> Tensor<2> {
         self.head.forward(self.last_hidden(features))

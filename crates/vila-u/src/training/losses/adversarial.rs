@@ -1,4 +1,4 @@
-//! The game of decoder and discriminator, with hinge losses (arXiv 1705.02894) and the weight that VQGAN (arXiv
+//! The adversarial losses of decoder and discriminator, hinge losses (arXiv 1705.02894) and the weight that VQGAN (arXiv
 //! 2012.09841) gives it:
 //!
 //! ```text
@@ -6,10 +6,10 @@
 //! L_decoder       = lambda * -mean D(y),   lambda = |dL_rec / dw| / (|dL_decoder / dw| + 1e-4)
 //! ```
 //!
-//! `w` is the decoder's last convolution: both losses pull on it equally hard, whatever their sizes.
+//! `w` is the decoder's last convolution: both losses have gradients of equal norm there, whatever their sizes.
 //!
-//! Both players learn in one backward pass, since neither's loss reaches the other: the discriminator sees a
-//! reconstruction that is held constant, the decoder a discriminator that is.
+//! Both learn in one backward pass, since neither's loss reaches the other: the discriminator sees a detached
+//! reconstruction, the decoder a frozen discriminator.
 
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
@@ -17,83 +17,82 @@ use burn::tensor::activation::relu;
 
 use crate::tower::pixel_decoder::convolve;
 
-/// Keeps lambda finite where the discriminator does not care.
+/// Keeps lambda finite where the discriminator has no gradient.
 const EPSILON: f64 = 1e-4;
 const LARGEST: f64 = 1e4;
 
-/// What the discriminator minimises: how wrong it is about pictures and reconstructions, of which it is given
-/// what it thinks of each patch.
-pub fn discriminator_loss(real: Tensor<4>, drawn: Tensor<4>) -> Tensor<1> {
-    (relu(-real + 1.0).mean() + relu(drawn + 1.0).mean()) * 0.5
+/// What the discriminator minimises, given its logits of each patch of pictures and reconstructions.
+pub fn discriminator_loss(real: Tensor<4>, fake: Tensor<4>) -> Tensor<1> {
+    (relu(-real + 1.0).mean() + relu(fake + 1.0).mean()) * 0.5
 }
 
-/// What the decoder minimises, given what the discriminator thinks of each patch of a reconstruction.
-pub fn decoder_loss(drawn: Tensor<4>) -> Tensor<1> {
-    -drawn.mean()
+/// What the decoder minimises, given the discriminator's logits of each patch of reconstructions.
+pub fn decoder_loss(fake: Tensor<4>) -> Tensor<1> {
+    -fake.mean()
 }
 
-/// A loss of reconstructions, and which way it pulls each of their pixels. Held constant.
-pub struct Pull {
+/// A loss of reconstructions and its gradient with respect to their pixels, both detached.
+pub struct PixelGrad {
     pub loss: Tensor<1>,
-    pub gradient: Tensor<4>,
+    pub grad: Tensor<4>,
 }
 
-impl Pull {
-    /// Of `loss` at the reconstructions `drawn`.
-    pub fn of(drawn: &Tensor<4>, loss: impl FnOnce(Tensor<4>) -> Tensor<1>) -> Self {
-        let drawn = Tensor::from_inner(drawn.clone().inner()).require_grad();
-        let loss = loss(drawn.clone());
+impl PixelGrad {
+    /// Of `loss` at the reconstructions `images`.
+    pub fn of(images: &Tensor<4>, loss: impl FnOnce(Tensor<4>) -> Tensor<1>) -> Self {
+        let images = Tensor::from_inner(images.clone().inner()).require_grad();
+        let loss = loss(images.clone());
         let mut gradients = loss.backward();
-        let gradient = match drawn.grad_remove(&mut gradients) {
-            Some(gradient) => gradient,
-            None => drawn.inner().zeros_like(),
+        let grad = match images.grad_remove(&mut gradients) {
+            Some(grad) => grad,
+            None => images.inner().zeros_like(),
         };
         Self {
             loss: loss.inner(),
-            gradient,
+            grad,
         }
     }
 
-    /// Pulls as `weight` times the other too. The loss stays: how the game stands says nothing about how far
-    /// pictures are from what they should be.
-    pub fn with(self, other: &Self, weight: Tensor<1>) -> Self {
+    /// Adds `weight` times the other's gradient. The loss stays: the adversarial loss says nothing about how far
+    /// reconstructions are from their pictures.
+    pub fn add_grad(self, other: &Self, weight: Tensor<1>) -> Self {
         Self {
-            gradient: self.gradient + other.gradient.clone() * weight.unsqueeze(),
+            grad: self.grad + other.grad.clone() * weight.unsqueeze(),
             ..self
         }
     }
 
-    /// The loss again, now pulling on everything that `drawn` was made of.
-    pub fn on(self, drawn: Tensor<4>) -> Tensor<1> {
-        silent((drawn * self.gradient).sum()) + self.loss
+    /// The loss, with this gradient for everything that `images` were computed from.
+    pub fn attach(self, images: Tensor<4>) -> Tensor<1> {
+        gradient_only((images * self.grad).sum()) + self.loss
     }
 }
 
 /// Zero, with the gradient of `loss`.
-pub fn silent(loss: Tensor<1>) -> Tensor<1> {
+pub fn gradient_only(loss: Tensor<1>) -> Tensor<1> {
     loss.clone() - loss.detach()
 }
 
-/// Lambda, from what the reconstruction's loss and the decoder's adversarial loss pull on the weight of `last`,
-/// the convolution that made the pictures of `features`.
+/// Lambda, from the gradients that the reconstruction's loss and the decoder's adversarial loss have for the
+/// weight of `last`, the convolution that made the pictures of `features`.
 pub fn adaptive_weight(
     last: &Conv2d,
     features: Tensor<4>,
-    reconstruction: &Pull,
-    adversarial: &Pull,
+    reconstruction: &PixelGrad,
+    adversarial: &PixelGrad,
 ) -> Tensor<1> {
     let features = Tensor::from_inner(features.inner());
-    let norm = |pull: &Pull| -> Tensor<1> {
+    let norm = |of: &PixelGrad| -> Tensor<1> {
         let mut last = last.clone();
         last.weight = last
             .weight
             .map(|weight| Tensor::from_inner(weight.inner()).require_grad());
-        let pulled = (convolve(&last, features.clone()) * pull.gradient.clone()).sum();
-        let mut gradients = pulled.backward();
+        let images = convolve(&last, features.clone());
+        let mut gradients = (images * of.grad.clone()).sum().backward();
         let gradient = last.weight.val().grad_remove(&mut gradients);
         match gradient {
             Some(gradient) => gradient.square().sum().sqrt(),
-            None => Tensor::zeros([1], &pull.gradient.device()),
+            None => Tensor::zeros([1], &of.grad.device()),
         }
     };
     (norm(reconstruction) / (norm(adversarial) + EPSILON)).clamp(0.0, LARGEST)

@@ -46,7 +46,7 @@ pub struct Stage {
 }
 
 impl DiscriminatorConfig {
-    /// Untrained; weights are drawn when first used.
+    /// Untrained; weights are initialised when first used.
     pub fn init(&self, device: &Device) -> Discriminator {
         let channels = |layer: usize| self.width * WIDEST.min(1 << layer.min(3));
         let middle = (1..=self.layers).map(|layer| {
@@ -68,7 +68,7 @@ impl DiscriminatorConfig {
 }
 
 impl Discriminator {
-    /// How real each patch looks, above 0 real and below 0 drawn:
+    /// How real each patch looks, above 0 real and below 0 reconstructed:
     /// `[n, 3, height, width]` in -1..1 -> `[n, 1, rows, columns]`.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
         let x = leaky_relu(self.first.forward(pixels), SLOPE);

@@ -74,12 +74,13 @@ impl Lpips {
         let read = |key: String, expected: &dyn Fn(&[usize]) -> bool| {
             let stored = (tensors.by_key.get(&key))
                 .ok_or_else(|| invalid(format!("tensor `{key}` is missing")))?;
-            match expected(&stored.shape) {
-                true => stored.floats(&key, DType::F32),
-                false => Err(invalid(format!(
+            if expected(&stored.shape) {
+                stored.floats(&key, DType::F32)
+            } else {
+                Err(invalid(format!(
                     "tensor `{key}` has shape {:?}",
                     stored.shape
-                ))),
+                )))
             }
         };
         let (mut blocks, mut indices, mut inputs) = (Vec::new(), CONVOLUTIONS.iter(), 3);

@@ -14,15 +14,15 @@ use crate::model::VilaUConfig;
 use crate::tower::RqVaeSiglipConfig;
 use crate::tower::siglip::SiglipConfig;
 use crate::training::losses::lpips::{BLOCKS, CHANNELS};
-use crate::training::pieces;
-use crate::training::recipe::{Adversarial, Objective, Part, Recipe};
+use crate::training::objectives::chunk_size;
+use crate::training::recipe::{Adversarial, Objective, Recipe, TrainablePart};
 
 /// Bytes of a number.
 const F32: f64 = 4.0;
 
 /// A batch as the language model reads it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rows {
+pub struct BatchShape {
     pub rows: f64,
     /// Positions of a row.
     pub length: f64,
@@ -34,9 +34,9 @@ pub struct Rows {
 /// Bytes of a batch of the whole model: all layers kept or computed again, as the recipe says.
 pub fn language(
     recipe: &Recipe,
-    trained: &[Part],
+    trained: &[TrainablePart],
     config: &VilaUConfig,
-    batch: &Rows,
+    batch: &BatchShape,
     gpu: bool,
 ) -> u64 {
     let llm = &config.llm;
@@ -47,36 +47,42 @@ pub fn language(
             "down_proj" => llm.intermediate_size as f64,
             _ => hidden,
         };
-        let dropped = |target: &String| match lora.dropout > 0.0 {
-            true => inputs(target),
-            false => 0.0,
+        let dropped = |target: &String| {
+            if lora.dropout > 0.0 {
+                inputs(target)
+            } else {
+                0.0
+            }
         };
         let kept = |target| lora.rank as f64 + dropped(target);
-        lora.targets.iter().map(kept).sum()
+        lora.target_modules.iter().map(kept).sum()
     });
     let layer = layer(llm, batch.length, gpu) + adapter;
-    // On the way back through a layer: the slopes of its widest numbers.
-    let slopes = 3.0 * llm.intermediate_size as f64 + 2.0 * hidden;
+    // On the way back through a layer: the gradients of its widest numbers.
+    let grads = 3.0 * llm.intermediate_size as f64 + 2.0 * hidden;
     let text = batch.text_targets * (hidden + 2.0 * llm.vocab_size as f64);
     let codes = depth(config, gpu);
-    let piece = pieces::positions(config.vision_tower.rqtransformer.depth()) as f64;
-    let heads = match recipe.recompute {
-        true => text + codes * batch.visual_targets.min(piece),
-        false => text + codes * batch.visual_targets,
+    let chunk = chunk_size(config.vision_tower.rqtransformer.depth()) as f64;
+    let heads = if recipe.gradient_checkpointing {
+        text + codes * batch.visual_targets.min(chunk)
+    } else {
+        text + codes * batch.visual_targets
     };
     // The heads are gone through before the layers are.
-    let layers = match recipe.recompute {
-        true => positions * layers * hidden + heads.max(positions * (layer + slopes)),
-        false => positions * layers * layer + heads.max(positions * slopes),
+    let layers = if recipe.gradient_checkpointing {
+        positions * layers * hidden + heads.max(positions * (layer + grads))
+    } else {
+        positions * layers * layer + heads.max(positions * grads)
     };
     let tokens = batch.images * config.vision_tower.rqtransformer.positions() as f64;
     let width = config.vision_tower.rqvaesiglip.embed_dim as f64;
     // In and out of the layers, and before them.
     let around = 2.0 * positions * hidden + tokens * (width + 2.0 * hidden);
     let mask = 3.0 * batch.rows * batch.length * batch.length / F32; // bytes
-    let tower = match trained.contains(&Part::Tower) {
-        true => batch.images * encoder(&config.siglip),
-        false => 0.0,
+    let tower = if trained.contains(&TrainablePart::Tower) {
+        batch.images * encoder(&config.siglip)
+    } else {
+        0.0
     };
     (F32 * (layers + around + mask + tower)) as u64
 }
@@ -89,9 +95,10 @@ fn layer(llm: &LlamaConfig, length: f64, gpu: bool) -> f64 {
     let heads = llm.num_attention_heads as f64;
     let keys = (llm.kv_heads() * llm.head_dim()) as f64;
     let kept = 6.0 * hidden + 2.0 * keys + 3.0 * wide;
-    match gpu {
-        false => kept + 2.0 * heads,
-        true => kept + 3.0 * hidden + 2.0 * wide + 3.0 * heads * length,
+    if gpu {
+        kept + 3.0 * hidden + 2.0 * wide + 3.0 * heads * length
+    } else {
+        kept + 2.0 * heads
     }
 }
 
@@ -100,15 +107,16 @@ fn depth(config: &VilaUConfig, gpu: bool) -> f64 {
     let depth = &config.vision_tower.rqtransformer;
     let (width, codes) = (depth.embed_dim as f64, depth.depth() as f64);
     let block = 16.0 * width;
-    let composed = match gpu {
-        true => 8.0 * width + 3.0 * depth.head.block.n_head as f64 * codes,
-        false => 2.0 * depth.head.block.n_head as f64,
+    let composed = if gpu {
+        8.0 * width + 3.0 * depth.head.block.n_head as f64 * codes
+    } else {
+        2.0 * depth.head.block.n_head as f64
     };
     let blocks = depth.head.n_layer as f64 * (block + composed);
     let inputs = depth.input_embed_dim_1 as f64 + 2.0 * width;
     let head = 2.0 * width + 2.0 * depth.vocab_size as f64;
-    let slopes = 8.0 * width;
-    depth.input_embed_dim_2 as f64 + codes * (inputs + blocks + slopes + head)
+    let grads = 8.0 * width;
+    depth.input_embed_dim_2 as f64 + codes * (inputs + blocks + grads + head)
 }
 
 /// Bytes of a batch of the tower's.
@@ -128,15 +136,12 @@ pub fn tower(
                 losses.adversarial.map(|game| discriminator(&game, side)),
                 losses.from_scratch.then(|| texts(siglip)),
             ];
-            // The picture, what is drawn, and their difference twice.
+            // The picture, its reconstruction, and their difference twice.
             pixel_decoder(config) + 4.0 * pixels + judges.iter().flatten().sum::<f64>()
         }
         _ => texts(siglip),
     };
-    let composed = match gpu {
-        true => 1.5,
-        false => 1.0,
-    };
+    let composed = if gpu { 1.5 } else { 1.0 };
     (F32 * composed * images * (encoder(siglip) + stage)) as u64
 }
 
@@ -151,7 +156,7 @@ fn lpips(side: f64) -> f64 {
     kept.sum()
 }
 
-/// Numbers that a discriminator keeps of a picture and what is drawn of it, which it sees twice: of each
+/// Numbers that a discriminator keeps of a picture and its reconstruction, which it sees twice: of each
 /// convolution the output, normalised and activated.
 fn discriminator(game: &Adversarial, side: f64) -> f64 {
     let layers = (1..=game.layers).map(|layer| {

@@ -7,22 +7,24 @@ mod activations;
 
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use serde::Serialize;
 
-use super::losses::lpips;
-use super::mixture::Samples;
-use super::prefetch::samples;
-use super::reading::trained;
-use super::recipe::{self, Lora, Objective, Recipe};
-use super::start::{self, Sizes};
-use super::trained_tower::TrainedTower;
-use super::{lanes, tower};
 use crate::model::VilaUConfig;
+use crate::parts::ModelPart;
 use crate::sequence::{Sample, SequenceLayout};
-use crate::{Error, Result, memory};
-use activations::Rows;
+use crate::training::data::dataloader::first_samples;
+use crate::training::data::dataloader_state::trained;
+use crate::training::data::samples::SampleMaker;
+use crate::training::losses::lpips;
+use crate::training::model::TowerWithDiscriminator;
+use crate::training::model::initial::{self, ModelSizes};
+use crate::training::objectives::tower;
+use crate::training::recipe::{self, Lora, Objective, Recipe};
+use crate::training::trainer::microbatch_pool::parallel_batches;
+use crate::{Error, Result, memory, parameters};
+use activations::BatchShape;
 
 /// Samples that are looked at for their lengths.
 const MEASURED: usize = 64;
@@ -34,7 +36,7 @@ const SPREAD: usize = 8;
 
 /// What a run has.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct Resources {
     /// Bytes of the device, where it is not to be asked.
     pub memory: Option<u64>,
     pub ranks: u64,
@@ -43,7 +45,7 @@ pub struct Room {
 }
 
 /// All the memory there is, for one rank.
-impl Default for Room {
+impl Default for Resources {
     fn default() -> Self {
         Self {
             memory: None,
@@ -87,9 +89,9 @@ pub struct StagePlan {
     /// Share of the positions that are padding, of the samples looked at.
     pub padding: Option<f64>,
     /// Where the model is.
-    pub memory: Memory,
+    pub memory: MemoryNeed,
     /// Of the host, where that is another place.
-    pub host: Option<Memory>,
+    pub host: Option<MemoryNeed>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -101,7 +103,7 @@ pub struct PartPlan {
 
 /// Bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Memory {
+pub struct MemoryNeed {
     pub weights: u64,
     pub gradients: u64,
     /// The optimizer's moments.
@@ -109,7 +111,7 @@ pub struct Memory {
     pub activations: u64,
 }
 
-impl Memory {
+impl MemoryNeed {
     fn times(&mut self, count: u64) {
         let Self {
             weights,
@@ -132,16 +134,19 @@ impl Plan {
     ///
     /// # Errors
     /// When the sizes are not known, or do not fit together.
-    pub fn measured(recipe: &Recipe, device: &Device, room: &Room) -> Result<Self> {
-        Self::new(recipe, device, room, true)
+    pub fn measured(recipe: &Recipe, device: &Device, resources: &Resources) -> Result<Self> {
+        Self::new(recipe, device, resources, true)
     }
 
-    fn new(recipe: &Recipe, device: &Device, room: &Room, look: bool) -> Result<Self> {
-        let sizes = start::sizes(recipe)?;
+    fn new(recipe: &Recipe, device: &Device, resources: &Resources, look: bool) -> Result<Self> {
+        let sizes = initial::sizes(recipe)?;
         let gpu = !crate::device::is_cpu(device);
-        let lengths = |stage: &recipe::Stage| match look {
-            true => lengths(recipe, &stage.objective),
-            false => Vec::new(),
+        let lengths = |stage: &recipe::Stage| {
+            if look {
+                lengths(recipe, &stage.objective)
+            } else {
+                Vec::new()
+            }
         };
         let lengths: Vec<Vec<Sample>> = recipe.stages.iter().map(lengths).collect();
         let stages = |recipe: &Recipe| -> Vec<StagePlan> {
@@ -150,7 +155,7 @@ impl Plan {
             let steps = ends.iter().zip(starts).map(|(end, start)| end - start);
             let stages = recipe.stages.iter().zip(steps).zip(&lengths);
             let plan = |((stage, steps), lengths): ((&recipe::Stage, u64), &Vec<Sample>)| {
-                plan(recipe, stage, steps, &sizes, lengths, gpu).on(room)
+                plan(recipe, stage, steps, &sizes, lengths, gpu).on(resources)
             };
             stages.map(plan).collect()
         };
@@ -160,13 +165,13 @@ impl Plan {
         };
         let mut remedies = Vec::new();
         let mut changed = recipe.clone();
-        for (name, change) in remedies_of(recipe) {
+        for (name, change) in memory_savings(recipe) {
             change(&mut changed);
             remedies.push((name, largest(&stages(&changed))));
         }
         Ok(Self {
             stages: stages(recipe),
-            free: room.memory.or_else(|| memory::free(device)),
+            free: resources.memory.or_else(|| memory::free(device)),
             host_free: gpu.then(|| memory::free(&Device::flex())).flatten(),
             remedies,
         })
@@ -196,9 +201,10 @@ impl Plan {
                         .iter()
                         .map(|(name, bytes)| format!("{name} ({})", memory::in_words(*bytes)))
                         .collect();
-                    let remedies = match remedies.is_empty() {
-                        true => "use a machine with more".to_string(),
-                        false => format!("with {}", remedies.join(", then ")),
+                    let remedies = if remedies.is_empty() {
+                        "use a machine with more".to_string()
+                    } else {
+                        format!("with {}", remedies.join(", then "))
                     };
                     return Err(Error::failed(format!(
                         "this run needs about {} of memory (weights {}, gradients {}, optimizer {}, activations \
@@ -220,13 +226,13 @@ impl Plan {
 impl StagePlan {
     /// Of one rank, on all ranks. Each of them takes as many samples of a step; those on one machine share its
     /// memory, and have GPUs of their own.
-    fn on(mut self, room: &Room) -> Self {
-        self.samples *= room.ranks;
-        self.tokens *= room.ranks;
+    fn on(mut self, resources: &Resources) -> Self {
+        self.samples *= resources.ranks;
+        self.tokens *= resources.ranks;
         self.host
             .as_mut()
             .unwrap_or(&mut self.memory)
-            .times(room.here);
+            .times(resources.here);
         self
     }
 }
@@ -235,30 +241,32 @@ impl StagePlan {
 ///
 /// # Errors
 /// As [`Plan::measured`] and [`Plan::check`].
-pub fn check(recipe: &Recipe, device: &Device, room: &Room) -> Result<()> {
+pub fn check(recipe: &Recipe, device: &Device, resources: &Resources) -> Result<()> {
     // What fits even with the longest samples needs no look at the data.
-    match Plan::new(recipe, device, room, false)?.check() {
+    match Plan::new(recipe, device, resources, false)?.check() {
         Ok(()) => Ok(()),
-        Err(_) => Plan::measured(recipe, device, room)?.check(),
+        Err(_) => Plan::measured(recipe, device, resources)?.check(),
     }
 }
 
 /// What takes less memory: what it is called, and what it does.
-type Remedy = (String, fn(&mut Recipe));
+type MemorySaving = (String, fn(&mut Recipe));
 
 /// Those not yet taken, one after the other.
-fn remedies_of(recipe: &Recipe) -> Vec<Remedy> {
-    let mut remedies: Vec<Remedy> = Vec::new();
+fn memory_savings(recipe: &Recipe) -> Vec<MemorySaving> {
+    let mut remedies: Vec<MemorySaving> = Vec::new();
     let language = !recipe.is_tower();
-    if language && !recipe.recompute {
-        remedies.push(("recompute = true".into(), |recipe| recipe.recompute = true));
+    if language && !recipe.gradient_checkpointing {
+        remedies.push(("gradient_checkpointing = true".into(), |recipe| {
+            recipe.gradient_checkpointing = true
+        }));
     }
     if language && recipe.batch_size > 1 {
-        let samples = recipe.batch_size * recipe.accumulation;
+        let samples = recipe.batch_size * recipe.gradient_accumulation_steps;
         remedies.push((
-            format!("batch_size = 1 and accumulation = {samples}"),
+            format!("batch_size = 1 and gradient_accumulation_steps = {samples}"),
             |recipe| {
-                recipe.accumulation *= recipe.batch_size;
+                recipe.gradient_accumulation_steps *= recipe.batch_size;
                 recipe.batch_size = 1;
             },
         ));
@@ -282,13 +290,14 @@ fn remedies_of(recipe: &Recipe) -> Vec<Remedy> {
 /// The first samples of a stage; none where they are not at hand.
 fn lengths(recipe: &Recipe, objective: &Objective) -> Vec<Sample> {
     let look = || -> Result<Vec<Sample>> {
-        let (recipe, _aside) = start::aside(recipe)?;
-        let (config, tokenizer) = start::vila_u_input_at_hand(&recipe)?;
-        let made = Samples::of_stage(&recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
+        let (recipe, _folder) = initial::in_temporary_folder(recipe)?;
+        let (config, tokenizer) = initial::vila_u_input_at_hand(&recipe)?;
+        let maker =
+            SampleMaker::of_stage(&recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
         let sources: Vec<_> = trained(&recipe.data).cloned().collect();
         let count = MEASURED.max(recipe.batch_size.min(512));
-        let taken = samples(&made, &sources, recipe.data.max_bad, count)?;
-        Ok(taken.into_iter().map(|taken| taken.sample.sample).collect())
+        let loaded = first_samples(&maker, &sources, recipe.data.max_skipped, count)?;
+        Ok(loaded.into_iter().map(|one| one.sample.sample).collect())
     };
     look().unwrap_or_default()
 }
@@ -296,70 +305,37 @@ fn lengths(recipe: &Recipe, objective: &Objective) -> Vec<Sample> {
 /// Parameters by part, and what the optimizer does with them.
 #[derive(Default)]
 struct Counted {
-    path: Vec<String>,
-    /// Trained and frozen, in the order of [`PARTS`].
-    parts: [[u64; 2]; PARTS.len()],
+    /// Trained and frozen, in the order of [`ModelPart::ALL`].
+    parts: [[u64; 2]; ModelPart::ALL.len()],
     decayed: u64,
     /// Trained inside the language model's layers.
     layers: u64,
 }
 
-/// The parts that are told apart, and what their paths start with. Of several, the first that fits.
-const PARTS: [(&str, &[&str]); 9] = [
-    ("language model", &["llm."]),
-    ("projector", &["mm_projector."]),
-    ("depth transformer", &["vision_tower.rqtransformer."]),
-    ("vision encoder", &["siglip_model.vision_model."]),
-    ("quantizer", &["quantizer."]),
-    ("pixel decoder", &["post_quant_conv.", "decoder."]),
-    ("scale and bias", &["siglip_model.logit_"]),
-    ("text encoder", &["siglip_model."]),
-    ("discriminator", &["discriminator."]),
-];
-
 impl Counted {
     fn of<M: Module>(model: &M, trains: &dyn Fn(&str) -> bool) -> Self {
-        struct Count<'a>(Counted, &'a dyn Fn(&str) -> bool);
-        impl ModuleVisitor for Count<'_> {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.0.path.push(name.into());
+        let mut counted = Self::default();
+        for parameter in parameters::list(model) {
+            let (path, numbers) = (&parameter.path, parameter.count() as u64);
+            let trained = trains(path);
+            let part = ModelPart::of(path);
+            if let Some(part) = ModelPart::ALL.iter().position(|one| part == Some(*one)) {
+                counted.parts[part][usize::from(!trained)] += numbers;
             }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.0.path.pop();
+            if trained && parameter.shape.len() >= 2 {
+                counted.decayed += numbers;
             }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let path = self.0.path.join(".");
-                let numbers = param.lazy_shape().num_elements() as u64;
-                let trained = (self.1)(&path);
-                self.0.add(&path, numbers, trained, D >= 2);
+            if trained && path.starts_with("llm.model.layers.") {
+                counted.layers += numbers;
             }
         }
-        let mut count = Count(Self::default(), trains);
-        model.visit(&mut count);
-        count.0
-    }
-
-    fn add(&mut self, path: &str, numbers: u64, trained: bool, decayed: bool) {
-        let inside = path
-            .strip_prefix("vision_tower.rqvaesiglip.")
-            .unwrap_or(path);
-        let part = (PARTS.iter())
-            .position(|(_, starts)| starts.iter().any(|start| inside.starts_with(start)));
-        if let Some(part) = part {
-            self.parts[part][usize::from(!trained)] += numbers;
-        }
-        if trained && decayed {
-            self.decayed += numbers;
-        }
-        if trained && path.starts_with("llm.model.layers.") {
-            self.layers += numbers;
-        }
+        counted
     }
 
     fn parts(&self) -> Vec<PartPlan> {
-        let parts = PARTS.iter().zip(self.parts);
-        let parts = parts.map(|((name, _), [trained, frozen])| PartPlan {
-            name,
+        let parts = ModelPart::ALL.into_iter().zip(self.parts);
+        let parts = parts.map(|(part, [trained, frozen])| PartPlan {
+            name: part.name(),
             trained,
             frozen,
         });
@@ -373,7 +349,7 @@ fn plan(
     recipe: &Recipe,
     stage: &recipe::Stage,
     steps: u64,
-    sizes: &Sizes,
+    sizes: &ModelSizes,
     lengths: &[Sample],
     gpu: bool,
 ) -> StagePlan {
@@ -381,25 +357,27 @@ fn plan(
     let batch = recipe.batch_size as f64;
     let lora = recipe.lora.as_ref();
     let (counted, layers, tokens, padding, kept) = match (sizes, &stage.objective) {
-        (Sizes::VilaU(config), Objective::Pretrain(mixture) | Objective::Sft(mixture)) => {
+        (ModelSizes::VilaU(config), Objective::Pretrain(objective) | Objective::Sft(objective)) => {
             let mut model = config.init(&cpu);
             if let Some(lora) = lora {
                 model.llm = model.llm.adapted(&lora.config(), &cpu);
             }
-            let counted = Counted::of(&model, &|path| mixture.trains(path, lora.is_some()));
+            let counted = Counted::of(&model, &|path| objective.is_trained(path, lora.is_some()));
             let read = Read::of(config, lengths, recipe.batch_size);
-            let kept = activations::language(recipe, &mixture.train, config, &read.largest, gpu);
+            let kept = activations::language(recipe, &objective.train, config, &read.largest, gpu);
             let layers = config.llm.num_hidden_layers;
             (counted, layers, read.tokens, read.padding, kept)
         }
-        (Sizes::Tower(sizes), objective) => {
+        (ModelSizes::Tower(sizes), objective) => {
             let (config, siglip) = &**sizes;
-            let model = TrainedTower {
+            let model = TowerWithDiscriminator {
                 tower: config.init(siglip, &cpu),
                 discriminator: recipe.discriminator().map(|sizes| sizes.init(&cpu)),
             };
-            let free = recipe.model.position_free;
-            let counted = Counted::of(&model, &|path| tower::trains(objective, free, path));
+            let no_positions = recipe.model.no_position_embedding;
+            let counted = Counted::of(&model, &|path| {
+                tower::is_trained(objective, no_positions, path)
+            });
             let kept = activations::tower(config, siglip, objective, batch, gpu);
             let [rows, columns, _] = config.code_shape;
             let texts = siglip.text_config.max_position_embeddings;
@@ -411,57 +389,56 @@ fn plan(
     let parts = counted.parts();
     let trained: u64 = parts.iter().map(|part| part.trained).sum();
     let frozen: u64 = parts.iter().map(|part| part.frozen).sum();
-    let samples = (recipe.batch_size * recipe.accumulation) as u64;
-    let chance = lora.is_some_and(|lora| lora.dropout > 0.0) || recipe.dropout > 0.0;
-    let side_by_side = match &stage.objective {
+    let samples = (recipe.batch_size * recipe.gradient_accumulation_steps) as u64;
+    let chance = lora.is_some_and(|lora| lora.dropout > 0.0) || recipe.depth_dropout > 0.0;
+    let is_parallel = match &stage.objective {
         Objective::Tower(_) => false,
         Objective::Align(_) => true,
         _ => !chance,
     };
-    let lanes = match side_by_side && !gpu {
-        true => lanes::most(recipe.accumulation) as u64,
-        false => 1,
+    let parallel = if is_parallel && !gpu {
+        parallel_batches(recipe.gradient_accumulation_steps) as u64
+    } else {
+        1
     };
     // Those of a step's batches are added up as they come.
-    let gradients = (recipe.accumulation as u64).min(lanes + 1);
-    // The running mean is a model of its own.
-    let models = 1 + u64::from(recipe.ema.is_some());
+    let gradients = (recipe.gradient_accumulation_steps as u64).min(parallel + 1);
+    // The moving average is a model of its own.
+    let models = 1 + u64::from(recipe.ema_decay.is_some());
     let judge = match &stage.objective {
         Objective::Tower(losses) if losses.perceptual.is_some() => lpips::parameters(),
         _ => 0,
     };
     let all = F32 * (models * (trained + frozen) + judge);
-    let (memory, host) = match gpu {
-        false => {
-            let memory = Memory {
-                weights: all,
-                gradients: gradients * F32 * trained,
-                optimizer: 2 * F32 * trained,
-                activations: lanes * kept,
-            };
-            (memory, None)
-        }
-        true => {
-            // The layers' leave the device one after the other where they are computed again.
-            let held = match recipe.recompute && layers > 0 {
-                true => trained - counted.layers + counted.layers / layers as u64,
-                false => trained,
-            };
-            let memory = Memory {
-                weights: all,
-                gradients: F32 * held,
-                optimizer: 0,
-                // New weights are beside the old ones when activations and gradients are gone.
-                activations: kept.max(F32 * (trained - held)),
-            };
-            let host = Memory {
-                weights: 0,
-                gradients: gradients * F32 * trained,
-                optimizer: 2 * F32 * trained,
-                activations: 0,
-            };
-            (memory, Some(host))
-        }
+    let (memory, host) = if gpu {
+        // The layers' leave the device one after the other where they are computed again.
+        let held = if recipe.gradient_checkpointing && layers > 0 {
+            trained - counted.layers + counted.layers / layers as u64
+        } else {
+            trained
+        };
+        let memory = MemoryNeed {
+            weights: all,
+            gradients: F32 * held,
+            optimizer: 0,
+            // New weights are beside the old ones when activations and gradients are gone.
+            activations: kept.max(F32 * (trained - held)),
+        };
+        let host = MemoryNeed {
+            weights: 0,
+            gradients: gradients * F32 * trained,
+            optimizer: 2 * F32 * trained,
+            activations: 0,
+        };
+        (memory, Some(host))
+    } else {
+        let memory = MemoryNeed {
+            weights: all,
+            gradients: gradients * F32 * trained,
+            optimizer: 2 * F32 * trained,
+            activations: parallel * kept,
+        };
+        (memory, None)
     };
     StagePlan {
         kind: stage.objective.kind(),
@@ -486,7 +463,7 @@ struct Read {
     tokens: f64,
     padding: Option<f64>,
     /// The most of everything over the batches.
-    largest: Rows,
+    largest: BatchShape,
 }
 
 impl Read {
@@ -495,8 +472,8 @@ impl Read {
         let longest = config.llm.max_length();
         if samples.is_empty() {
             let positions = (batch * longest) as f64;
-            // Nothing takes more than pictures to draw.
-            let largest = Rows {
+            // Nothing takes more than pictures to generate.
+            let largest = BatchShape {
                 rows: batch as f64,
                 length: longest as f64,
                 text_targets: 0.0,
@@ -509,16 +486,16 @@ impl Read {
                 largest,
             };
         }
-        let mut largest = Rows::default();
-        let (mut read, mut places) = (0.0, 0.0);
+        let mut largest = BatchShape::default();
+        let (mut read, mut padded) = (0.0, 0.0);
         for batch_of in samples.chunks(batch) {
             let layout = SequenceLayout::packed(batch_of, image, longest, None);
             let positions = (layout.rows * layout.length) as f64;
             read += positions * (1.0 - layout.padding());
-            places += positions;
+            padded += positions;
             // A last batch that is not full stands for a full one.
             let scale = batch as f64 / batch_of.len() as f64;
-            let rows = Rows {
+            let shape = BatchShape {
                 rows: layout.rows as f64 * scale,
                 length: layout.length as f64,
                 text_targets: layout.text_targets.len() as f64 * scale,
@@ -526,19 +503,19 @@ impl Read {
                 images: layout.visual_tokens as f64 / image as f64 * scale,
             };
             if batch_of.len() == batch || samples.len() < batch {
-                largest = largest.most(rows);
+                largest = largest.max(shape);
             }
         }
         Self {
             tokens: read / samples.len() as f64,
-            padding: Some(1.0 - read / places),
+            padding: Some(1.0 - read / padded),
             largest,
         }
     }
 }
 
-impl Rows {
-    fn most(self, other: Self) -> Self {
+impl BatchShape {
+    fn max(self, other: Self) -> Self {
         Self {
             rows: self.rows.max(other.rows),
             length: self.length.max(other.length),
@@ -562,14 +539,14 @@ mod tests {
         seed = 1
         steps = 10
         batch_size = 2
-        accumulation = 8
+        gradient_accumulation_steps = 8
         checkpoint_every = 5
         eval_every = 5
         sample_every = 5
 
         [[stages]]
-        objective = { kind = "sft", caption = 1.0, drop_caption = 0.1 }
-        optimizer = { learning_rate = 1e-4, warm_up = 0.03, weight_decay = 0.0, betas = [0.9, 0.95], clip = 1.0 }
+        objective = { kind = "sft", caption = 1.0, cfg_dropout = 0.1 }
+        optimizer = { learning_rate = 1e-4, warmup_ratio = 0.03, weight_decay = 0.0, betas = [0.9, 0.95], max_grad_norm = 1.0 }
     "#;
 
     fn recipe(settings: &[&str]) -> Recipe {
@@ -578,14 +555,14 @@ mod tests {
     }
 
     fn stage(recipe: &Recipe, gpu: bool) -> StagePlan {
-        let sizes = start::sizes(recipe).unwrap();
+        let sizes = initial::sizes(recipe).unwrap();
         plan(recipe, &recipe.stages[0], 10, &sizes, &[], gpu)
     }
 
-    fn room(memory: u64) -> Room {
-        Room {
+    fn resources(memory: u64) -> Resources {
+        Resources {
             memory: Some(memory),
-            ..Room::default()
+            ..Resources::default()
         }
     }
 
@@ -622,23 +599,31 @@ mod tests {
 
     #[test]
     fn memory_is_less_with_every_remedy() {
-        let plain = stage(&recipe(&["dropout=0.1"]), false);
+        let plain = stage(&recipe(&["depth_dropout=0.1"]), false);
         let memory = plain.memory;
         assert_eq!(memory.weights, 4 * (plain.trained + plain.frozen));
         assert_eq!(memory.optimizer, 8 * plain.trained);
         // One batch after the other: its gradients, and their sum.
         assert_eq!(memory.gradients, 8 * plain.trained);
         assert_eq!(
-            stage(&recipe(&["accumulation=1"]), false).memory.gradients,
+            stage(&recipe(&["gradient_accumulation_steps=1"]), false)
+                .memory
+                .gradients,
             4 * plain.trained
         );
-        let recomputed = stage(&recipe(&["recompute=true"]), false).memory;
-        assert!(recomputed.activations < memory.activations / 2);
-        assert_eq!(recomputed.weights, memory.weights);
+        let checkpointed = stage(&recipe(&["gradient_checkpointing=true"]), false).memory;
+        assert!(checkpointed.activations < memory.activations / 2);
+        assert_eq!(checkpointed.weights, memory.weights);
         let single = stage(&recipe(&["batch_size=1"]), false).memory;
         assert!(single.activations < memory.activations * 6 / 10);
 
-        let plan = Plan::new(&recipe(&[]), &Device::flex(), &room(80_000_000_000), false).unwrap();
+        let plan = Plan::new(
+            &recipe(&[]),
+            &Device::flex(),
+            &resources(80_000_000_000),
+            false,
+        )
+        .unwrap();
         let totals: Vec<u64> = plan.remedies.iter().map(|(_, bytes)| *bytes).collect();
         assert_eq!(totals.len(), 3);
         assert!(totals[0] < plain.memory.total());
@@ -646,13 +631,19 @@ mod tests {
         let error = plan.check().unwrap_err().to_string();
         for word in [
             "80.00 GB",
-            "recompute = true",
-            "accumulation = 16",
+            "gradient_checkpointing = true",
+            "gradient_accumulation_steps = 16",
             "lora =",
         ] {
             assert!(error.contains(word), "{word}: {error}");
         }
-        let plan = Plan::new(&recipe(&[]), &Device::flex(), &room(totals[0] * 10), false).unwrap();
+        let plan = Plan::new(
+            &recipe(&[]),
+            &Device::flex(),
+            &resources(totals[0] * 10),
+            false,
+        )
+        .unwrap();
         assert!(plan.check().is_ok());
     }
 
@@ -668,19 +659,19 @@ mod tests {
         );
         assert_eq!(gpu.memory.weights, cpu.memory.weights);
         assert!(gpu.memory.activations > cpu.memory.activations);
-        let recomputed = stage(&recipe(&["recompute=true"]), true);
-        assert!(recomputed.memory.gradients < gpu.memory.gradients / 2);
+        let checkpointed = stage(&recipe(&["gradient_checkpointing=true"]), true);
+        assert!(checkpointed.memory.gradients < gpu.memory.gradients / 2);
     }
 
     #[test]
     fn ranks_of_one_machine_share_its_memory() {
         let [cpu, gpu] = [false, true].map(|gpu| stage(&recipe(&[]), gpu));
-        let room = Room {
+        let resources = Resources {
             memory: None,
             ranks: 4,
             here: 2,
         };
-        let [both, cards] = [&cpu, &gpu].map(|stage| stage.clone().on(&room));
+        let [both, cards] = [&cpu, &gpu].map(|stage| stage.clone().on(&resources));
         assert_eq!(
             (both.samples, both.tokens),
             (4 * cpu.samples, 4 * cpu.tokens)
@@ -693,7 +684,7 @@ mod tests {
     #[test]
     fn sizes_that_nobody_knows() {
         let unknown = recipe(&["init=hf:nobody/knows"]);
-        let error = start::sizes(&unknown).err().unwrap().to_string();
+        let error = initial::sizes(&unknown).err().unwrap().to_string();
         assert!(error.contains("vila-u info hf:nobody/knows"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Objective, Stage, must};
 use crate::Result;
-use crate::data::{Form, Format, Source};
+use crate::data::{DatasetFormat, Form, Source};
 
 /// What the run learns from: files, or, without sources, the nano world.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -15,11 +15,11 @@ pub struct Data {
     /// Of the nano world, for the tower: share of pictures that are a frame of a video.
     pub frames: f64,
     /// Threads that read and prepare samples. Of files, another number gives another order.
-    pub workers: usize,
+    pub num_workers: usize,
     /// Records of a source that are shuffled together, over all workers.
-    pub shuffle: usize,
+    pub shuffle_buffer: usize,
     /// Records that may be skipped, over the whole run; one more stops it.
-    pub max_bad: u64,
+    pub max_skipped: u64,
     pub sources: Vec<Source>,
 }
 
@@ -28,9 +28,9 @@ impl Default for Data {
         Self {
             gallery: 0.0,
             frames: 0.0,
-            workers: 2,
-            shuffle: 1000,
-            max_bad: 1000,
+            num_workers: 2,
+            shuffle_buffer: 1000,
+            max_skipped: 1000,
             sources: Vec::new(),
         }
     }
@@ -46,10 +46,10 @@ impl Data {
             "gallery and frames must be between 0 and 1, and so must be their sum",
         )?;
         must(
-            (1..=64).contains(&self.workers),
-            "workers must be between 1 and 64",
+            (1..=64).contains(&self.num_workers),
+            "num_workers must be between 1 and 64",
         )?;
-        must(self.shuffle > 0, "shuffle must be at least 1")?;
+        must(self.shuffle_buffer > 0, "shuffle_buffer must be at least 1")?;
         if self.sources.is_empty() {
             return Ok(());
         }
@@ -74,7 +74,7 @@ impl Data {
                 source.weight >= 0.0 && source.weight.is_finite(),
                 "weight must not be negative",
             )?;
-            let video = source.format == Format::OpenVid;
+            let video = source.format == DatasetFormat::OpenVid;
             must(
                 language || !video,
                 "the tower learns from pictures, not from videos",
@@ -86,7 +86,7 @@ impl Data {
             must(
                 source.form.is_none()
                     || source.format.captions()
-                    || source.format == Format::Parquet,
+                    || source.format == DatasetFormat::Parquet,
                 "form is of captions; conversations and pages have theirs",
             )?;
             must(

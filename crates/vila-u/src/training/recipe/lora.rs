@@ -20,7 +20,7 @@ pub struct Lora {
     pub dropout: f64,
     /// The linear layers that get them; all seven of a layer if left out.
     #[serde(default = "all")]
-    pub targets: Vec<String>,
+    pub target_modules: Vec<String>,
 }
 
 fn all() -> Vec<String> {
@@ -34,7 +34,7 @@ impl Lora {
             rank,
             alpha,
             dropout: 0.0,
-            targets: all(),
+            target_modules: all(),
         }
     }
 
@@ -52,11 +52,14 @@ impl Lora {
             (0.0..1.0).contains(&self.dropout),
             "dropout must be at least 0 and below 1",
         )?;
-        must(!self.targets.is_empty(), "targets must name a layer")?;
-        for target in &self.targets {
+        must(
+            !self.target_modules.is_empty(),
+            "target_modules must name a layer",
+        )?;
+        for target in &self.target_modules {
             must(
                 TARGETS.contains(&target.as_str()),
-                &format!("targets: {target} is none of {}", TARGETS.join(", ")),
+                &format!("target_modules: {target} is none of {}", TARGETS.join(", ")),
             )?;
         }
         Ok(())
@@ -68,7 +71,7 @@ impl Lora {
             rank: self.rank,
             alpha: self.alpha,
             dropout: self.dropout,
-            targets: self.targets.clone(),
+            targets: self.target_modules.clone(),
         }
     }
 }

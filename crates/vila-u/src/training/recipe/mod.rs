@@ -5,10 +5,12 @@
 
 mod data;
 mod lora;
-mod mixture;
 mod model;
+mod multimodal;
 mod objective;
 mod optimizer;
+mod overrides;
+mod renamed;
 mod tower;
 
 use std::fs;
@@ -17,12 +19,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::losses::DiscriminatorConfig;
+use crate::training::losses::DiscriminatorConfig;
 use crate::{Error, Result, depth};
 pub use data::Data;
 pub use lora::Lora;
-pub use mixture::{Mixture, Part};
 pub use model::{Config, ModelRecipe};
+pub use multimodal::{Multimodal, TrainablePart};
 pub use objective::{Align, Objective};
 pub use optimizer::Optimizer;
 pub use tower::{Adversarial, Contrastive, Perceptual, PixelLoss, Tower};
@@ -37,7 +39,7 @@ pub struct Recipe {
     pub seed: u64,
     /// Optimizer steps of the whole run, divided among the stages by their `share`.
     pub steps: u64,
-    /// Samples whose gradients are computed at once.
+    /// Samples of a forward and backward pass.
     pub batch_size: usize,
     /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way. Weights,
     /// gradients and moments are float32 with it as without it; a GPU computes in float32 throughout.
@@ -47,17 +49,17 @@ pub struct Recipe {
     /// back; the depth transformer goes both ways for some positions at a time. Much less memory for up to a
     /// third more work.
     #[serde(default)]
-    pub recompute: bool,
+    pub gradient_checkpointing: bool,
     /// Batches whose gradients are averaged into one optimizer step.
     #[serde(default = "one")]
-    pub accumulation: usize,
+    pub gradient_accumulation_steps: usize,
     /// Dropout of the depth transformer.
     #[serde(default = "released_dropout")]
-    pub dropout: f64,
-    /// Share of the old running mean of all weights that a step keeps; the mean is what is evaluated and
-    /// finished. Without it that is the weights themselves.
+    pub depth_dropout: f64,
+    /// Decay of the exponential moving average of all weights, which is what is evaluated and finished. Without
+    /// it that is the weights themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ema: Option<f64>,
+    pub ema_decay: Option<f64>,
     /// Train small matrices beside the language model's layers instead of the layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
@@ -66,10 +68,10 @@ pub struct Recipe {
     /// How many of the last checkpoints are kept. The best is kept besides: that with the best evaluation
     /// of its stage, which is saved whenever there is a new one.
     #[serde(default = "two")]
-    pub keep: usize,
-    /// A run stops at a loss above `explodes * (1 + |mean of the last 100 steps|)`.
+    pub keep_checkpoints: usize,
+    /// A run stops at a loss above `loss_spike_factor * (1 + |mean of the last 100 steps|)`.
     #[serde(default = "five")]
-    pub explodes: f64,
+    pub loss_spike_factor: f64,
     /// Steps between evaluations on held-out data.
     pub eval_every: u64,
     /// Steps between sample sheets.
@@ -128,26 +130,26 @@ impl Stage {
 }
 
 impl Recipe {
-    /// Reads a recipe file and applies `key=value` overrides in order.
+    /// Reads a recipe file and applies `key=value` settings in order.
     ///
     /// # Errors
     /// A missing file, a syntax error, an unknown key or an impossible value, by name.
-    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+    pub fn load(path: &Path, settings: &[String]) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        Self::parse(&text, path, overrides)
+        Self::parse(&text, path, settings)
     }
 
-    /// The recipe `text`, which errors call `path`, with `key=value` overrides applied in order.
+    /// The recipe `text`, which errors call `path`, with `key=value` settings applied in order.
     ///
     /// # Errors
     /// A syntax error, an unknown key or an impossible value, by name.
-    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
+    pub fn parse(text: &str, path: &Path, settings: &[String]) -> Result<Self> {
         let table: Table =
             toml::from_str(text).map_err(|error| Error::invalid(path, one_line(&error)))?;
         let mut value = Value::Table(table);
         Self::from_value(value.clone()).map_err(|error| Error::invalid(path, error.to_string()))?;
-        for setting in overrides {
-            set(&mut value, setting)?;
+        for setting in settings {
+            overrides::set(&mut value, setting)?;
         }
         let recipe = Self::from_value(value)?;
         // Only now, as init may be one of the overrides.
@@ -156,6 +158,7 @@ impl Recipe {
     }
 
     fn from_value(value: Value) -> Result<Self> {
+        renamed::check(&value)?;
         let recipe = Self::deserialize(value)
             .map_err(|error| Error::usage(format!("recipe: {}", one_line(&error))))?;
         recipe.check()?;
@@ -165,21 +168,30 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         must(self.steps > 0, "steps must be at least 1")?;
         must(self.batch_size > 0, "batch_size must be at least 1")?;
-        must(self.accumulation > 0, "accumulation must be at least 1")?;
         must(
-            (0.0..1.0).contains(&self.dropout),
-            "dropout must be at least 0 and below 1",
+            self.gradient_accumulation_steps > 0,
+            "gradient_accumulation_steps must be at least 1",
         )?;
         must(
-            self.ema.is_none_or(|ema| (0.0..1.0).contains(&ema)),
-            "ema must be at least 0 and below 1",
+            (0.0..1.0).contains(&self.depth_dropout),
+            "depth_dropout must be at least 0 and below 1",
+        )?;
+        must(
+            self.ema_decay.is_none_or(|ema| (0.0..1.0).contains(&ema)),
+            "ema_decay must be at least 0 and below 1",
         )?;
         must(
             self.checkpoint_every > 0,
             "checkpoint_every must be at least 1",
         )?;
-        must(self.keep > 0, "keep must be at least 1")?;
-        must(self.explodes > 1.0, "explodes must be above 1")?;
+        must(
+            self.keep_checkpoints > 0,
+            "keep_checkpoints must be at least 1",
+        )?;
+        must(
+            self.loss_spike_factor > 1.0,
+            "loss_spike_factor must be above 1",
+        )?;
         must(self.eval_every > 0, "eval_every must be at least 1")?;
         must(self.sample_every > 0, "sample_every must be at least 1")?;
         must(!self.stages.is_empty(), "at least one [[stages]] is needed")?;
@@ -195,8 +207,8 @@ impl Recipe {
                 "lora adapts a trained language model, and [model.llm] makes a new one",
             )?;
             let trained = |stage: &Stage| match &stage.objective {
-                Objective::Pretrain(mixture) | Objective::Sft(mixture) => {
-                    mixture.train.contains(&Part::Language)
+                Objective::Pretrain(objective) | Objective::Sft(objective) => {
+                    objective.train.contains(&TrainablePart::Language)
                 }
                 _ => false,
             };
@@ -210,19 +222,19 @@ impl Recipe {
             "model.llm_weights are of the language model that [model.llm] has the sizes of",
         )?;
         must(
-            self.model.drawing.is_none() || self.model.llm.is_some(),
-            "model.drawing is of a new language model, which [model.llm] has the sizes of",
+            self.model.generation.is_none() || self.model.llm.is_some(),
+            "model.generation is of a new language model, which [model.llm] has the sizes of",
         )?;
-        if let Some(drawing) = self.model.drawing {
-            drawing.check()?;
+        if let Some(defaults) = self.model.generation {
+            defaults.check()?;
         }
         must(
-            !self.model.position_free || self.stages.iter().all(tower),
-            "model.position_free is of the vision encoder, which the tower's own recipe trains",
+            !self.model.no_position_embedding || self.stages.iter().all(tower),
+            "model.no_position_embedding is of the vision encoder, which the tower's own recipe trains",
         )?;
         must(
-            !(self.recompute && self.stages.iter().any(tower)),
-            "recompute is of the language model's layers, which a tower does not have",
+            !(self.gradient_checkpointing && self.stages.iter().any(tower)),
+            "gradient_checkpointing is of the language model's layers, which a tower does not have",
         )?;
         self.data.check(&self.stages)?;
         for stage in &self.stages {
@@ -271,8 +283,8 @@ impl Recipe {
     /// Whether a stage of a language model trains the tower as well.
     pub fn trains_tower(&self) -> bool {
         let trains = |stage: &Stage| match &stage.objective {
-            Objective::Pretrain(mixture) | Objective::Sft(mixture) => {
-                mixture.train.contains(&Part::Tower)
+            Objective::Pretrain(objective) | Objective::Sft(objective) => {
+                objective.train.contains(&TrainablePart::Tower)
             }
             _ => false,
         };
@@ -312,49 +324,15 @@ impl Recipe {
 
 /// Errors with what must hold, if it does not.
 fn must(holds: bool, what: &str) -> Result<()> {
-    match holds {
-        true => Ok(()),
-        false => Err(Error::usage(format!("recipe: {what}"))),
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::usage(format!("recipe: {what}")))
     }
 }
 
 fn fraction(value: f64) -> bool {
     (0.0..=1.0).contains(&value)
-}
-
-/// `key.path=value`: the value is TOML where it parses as TOML, and a plain string otherwise.
-fn set(recipe: &mut Value, setting: &str) -> Result<()> {
-    let Some((key, text)) = setting.split_once('=') else {
-        return Err(Error::usage(format!(
-            "--set {setting}: write it as key=value, for example --set steps=100"
-        )));
-    };
-    let text = text.trim();
-    let value = match toml::from_str::<Table>(&format!("value = {text}")) {
-        Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
-        Err(_) => Value::String(text.into()),
-    };
-    // A misspelt key is caught by name when the whole recipe is read.
-    let mut place = recipe;
-    let (parents, last) = key.trim().rsplit_once('.').unwrap_or(("", key.trim()));
-    for part in parents.split('.').filter(|part| !part.is_empty()) {
-        place = child(place, part).ok_or_else(|| no_such(key, part))?;
-    }
-    *child(place, last).ok_or_else(|| no_such(key, last))? = value;
-    Ok(())
-}
-
-/// The value under a key; a table that is not there yet is made.
-fn child<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
-    match value {
-        Value::Table(table) => Some(table.entry(key).or_insert(Value::Table(Table::new()))),
-        Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
-        _ => None,
-    }
-}
-
-fn no_such(key: &str, part: &str) -> Error {
-    Error::usage(format!("--set {key}: the recipe has no `{part}` there"))
 }
 
 fn one_line(error: &dyn std::fmt::Display) -> String {
@@ -363,109 +341,4 @@ fn one_line(error: &dyn std::fmt::Display) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = r#"
-        out = "runs/x"
-        seed = 1
-        steps = 10
-        batch_size = 4
-        checkpoint_every = 5
-        eval_every = 5
-        sample_every = 5
-
-        [[stages]]
-        share = 1.0
-        objective = { kind = "align" }
-        optimizer = { learning_rate = 1e-3, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
-
-        [[stages]]
-        share = 3.0
-        objective = { kind = "tower", contrastive = 1.0, reconstruction = 1.0, commitment = 0.25, pixel = "l1" }
-        optimizer = { learning_rate = 1e-3, warm_up = 0.1, weight_decay = 0.0, betas = [0.9, 0.98], clip = 1.0 }
-    "#;
-
-    fn load(text: &str, overrides: &[&str]) -> Result<Recipe> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("recipe.toml");
-        fs::write(&path, text).expect("write");
-        let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
-        Recipe::load(&path, &overrides)
-    }
-
-    #[test]
-    fn overrides_reach_every_level() {
-        let recipe = load(
-            TEXT,
-            &[
-                "steps=40",
-                "out=/tmp/a b",
-                "stages.1.optimizer.learning_rate=3e-4",
-                "stages.1.optimizer.betas.1=0.5",
-                "stages.1.objective.pixel=l2",
-                "model.tokenizers=somewhere",
-            ],
-        )
-        .expect("a recipe");
-        assert_eq!(recipe.steps, 40);
-        assert_eq!(recipe.out, PathBuf::from("/tmp/a b"));
-        assert_eq!(recipe.stages[1].optimizer.learning_rate, 3e-4);
-        assert_eq!(recipe.stages[1].optimizer.betas, [0.9, 0.5]);
-        assert!(matches!(
-            &recipe.stages[1].objective,
-            Objective::Tower(Tower {
-                pixel: PixelLoss::L2,
-                ..
-            })
-        ));
-        assert_eq!(recipe.stage_ends(), [10, 40]);
-        let again: Recipe = toml::from_str(&recipe.to_toml().expect("toml")).expect("a recipe");
-        assert_eq!(
-            again.to_toml().expect("toml"),
-            recipe.to_toml().expect("toml")
-        );
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (overrides, expected) in [
-            (vec!["stpes=1"], "stpes"),
-            (vec!["steps=0"], "steps"),
-            (vec!["dropout=1"], "dropout"),
-            (vec!["keep=0"], "keep"),
-            (vec!["explodes=1"], "explodes"),
-            (vec!["steps=many"], "invalid type"),
-            (vec!["steps"], "key=value"),
-            (vec!["stages.7.share=1"], "`7`"),
-            (vec!["modle.llm=1"], "modle"),
-            (vec!["steps.more=1"], "`more`"),
-            (vec!["stages.0.objective.pixel=l1"], "pixel"),
-            (vec!["stages.1.objective.pixel=l3"], "l3"),
-            (vec!["stages.0.optimizer.clip=0"], "clip"),
-            (vec!["ema=1"], "ema"),
-            (vec!["stages.0.objective.kind=tower"], "contrastive"),
-            (vec!["stages.1.objective.contrastive_loss=hinge"], "hinge"),
-            (vec!["stages.1.objective.perceptual.weight=2"], "weights"),
-            (vec!["stages.1.objective.commitment=-1"], "commitment"),
-            (vec!["stages.1.objective.adversarial.weight=2"], "start"),
-            (
-                vec!["stages.1.objective.adversarial={start=1,layers=9}"],
-                "layers",
-            ),
-            (vec!["stages.1.objective.from_scratch=true"], "first stage"),
-            (
-                vec![
-                    "stages.0.objective={kind=\"tower\",contrastive=1,reconstruction=1,commitment=1,pixel=\"l1\"}",
-                ],
-                "align",
-            ),
-        ] {
-            let error = load(TEXT, &overrides).expect_err("an error").to_string();
-            assert!(error.contains(expected), "{overrides:?}: {error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-        let error = load(&TEXT.replace("seed", "sede"), &[]).expect_err("an error");
-        assert!(error.to_string().contains("sede"), "{error}");
-    }
-}
+mod tests;

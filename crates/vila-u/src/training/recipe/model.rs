@@ -24,7 +24,7 @@ pub struct ModelRecipe {
     /// The vision encoder's position embeddings are not trained, and those of a new one are zero: it sees a patch
     /// as the same at any place. Codes then say nothing of the place, which a language model knows by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub position_free: bool,
+    pub no_position_embedding: bool,
     /// Quantizer and pixel decoder (`rqvaesiglip` in `vision_tower/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rqvaesiglip: Option<Config>,
@@ -42,40 +42,40 @@ pub struct ModelRecipe {
     /// Projector (`mm_projector/config.json`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mm_projector: Option<Config>,
-    /// How a new language model draws unless asked otherwise.
+    /// How a new language model generates images unless asked otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub drawing: Option<Drawing>,
+    pub generation: Option<GenerationDefaults>,
 }
 
-/// What `llm/generation_config.json` of the finished model says of drawing; left out, the released models' values.
+/// Keys of `llm/generation_config.json` of the finished model; left out, the released models' values.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Drawing {
-    /// Temperature of visual codes (`visual_temperature`).
-    pub temperature: f64,
-    /// Strength of classifier-free guidance (`visual_guidance`); 1 is none.
-    pub guidance: f64,
+pub struct GenerationDefaults {
+    /// Temperature at which visual codes are sampled.
+    pub visual_temperature: f64,
+    /// Strength of classifier-free guidance; 1 is none.
+    pub visual_guidance: f64,
 }
 
-impl Default for Drawing {
+impl Default for GenerationDefaults {
     fn default() -> Self {
         let released = GenerationConfig::default();
         Self {
-            temperature: released.visual_temperature,
-            guidance: released.visual_guidance,
+            visual_temperature: released.visual_temperature,
+            visual_guidance: released.visual_guidance,
         }
     }
 }
 
-impl Drawing {
+impl GenerationDefaults {
     pub fn check(self) -> Result<()> {
         let generation = GenerationConfig {
-            visual_temperature: self.temperature,
-            visual_guidance: self.guidance,
+            visual_temperature: self.visual_temperature,
+            visual_guidance: self.visual_guidance,
             ..GenerationConfig::default()
         };
         let checked = generation.visual(0).check();
-        checked.map_err(|error| Error::usage(format!("recipe, [model.drawing]: {error}")))
+        checked.map_err(|error| Error::usage(format!("recipe, [model.generation]: {error}")))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Contrastive, Mixture, Tower};
+use super::{Contrastive, Multimodal, Tower};
 use crate::Result;
 
 /// What is trained, and on which losses.
@@ -14,9 +14,9 @@ pub enum Objective {
     /// Contrastive on quantized features + reconstruction; the text encoder is frozen, unless `from_scratch`.
     Tower(Tower),
     /// Next-token prediction on [image, text], [text, image], [text, video], pages and text.
-    Pretrain(Mixture),
-    /// The same on questions and answers, about videos too, drawing kept in the mixture.
-    Sft(Mixture),
+    Pretrain(Multimodal),
+    /// The same on questions and answers, about videos too, with generation kept in the mixture.
+    Sft(Multimodal),
 }
 
 impl Objective {

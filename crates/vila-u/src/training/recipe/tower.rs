@@ -12,21 +12,21 @@ use crate::training::losses::{DiscriminatorConfig, Lpips, lpips};
 /// Weights of the tower's losses (paper section 3.1):
 ///
 /// ```text
-/// L       = contrastive * L_contra + reconstruction * L_recon
+/// L       = contrastive_weight * L_contra + reconstruction_weight * L_recon
 /// L_recon = pixel_weight * L_pixel + perceptual.weight * L_lpips + adversarial.weight * L_decoder
-///           + commitment * L_commit
+///           + commitment_weight * L_commit
 /// ```
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tower {
-    pub contrastive: f64,
+    pub contrastive_weight: f64,
     #[serde(default)]
     pub contrastive_loss: Contrastive,
-    pub reconstruction: f64,
+    pub reconstruction_weight: f64,
     #[serde(default = "whole")]
     pub pixel_weight: f64,
-    pub commitment: f64,
-    pub pixel: PixelLoss,
+    pub commitment_weight: f64,
+    pub pixel_loss: PixelLoss,
     /// How different a reconstruction looks; without it pixels alone are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perceptual: Option<Perceptual>,
@@ -75,7 +75,7 @@ pub struct Adversarial {
     #[serde(default = "three_quarters")]
     pub weight: f64,
     /// Steps of the stage before both players begin.
-    pub start: u64,
+    pub start_step: u64,
     /// Of the discriminator: convolutions that halve the picture, and channels of the first.
     #[serde(default = "three")]
     pub layers: usize,
@@ -136,10 +136,10 @@ impl Tower {
     pub(super) fn check(&self) -> Result<()> {
         let weight = |value: f64| value >= 0.0 && value.is_finite();
         for (name, value) in [
-            ("contrastive", self.contrastive),
-            ("reconstruction", self.reconstruction),
+            ("contrastive_weight", self.contrastive_weight),
+            ("reconstruction_weight", self.reconstruction_weight),
             ("pixel_weight", self.pixel_weight),
-            ("commitment", self.commitment),
+            ("commitment_weight", self.commitment_weight),
             (
                 "perceptual.weight",
                 self.perceptual.as_ref().map_or(0.0, |p| p.weight),

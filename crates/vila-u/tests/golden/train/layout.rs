@@ -3,8 +3,8 @@
 use burn::tensor::Device;
 use vila_u::{
     sequence::{Sample, SequenceLayout, templates},
+    teacher_forcing::VisualTokens,
     text::conversation::Turn,
-    training::multimodal::Visual,
 };
 
 use super::{MAX_LENGTH, VISUAL_TOKENS, VOCABULARY, batches, cases, labels, model, tokenizer};
@@ -81,7 +81,7 @@ fn packing() {
             assert_eq!(positions[position], places[position].max(0));
         }
 
-        let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
+        let visual = VisualTokens::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
         let [_, depth] = visual.codes.dims();
         let codes: Vec<i64> = visual.codes.clone().into_data().iter().collect();
         let mut ours = vec![-100; rows * length * depth];

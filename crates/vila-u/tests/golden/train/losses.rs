@@ -7,14 +7,14 @@ use burn::{
 use vila_u::{
     model::VilaU,
     sequence::{SequenceLayout, TextTarget},
-    training::multimodal::{Losses, Visual, losses},
+    teacher_forcing::{Losses, VisualTokens, losses},
 };
 
 use super::{Batch, MAX_LENGTH, VISUAL_TOKENS, batches, chat, model};
 use crate::fixture::{Recorded, relative_error};
 
 fn run(model: &VilaU, batch: &Batch, layout: &SequenceLayout) -> Losses {
-    let visual = Visual::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
+    let visual = VisualTokens::encode(&model.vision_tower.rqvaesiglip, batch.pixels.clone());
     losses(model, layout, Some(&visual)).unwrap()
 }
 
@@ -116,7 +116,7 @@ fn scores_do_not_depend_on_packing() {
         let images = sample.images().len();
         let visual = (images > 0).then(|| {
             let pixels = batch.pixels.clone().narrow(0, image, images);
-            Visual::encode(&model.vision_tower.rqvaesiglip, pixels)
+            VisualTokens::encode(&model.vision_tower.rqvaesiglip, pixels)
         });
         image += images;
         let alone = std::slice::from_ref(sample);

@@ -1,0 +1,8 @@
+//! Samples for the trainer: made of records, loaded by worker threads, resumed where they stopped, and shown.
+
+pub(super) mod captioned_images;
+pub(super) mod dataloader;
+pub(super) mod dataloader_state;
+pub mod inspect;
+pub(super) mod sample_kinds;
+pub(super) mod samples;

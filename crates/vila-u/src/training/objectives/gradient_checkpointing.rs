@@ -1,0 +1,271 @@
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) by layer of the language model: activations are
+//! computed again instead of kept.
+//!
+//! Forward, without autodiff, each layer's input alone is kept. Backward, from the last layer to the first, a
+//! layer runs once more, with autodiff, and the gradient of its output is backpropagated through it. So at any
+//! time there are the activations of one layer, for a third more work:
+//!
+//! ```text
+//! y_i = layer_i(x_i)        dx_i, dW_i = gradients of sum(y_i * dy_i)        dy_{i-1} = dx_i
+//! ```
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Device, Gradients as AutodiffGradients, Int, Tensor};
+
+use crate::data::seed::mix;
+use crate::language::{DecoderLayer, Llama, Rotation};
+use crate::training::optimizer::Gradients;
+
+/// The layers of a language model, run without autodiff.
+pub struct CheckpointedLayers {
+    layers: Vec<DecoderLayer>,
+    /// The input of each layer, `[rows, length, hidden]`, detached.
+    inputs: Vec<Tensor<3>>,
+    rotation: Rotation,
+    mask: Tensor<4, Bool>,
+    /// The input of the first layer, tracked by autodiff.
+    embeds: Tensor<3>,
+    /// The output of the last layer, where the graph of the losses begins.
+    output: Tensor<3>,
+    dropout: Option<DropoutSeed>,
+}
+
+/// A layer with dropout has to drop the same again.
+struct DropoutSeed {
+    device: Device,
+    seed: u64,
+}
+
+impl DropoutSeed {
+    fn apply(&self, layer: usize) {
+        self.device.seed(mix(self.seed, layer as u64));
+    }
+}
+
+impl CheckpointedLayers {
+    /// Runs the layers on `embeds`; arguments are those of [`Llama::forward`]. `seed`: of the
+    /// layers' dropout, if they have any.
+    pub fn forward(
+        llm: &Llama,
+        embeds: Tensor<3>,
+        positions: Tensor<2, Int>,
+        mask: Tensor<4, Bool>,
+        seed: Option<u64>,
+    ) -> Self {
+        let rotation = llm.rotation(positions);
+        let layers = llm.model.layers.clone();
+        let dropout = seed.map(|seed| DropoutSeed {
+            device: embeds.device(),
+            seed,
+        });
+        let mut x = embeds.clone().inner().autodiff();
+        // Where nothing up to here is trained, there is nothing to go back for.
+        let learns = embeds.is_tracked() || layers.iter().any(is_trained);
+        let mut inputs = Vec::with_capacity(layers.len());
+        for (index, layer) in layers.iter().enumerate() {
+            inputs.push(x.clone());
+            if let Some(dropout) = &dropout {
+                dropout.apply(index);
+            }
+            let layer = layer.clone().no_grad();
+            x = layer.forward(x, &rotation, Some(mask.clone()), None);
+        }
+        Self {
+            layers,
+            inputs,
+            rotation,
+            mask,
+            embeds,
+            output: if learns { x.require_grad() } else { x },
+            dropout,
+        }
+    }
+
+    /// The output of the last layer; what is computed from it is tracked by autodiff.
+    pub fn output(&self) -> Tensor<3> {
+        self.output.clone()
+    }
+
+    /// Backpropagates through the layers, from the gradients of the losses, of which that of the output is
+    /// taken. Returns the layers' gradients, and those of what made the embeddings.
+    pub fn backward(self, grads: &mut AutodiffGradients) -> (Gradients, Option<AutodiffGradients>) {
+        let mut gradients = Gradients::default();
+        let Some(mut grad) = self.output.grad_remove(grads) else {
+            return (gradients, None);
+        };
+        drop(self.output);
+        let layers = self.layers.into_iter().zip(self.inputs).enumerate();
+        for (index, (layer, input)) in layers.rev() {
+            if let Some(dropout) = &self.dropout {
+                dropout.apply(index);
+            }
+            let input = input.require_grad();
+            let mask = Some(self.mask.clone());
+            let y = layer.forward(input.clone(), &self.rotation, mask, None);
+            let mut grads = backward_from(y, grad);
+            let Some(next) = input.grad_remove(&mut grads) else {
+                return (gradients, None);
+            };
+            grad = next;
+            gradients.add(Gradients::of(&layer, grads));
+        }
+        let tracked = self.embeds.is_tracked();
+        let of_embeddings = tracked.then(|| backward_from(self.embeds, grad));
+        (gradients, of_embeddings)
+    }
+}
+
+/// Whether any parameter is trained.
+fn is_trained<M: Module>(module: &M) -> bool {
+    struct Any(bool);
+    impl ModuleVisitor for Any {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.is_require_grad();
+        }
+    }
+    let mut any = Any(false);
+    module.visit(&mut any);
+    any.0
+}
+
+/// A backward pass that starts with the gradient of `y`.
+fn backward_from(y: Tensor<3>, grad: Tensor<3>) -> AutodiffGradients {
+    (y * grad.autodiff()).sum().backward()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::{Distribution, TensorData};
+
+    use super::*;
+    use crate::language::lora::{LoraConfig, TARGETS};
+    use crate::language::{LlamaConfig, causal_mask};
+    use crate::parameters;
+
+    const LENGTH: usize = 5;
+
+    fn llm(tied: bool, device: &Device) -> Llama {
+        let json = format!(
+            r#"{{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "vocab_size": 20, "tie_word_embeddings": {tied}}}"#
+        );
+        let config: LlamaConfig = serde_json::from_str(&json).unwrap();
+        config.init(device)
+    }
+
+    /// With adapters that are not zero, beside layers that are not trained.
+    fn adapted(llm: Llama, device: &Device) -> Llama {
+        struct Train;
+        impl parameters::Mapper for Train {
+            fn map<const D: usize>(
+                &mut self,
+                path: &str,
+                param: Param<Tensor<D>>,
+            ) -> Param<Tensor<D>> {
+                if !path.contains(".lora.") {
+                    return param.set_require_grad(false);
+                }
+                let normal = Distribution::Normal(0.0, 0.2);
+                param.map(|value| value.inner().random_like(normal).autodiff().require_grad())
+            }
+        }
+        let config = LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            dropout: 0.5,
+            targets: TARGETS.map(String::from).to_vec(),
+        };
+        parameters::map(llm.adapted(&config, device), &mut Train)
+    }
+
+    fn numbers(first: i64, device: &Device) -> Tensor<2, Int> {
+        let numbers: Vec<i64> = (first..first + 2 * LENGTH as i64).collect();
+        Tensor::from_data(TensorData::new(numbers, [2, LENGTH]), device)
+    }
+
+    /// A loss, and the gradient of every parameter in order.
+    type LossAndGradients = (f32, Vec<Option<Vec<f32>>>);
+
+    fn backward(
+        llm: &Llama,
+        loss: Tensor<1>,
+        checkpointed: Option<CheckpointedLayers>,
+    ) -> LossAndGradients {
+        struct InOrder<'a>(&'a Gradients, Vec<Option<Vec<f32>>>);
+        impl ModuleVisitor for InOrder<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.1.push(self.0.get(param.id).map(<[f32]>::to_vec));
+            }
+        }
+        let mut grads = loss.backward();
+        let mut gradients = Gradients::default();
+        if let Some(layers) = checkpointed {
+            let (of_layers, of_embeddings) = layers.backward(&mut grads);
+            gradients.add(of_layers);
+            if let Some(of_embeddings) = of_embeddings {
+                gradients.add(Gradients::of(llm, of_embeddings));
+            }
+        }
+        gradients.add(Gradients::of(llm, grads));
+        let mut all = InOrder(&gradients, Vec::new());
+        llm.visit(&mut all);
+        (loss.into_scalar(), all.1)
+    }
+
+    fn loss(llm: &Llama, hidden: Tensor<3>) -> Tensor<1> {
+        llm.logits(hidden).square().mean()
+    }
+
+    fn checkpointed(llm: &Llama, device: &Device, seed: Option<u64>) -> LossAndGradients {
+        let embeds = llm.embed(numbers(3, device));
+        let mask = causal_mask(LENGTH, LENGTH, device);
+        let layers = CheckpointedLayers::forward(llm, embeds, numbers(0, device), mask, seed);
+        let loss = loss(llm, llm.normalised(layers.output()));
+        backward(llm, loss, Some(layers))
+    }
+
+    #[test]
+    fn gradients_are_those_of_what_is_kept() {
+        let device = Device::flex().autodiff();
+        for tied in [false, true] {
+            let llm = llm(tied, &device);
+            let embeds = llm.embed(numbers(3, &device));
+            let mask = causal_mask(LENGTH, LENGTH, &device);
+            let hidden = llm.forward(embeds, numbers(0, &device), Some(mask), None);
+            let kept = backward(&llm, loss(&llm, hidden), None);
+            assert!(kept.1.iter().all(Option::is_some));
+            assert_eq!(checkpointed(&llm, &device, None), kept, "tied: {tied}");
+        }
+    }
+
+    /// What is dropped going back is what was dropped going forward: otherwise the gradients would be
+    /// those of another loss.
+    #[test]
+    fn dropout_is_the_same_both_times() {
+        let device = Device::flex().autodiff();
+        let llm = adapted(llm(false, &device), &device);
+        let seed = 7;
+        // All activations kept, each layer with the dropout that it has there.
+        let kept = || {
+            let rotation = llm.rotation(numbers(0, &device));
+            let dropout = DropoutSeed {
+                device: device.clone(),
+                seed,
+            };
+            let mut x = llm.embed(numbers(3, &device));
+            for (index, layer) in llm.model.layers.iter().enumerate() {
+                dropout.apply(index);
+                let mask = causal_mask(LENGTH, LENGTH, &device);
+                x = layer.forward(x, &rotation, Some(mask), None);
+            }
+            backward(&llm, loss(&llm, llm.normalised(x)), None)
+        };
+        assert!(kept().1.iter().flatten().count() == 3 * 7 * 2);
+        assert_ne!(checkpointed(&llm, &device, Some(seed + 1)).0, kept().0);
+        // The device's generator is that of all tests at once, and another may use it in between: not
+        // every time.
+        let mut attempts = (0..50).map(|_| checkpointed(&llm, &device, Some(seed)) == kept());
+        assert!(attempts.any(|same| same));
+    }
+}

@@ -1,0 +1,430 @@
+//! The two stages of the vision tower (paper section 3.1).
+//!
+//! *Align*: image and text encoder learn a common space with the sigmoid contrastive loss. It stands
+//! for starting from weights that are already aligned.
+//!
+//! *Tower*: the text encoder stays as it is, and the quantized features learn to match its texts and to be
+//! reconstructed, in pixels, in looks (LPIPS) and to a discriminator that judges them. The codebooks follow the
+//! features as running means.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::held_out::held_out;
+use crate::data::nano::Split;
+use crate::data::seed::mix;
+use crate::parts::ModelPart;
+use crate::tower::siglip::{TextModel, normalise};
+use crate::tower::{CodebookUpdate, RqVaeSiglip};
+use crate::training::data::captioned_images::{CaptionedImage, CaptionedImageMaker};
+use crate::training::distributed::ProcessGroup;
+use crate::training::losses::adversarial::{
+    PixelGrad, adaptive_weight, decoder_loss, discriminator_loss, gradient_only,
+};
+use crate::training::losses::{Lpips, contrastive};
+use crate::training::model::TowerWithDiscriminator;
+use crate::training::optimizer::Gradients;
+use crate::training::recipe::{self, Contrastive, PixelLoss, Recipe};
+use crate::training::run_folder::sample_sheet::save_sheet;
+use crate::training::trainer::{BatchLosses, Objective};
+use crate::{Error, Result};
+
+/// Held-out pictures an evaluation looks at, and how many of them at once.
+const EVALUATED: usize = 128;
+const AT_ONCE: usize = 32;
+/// Pictures on a sample sheet.
+const SHOWN: usize = 16;
+/// The vision encoder's position embeddings.
+const POSITIONS: &str = "siglip_model.vision_model.embeddings.position_embedding.";
+
+/// A batch: pixels `[n, 3, size, size]`, ids `[n, tokens]`.
+fn tensors(batch: &[CaptionedImage], size: usize, device: &Device) -> (Tensor<4>, Tensor<2, Int>) {
+    let pixels: Vec<f32> = batch
+        .iter()
+        .flat_map(|made| &made.pixels)
+        .copied()
+        .collect();
+    let ids: Vec<i64> = batch.iter().flat_map(|made| &made.ids).copied().collect();
+    let (count, tokens) = (batch.len(), ids.len() / batch.len());
+    let pixels = TensorData::new(pixels, [count, 3, size, size]);
+    let ids = TensorData::new(ids, [count, tokens]);
+    (
+        Tensor::from_data(pixels, device),
+        Tensor::from_data(ids, device),
+    )
+}
+
+/// Which of the two stages.
+enum Stage {
+    Align(Contrastive),
+    Tower(Box<TowerStage>),
+}
+
+/// Whether a stage of the tower trains the parameter at this path; `no_positions`: position embeddings stay.
+pub fn is_trained(objective: &recipe::Objective, no_positions: bool, path: &str) -> bool {
+    let encoders = [
+        ModelPart::VisionEncoder,
+        ModelPart::TextEncoder,
+        ModelPart::ContrastiveLogits,
+    ];
+    match (objective, ModelPart::of(path)) {
+        _ if no_positions && path.starts_with(POSITIONS) => false,
+        (recipe::Objective::Tower(losses), part) => match part {
+            Some(ModelPart::Discriminator) => losses.adversarial.is_some(),
+            Some(ModelPart::TextEncoder) => losses.from_scratch,
+            part => part != Some(ModelPart::Quantizer),
+        },
+        (_, part) => part.is_some_and(|part| encoders.contains(&part)),
+    }
+}
+
+/// The objective of both stages.
+pub struct TowerObjective {
+    objective: recipe::Objective,
+    stage: Stage,
+    maker: CaptionedImageMaker,
+    seed: u64,
+    /// Positions of a picture.
+    positions: usize,
+    no_positions: bool,
+    device: Device,
+    held_out: Vec<CaptionedImage>,
+    group: Arc<ProcessGroup>,
+}
+
+impl TowerObjective {
+    /// Of the stage number `index`, with the network that its perceptual loss needs.
+    pub fn new(
+        recipe: &Recipe,
+        index: usize,
+        lpips: Option<Lpips>,
+        maker: CaptionedImageMaker,
+        tower: &RqVaeSiglip,
+        device: &Device,
+        group: Arc<ProcessGroup>,
+    ) -> Result<Self> {
+        let stage = match &recipe.stages[index].objective {
+            recipe::Objective::Align(align) => Stage::Align(align.contrastive_loss),
+            recipe::Objective::Tower(losses) => {
+                let first = match index {
+                    0 => 0,
+                    _ => recipe.stage_ends()[index - 1],
+                };
+                let texts = &tower.siglip_model.text_model;
+                Stage::Tower(Box::new(TowerStage {
+                    lpips,
+                    texts: (!losses.from_scratch).then(|| texts.clone().valid()),
+                    start: losses
+                        .adversarial
+                        .map(|settings| first + settings.start_step),
+                    losses: losses.clone(),
+                }))
+            }
+            _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
+        };
+        let [rows, columns, _] = tower.quantizer.code_shape();
+        // The same pictures every time; of the nano world, part of them is of the gallery's unseen emoji.
+        // Only rank 0 looks at them.
+        let count = if group.is_main() { EVALUATED } else { 0 };
+        let held_out = held_out(&maker, &recipe.data, count)?.unwrap_or_else(|| {
+            let scene = |index| maker.picture(Split::Validation, 0, index);
+            (0..count as u64).map(scene).collect()
+        });
+        Ok(Self {
+            objective: recipe.stages[index].objective.clone(),
+            stage,
+            maker,
+            seed: recipe.seed,
+            positions: rows * columns,
+            no_positions: recipe.model.no_position_embedding,
+            device: device.clone(),
+            held_out,
+            group,
+        })
+    }
+}
+
+/// What the codebooks learn from besides a batch: chance, and the batches of the other ranks.
+struct Codebooks<'a> {
+    chance: ChaCha8Rng,
+    group: &'a ProcessGroup,
+}
+
+impl CodebookUpdate for Codebooks<'_> {
+    fn choose(&mut self, length: usize, count: usize) -> Vec<usize> {
+        self.chance.choose(length, count)
+    }
+
+    fn noise(&mut self, count: usize) -> Vec<f32> {
+        self.chance.noise(count)
+    }
+
+    fn gather(&mut self, vectors: Tensor<2>, codes: Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
+        (
+            self.group.all_gather_rows(vectors),
+            self.group.all_gather_codes(codes),
+        )
+    }
+}
+
+fn align(
+    kind: Contrastive,
+    tower: &RqVaeSiglip,
+    pixels: Tensor<4>,
+    ids: Tensor<2, Int>,
+    group: &ProcessGroup,
+) -> BatchLosses {
+    // Pictures and texts are compared with those of all ranks.
+    let images = group.all_gather_rows_with_grad(tower.image_embeds(pixels, false));
+    let texts = group.all_gather_rows_with_grad(tower.text_embeds(ids));
+    let contrastive = contrastive(kind, &tower.siglip_model, images, texts);
+    BatchLosses {
+        total: contrastive.clone(),
+        parts: vec![("contrastive", contrastive)],
+        gradients: Gradients::default(),
+        checkpointed: None,
+    }
+}
+
+/// The stage in which the tower learns to reconstruct and match. The total is what is minimised; decoder
+/// and discriminator play for the gradients of their losses only.
+struct TowerStage {
+    losses: recipe::Tower,
+    lpips: Option<Lpips>,
+    /// The frozen text encoder, without autodiff; none if it is trained too.
+    texts: Option<TextModel>,
+    /// Steps of the run before decoder and discriminator play, if they do.
+    start: Option<u64>,
+}
+
+impl TowerStage {
+    fn losses(
+        &self,
+        model: &mut TowerWithDiscriminator,
+        pixels: Tensor<4>,
+        ids: Tensor<2, Int>,
+        step: u64,
+        codebooks: &mut Codebooks,
+    ) -> BatchLosses {
+        let weights = &self.losses;
+        let TowerWithDiscriminator {
+            tower,
+            discriminator,
+        } = model;
+        let texts = match &self.texts {
+            Some(frozen) => {
+                let texts = Tensor::from_inner(normalise(frozen.pooled(ids.inner())));
+                codebooks.group.all_gather_rows(texts)
+            }
+            None => codebooks
+                .group
+                .all_gather_rows_with_grad(tower.text_embeds(ids)),
+        };
+        let features = tower.features(pixels.clone());
+        let quantized = tower.quantizer.forward_train(features, codebooks);
+        let images = tower.feature_embeds(quantized.z_q.clone());
+        let images = codebooks.group.all_gather_rows_with_grad(images);
+        let contrastive = contrastive(weights.contrastive_loss, &tower.siglip_model, images, texts);
+        let features = tower.decoder_features(quantized.z_q);
+        let reconstructed = tower.decoder.pixels(features.clone());
+        let mut parts = vec![("contrastive", contrastive.clone())];
+        let plays = self.start.is_some_and(|start| step >= start);
+        let (reconstruction, judged) = match (discriminator, &weights.adversarial) {
+            (Some(discriminator), Some(settings)) if plays => {
+                let reconstruction = PixelGrad::of(&reconstructed, |images| {
+                    self.reconstruction_loss(images, &pixels, &mut parts)
+                });
+                let opponent = discriminator.valid();
+                let adversarial = PixelGrad::of(&reconstructed, |images| {
+                    decoder_loss(opponent.forward(images))
+                });
+                let lambda = adaptive_weight(
+                    &tower.decoder.conv_out,
+                    features,
+                    &reconstruction,
+                    &adversarial,
+                );
+                let real = discriminator.forward(pixels);
+                let judged =
+                    discriminator_loss(real, discriminator.forward(reconstructed.clone().detach()));
+                parts.extend([
+                    ("adversarial", adversarial.loss.clone()),
+                    ("adaptive_weight", lambda.clone()),
+                    ("discriminator", judged.clone()),
+                ]);
+                let both = reconstruction.add_grad(&adversarial, lambda * settings.weight);
+                (both.attach(reconstructed), Some(judged))
+            }
+            _ => (
+                self.reconstruction_loss(reconstructed, &pixels, &mut parts),
+                None,
+            ),
+        };
+        let commitment = quantized.commitment_loss;
+        parts.push(("commitment", commitment.clone()));
+        let reconstruction = reconstruction + commitment * weights.commitment_weight;
+        let total = contrastive * weights.contrastive_weight
+            + reconstruction * weights.reconstruction_weight;
+        let total = match judged {
+            Some(judged) => total + gradient_only(judged),
+            None => total,
+        };
+        BatchLosses {
+            total,
+            parts,
+            gradients: Gradients::default(),
+            checkpointed: None,
+        }
+    }
+
+    /// How far reconstructions are from pictures, in pixels and in looks.
+    fn reconstruction_loss(
+        &self,
+        reconstructed: Tensor<4>,
+        pixels: &Tensor<4>,
+        parts: &mut Vec<(&'static str, Tensor<1>)>,
+    ) -> Tensor<1> {
+        let difference = reconstructed.clone() - pixels.clone();
+        let pixel = match self.losses.pixel_loss {
+            PixelLoss::L1 => difference.abs(),
+            PixelLoss::L2 => difference.square(),
+        };
+        // Rows first: threads share a mean of millions of numbers and add in no fixed order.
+        let pixel = pixel.mean_dim(3).mean();
+        parts.push(("pixel", pixel.clone()));
+        let loss = pixel * self.losses.pixel_weight;
+        let (Some(lpips), Some(perceptual)) = (&self.lpips, &self.losses.perceptual) else {
+            return loss;
+        };
+        let distance = lpips.forward(reconstructed, pixels.clone()).mean();
+        parts.push(("perceptual", distance.clone()));
+        loss + distance * perceptual.weight
+    }
+}
+
+impl Objective<TowerWithDiscriminator> for TowerObjective {
+    type Maker = CaptionedImageMaker;
+
+    fn sample_maker(&self) -> &CaptionedImageMaker {
+        &self.maker
+    }
+
+    fn tokens(&self, sample: &CaptionedImage) -> usize {
+        self.positions + sample.ids.len()
+    }
+
+    fn is_parallel(&self) -> bool {
+        // Quantizing moves the codebooks, and ranks exchange the rows of one batch after the other.
+        matches!(self.stage, Stage::Align(_)) && self.group.world_size() == 1
+    }
+
+    fn is_trained(&self, path: &str) -> bool {
+        is_trained(&self.objective, self.no_positions, path)
+    }
+
+    fn is_adversary(&self, path: &str) -> bool {
+        ModelPart::of(path) == Some(ModelPart::Discriminator)
+    }
+
+    fn losses(
+        &self,
+        model: &mut TowerWithDiscriminator,
+        batch: Vec<CaptionedImage>,
+        step: u64,
+    ) -> Result<BatchLosses> {
+        let (pixels, ids) = tensors(&batch, self.maker.size, &self.device);
+        Ok(match &self.stage {
+            Stage::Align(kind) => align(*kind, &model.tower, pixels, ids, &self.group),
+            Stage::Tower(stage) => {
+                // The same on all ranks, whose codebooks are one.
+                let chance = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
+                let group = &self.group;
+                let mut codebooks = Codebooks { chance, group };
+                stage.losses(model, pixels, ids, step, &mut codebooks)
+            }
+        })
+    }
+
+    /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
+    /// `psnr` in dB; `lpips`, where it is a loss; `codes_used`: share of the codebook's rows in use, over
+    /// all depths.
+    fn evaluate(&self, model: &TowerWithDiscriminator) -> Result<Vec<(&'static str, f64)>> {
+        let model = model.tower.valid();
+        let quantizes = matches!(self.stage, Stage::Tower(_));
+        let lpips = match &self.stage {
+            Stage::Tower(stage) => stage.lpips.as_ref(),
+            Stage::Align(_) => None,
+        };
+        let (mut matched, mut psnr, mut distance) = (0, 0.0, 0.0);
+        let mut used = vec![false; model.quantizer.codes()];
+        if self.held_out.is_empty() {
+            return Ok(Vec::new());
+        }
+        let device = self.device.clone().inner();
+        for batch in self.held_out.chunks(AT_ONCE) {
+            let (pixels, ids) = tensors(batch, self.maker.size, &device);
+            let mut features = model.features(pixels.clone());
+            if quantizes {
+                let quantized = model.quantize(features);
+                for code in quantized.codes.into_data().iter::<i64>() {
+                    used[code as usize] = true;
+                }
+                let images = model.decode(quantized.z_q.clone()).clamp(-1.0, 1.0);
+                if let Some(lpips) = lpips {
+                    let distances = lpips.forward(images.clone(), pixels.clone());
+                    distance += f64::from(distances.sum().into_scalar::<f32>());
+                }
+                let error: Tensor<2> = (images - pixels).square().flatten::<2>(1, 3).mean_dim(1);
+                // The values span 2, so the peak signal is 2.
+                psnr += error
+                    .into_data()
+                    .iter::<f32>()
+                    .map(|error| 10.0 * (4.0 / f64::from(error)).log10())
+                    .sum::<f64>();
+                features = quantized.z_q;
+            }
+            let images = model.feature_embeds(features);
+            let logits = images.matmul(model.text_embeds(ids).transpose());
+            let best = logits.argmax(1).into_data();
+            matched += best
+                .iter::<i64>()
+                .zip(0..)
+                .filter(|(best, own)| best == own)
+                .count();
+        }
+        let count = self.held_out.len() as f64;
+        let mut metrics = vec![("matching", matched as f64 / count)];
+        if quantizes {
+            let share = used.iter().filter(|used| **used).count() as f64 / used.len() as f64;
+            metrics.extend([("psnr", psnr / count), ("codes_used", share)]);
+        }
+        if lpips.is_some() {
+            metrics.push(("lpips", distance / count));
+        }
+        Ok(metrics)
+    }
+
+    /// How well it reconstructs, and before that is learned, how well it matches.
+    fn score(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let psnr = metrics.get("eval/psnr");
+        psnr.or_else(|| metrics.get("eval/matching")).copied()
+    }
+
+    /// Held-out pictures, each with its reconstruction below.
+    fn save_samples(&self, model: &TowerWithDiscriminator, path: &Path) -> Result<()> {
+        if matches!(self.stage, Stage::Align(_)) || self.held_out.is_empty() {
+            return Ok(());
+        }
+        let model = model.tower.valid();
+        let shown = &self.held_out[..SHOWN.min(self.held_out.len())];
+        let (pixels, _) = tensors(shown, self.maker.size, &self.device.clone().inner());
+        let reconstructed = model.decode(model.encode(pixels.clone()).z_q);
+        save_sheet(path, pixels, reconstructed)
+    }
+}

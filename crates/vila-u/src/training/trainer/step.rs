@@ -1,0 +1,192 @@
+//! One optimizer step: losses and gradients of its batches on every rank, then the update.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vila_u_kernels::mixed_precision;
+
+use super::checkpointing::Halt;
+use super::objective::{BatchResult, Sample, forward_backward};
+use super::stage::StageSteps;
+use super::{Objective, Throughput, Trainer};
+use crate::Result;
+use crate::data::seed::mix;
+use crate::training::data::dataloader::DataLoader;
+use crate::training::model::checkpointer::Checkpointer;
+use crate::training::optimizer::{Gradients, ema, schedule};
+use crate::training::run_folder::failure::{Failure, Origin};
+
+/// What the batches of a step come to on one rank.
+#[derive(Default)]
+struct Accumulated {
+    gradients: Gradients,
+    /// By name, of the batches that have them.
+    losses: BTreeMap<String, Vec<f64>>,
+    tokens: usize,
+    /// Waited for data.
+    waiting: Duration,
+    /// Where the samples of each batch are from.
+    origins: Vec<Vec<Origin>>,
+    /// The first batch with a loss that is not finite.
+    failure: Option<Failure>,
+}
+
+impl<C: Checkpointer> Trainer<'_, C> {
+    /// Takes a step. Returns its metrics and how fast it was.
+    pub(super) fn train_step<O: Objective<C::Model>>(
+        &mut self,
+        objective: &O,
+        samples: &mut DataLoader<Sample<C::Model, O>>,
+        stage: StageSteps,
+    ) -> std::result::Result<(BTreeMap<String, f64>, Throughput), Halt> {
+        let start = Instant::now();
+        let recipe = self.recipe;
+        let ranks = self.group.world_size();
+        // Dropout takes random numbers from the device: seeded by the step, it is the same after a resume.
+        let number = self.step * ranks as u64 + self.group.rank() as u64;
+        self.device.seed(mix(recipe.seed, number));
+        let mut step = self.accumulate(objective, samples)?;
+
+        step.gradients.all_reduce_mean(&self.model, &self.group)?;
+        let settings = &recipe.stages[stage.index].optimizer;
+        let is_adversary = |path: &str| objective.is_adversary(path);
+        let norms = step
+            .gradients
+            .clip_norm(&self.model, settings.max_grad_norm, &is_adversary);
+        // A batch that fails is known to its rank, what all of them come to is known to every rank.
+        let failure = self.group.all_gather(step.failure.take())?;
+        if let Some(failure) = failure.into_iter().flatten().next() {
+            return Err(Halt::Failure(failure));
+        }
+        let (mut metrics, tokens, waiting) = self.reduce(&mut step)?;
+        self.data.exchange()?;
+        let loss = metrics.get("loss").copied().unwrap_or_default();
+        self.check_step(norms.iter().sum(), loss, &metrics, step.origins)?;
+        self.recent_losses.push(loss);
+
+        let (done, steps) = (self.step - stage.first, stage.end - stage.first);
+        let learning_rate = schedule::learning_rate(settings, done, steps);
+        self.update(step.gradients, learning_rate, stage);
+        metrics.insert("gradient_norm".into(), norms[0]);
+        metrics.insert("learning_rate".into(), learning_rate);
+        let throughput = Throughput {
+            seconds: start.elapsed().as_secs_f64(),
+            samples: (recipe.batch_size * recipe.gradient_accumulation_steps * ranks) as f64,
+            tokens: tokens as f64,
+            waiting,
+        };
+        Ok((metrics, throughput))
+    }
+
+    /// Forward and backward passes of this rank's batches of a step.
+    fn accumulate<O: Objective<C::Model>>(
+        &mut self,
+        objective: &O,
+        samples: &mut DataLoader<Sample<C::Model, O>>,
+    ) -> Result<Accumulated> {
+        let (step, count) = (self.step, self.recipe.gradient_accumulation_steps);
+        let use_mixed_precision = self.recipe.mixed_precision;
+        let compute = |model: &mut C::Model, batch| -> Result<BatchResult> {
+            let run = || forward_backward(objective, model, batch, step, count);
+            if use_mixed_precision {
+                mixed_precision(run)
+            } else {
+                run()
+            }
+        };
+        let parallel = if objective.is_parallel() {
+            self.pool.count()
+        } else {
+            1
+        };
+        let mut all = Accumulated::default();
+        while all.origins.len() < count {
+            let first = all.origins.len();
+            let asked = Instant::now();
+            let mut batches = Vec::new();
+            for _ in 0..parallel.min(count - first) {
+                let loaded = samples.next_batch(self.recipe.batch_size, &mut self.data)?;
+                let loaded = loaded.into_iter().map(|one| (one.origin, one.sample));
+                let (origins, batch): (_, Vec<_>) = loaded.unzip();
+                all.origins.push(origins);
+                batches.push(batch);
+            }
+            all.waiting += asked.elapsed();
+            all.tokens += (batches.iter().flatten())
+                .map(|sample| objective.tokens(sample))
+                .sum::<usize>();
+            let computed = self.pool.run(&mut self.model, batches, compute)?;
+            for ((losses, gradients), batch) in computed.into_iter().zip(first..) {
+                for (name, value) in &losses {
+                    if all.failure.is_none() && !value.is_finite() {
+                        let reason = format!("the {name} became {value}");
+                        let origins = &all.origins[batch];
+                        all.failure = Some(Failure::new(self.step + 1, reason, &losses, origins));
+                    }
+                    all.losses.entry(name.clone()).or_default().push(*value);
+                }
+                all.gradients.add(gradients);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The means of the losses over the batches of all ranks, the tokens of all ranks, and the seconds that a
+    /// rank waited for data.
+    fn reduce(&self, step: &mut Accumulated) -> Result<(BTreeMap<String, f64>, usize, f64)> {
+        let own = (
+            std::mem::take(&mut step.losses),
+            step.tokens,
+            step.waiting.as_secs_f64(),
+        );
+        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let (mut tokens, mut waiting) = (0, 0.0);
+        for (losses, read, waited) in self.group.all_gather(own)? {
+            for (name, values) in losses {
+                all.entry(name).or_default().extend(values);
+            }
+            tokens += read;
+            waiting += waited / self.group.world_size() as f64;
+        }
+        // Not every batch has every loss.
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let means = all.into_iter().map(|(name, values)| (name, mean(values)));
+        Ok((means.collect(), tokens, waiting))
+    }
+
+    /// Fails a step whose gradient or loss is not finite, or whose loss is a spike.
+    fn check_step(
+        &self,
+        norm: f64,
+        loss: f64,
+        metrics: &BTreeMap<String, f64>,
+        origins: Vec<Vec<Origin>>,
+    ) -> std::result::Result<(), Halt> {
+        let limit = self
+            .recent_losses
+            .spike_limit(self.recipe.loss_spike_factor);
+        let reason = if !norm.is_finite() {
+            format!("the gradient norm became {norm}")
+        } else if !loss.is_finite() {
+            format!("the loss became {loss}")
+        } else if loss > limit {
+            format!("the loss spiked to {loss:.4} (above {limit:.4}, see `loss_spike_factor`)")
+        } else {
+            return Ok(());
+        };
+        let origins = self.group.all_gather(origins.concat())?.concat();
+        let failure = Failure::new(self.step + 1, reason, metrics, &origins);
+        Err(Halt::Failure(failure))
+    }
+
+    fn update(&mut self, gradients: Gradients, learning_rate: f64, stage: StageSteps) {
+        let settings = &self.recipe.stages[stage.index].optimizer;
+        let model = self.model.clone();
+        self.model = self
+            .optimizer
+            .step(model, gradients, learning_rate, settings);
+        if let (Some(decay), Some(ema)) = (self.recipe.ema_decay, self.ema.take()) {
+            self.ema = Some(ema::update(ema, &self.model, decay, self.step + 1));
+        }
+    }
+}
