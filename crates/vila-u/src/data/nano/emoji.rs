@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use twemoji_assets::svg::SvgTwemojiAsset;
 
-use super::scene::Split;
+use super::Split;
 
 /// One piece of Twemoji art with its Unicode (CLDR) name; three objects go by a shorter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

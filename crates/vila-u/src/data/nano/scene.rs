@@ -8,11 +8,10 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{
-    Emoji, emoji,
+    Emoji, Split, emoji,
     sprite::{Sprite, sprite},
     stable_hash,
 };
-use crate::{Error, Result};
 
 /// A background colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,56 +35,6 @@ pub const COLOURS: [Colour; 9] = [
 
 const fn colour(name: &'static str, rgb: [u8; 3]) -> Colour {
     Colour { name, rgb }
-}
-
-/// Which part of the world a scene comes from. No combination and no gallery emoji is in two of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    Train,
-    /// What choices are made by: when to stop, and how to sample.
-    Validation,
-    /// What is reported.
-    Test,
-}
-
-impl Split {
-    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
-
-    /// As on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
-
-    pub fn parse(name: &str) -> Result<Self> {
-        let named = Self::ALL.into_iter().find(|split| split.name() == name);
-        named.ok_or_else(|| Error::usage(format!("the nano world has no split {name}")))
-    }
-
-    /// The split of what has this key, by a hash of it: one in `out_of` is held out, a third of these for validation.
-    pub(super) fn of(key: &str, out_of: u64) -> Self {
-        let hash = stable_hash(key);
-        match (hash.is_multiple_of(out_of), hash.is_multiple_of(3 * out_of)) {
-            (_, true) => Self::Validation,
-            (true, _) => Self::Test,
-            (false, _) => Self::Train,
-        }
-    }
-
-    /// The split of what is made of several parts: that of those held out. None where they are of both kinds.
-    pub(super) fn of_all(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
-        parts
-            .into_iter()
-            .try_fold(Self::Train, |all, part| match (all, part) {
-                (Self::Train, part) => Some(part),
-                (all, Self::Train) => Some(all),
-                (all, part) => (all == part).then_some(all),
-            })
-    }
 }
 
 /// One of nine places; `column` and `row` are 0 (left, top), 1 (middle) or 2 (right, bottom).

@@ -1,0 +1,163 @@
+//! Products of bfloat16 factors on AMX, the tile unit of Intel's server CPUs since 2023 (Intel SDM, volume 1, chapter
+//! 18).
+//!
+//! A tile is 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16 x 16 sums the product of 16 x 32 and 32 x 16
+//! factors, of which the left one lies by rows, and the right one in pairs along the summed dimension. Both factors are
+//! rounded to bfloat16 and laid out so, tile after tile in the order in which they are multiplied; sums stay `f32`.
+//!
+//! The instructions are written out, as their intrinsics are not stable. No value lives in a tile register from one
+//! `asm!` block to the next; what does is the shape of the tiles, which every thread sets before it multiplies and
+//! gives back before it idles.
+
+mod gemm;
+mod multiply;
+mod pack;
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use crate::precision::pair;
+
+pub(crate) use gemm::gemm;
+pub(crate) use multiply::{multiply_along, multiply_signals};
+pub(crate) use pack::gather;
+
+/// Rows and columns of a block of sums: two by two tiles.
+pub(crate) const BLOCK: usize = 32;
+/// Rows of a tile, and pairs or sums in a row.
+pub(crate) const SIDE: usize = 16;
+/// Numbers of the summed dimension in a tile.
+pub(crate) const DEPTH: usize = 32;
+
+/// A row of a tile of factors: sixteen pairs. Tiles are [`SIDE`] of them.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Row([u32; SIDE]);
+
+impl Row {
+    pub const ZERO: Self = Self([0; SIDE]);
+
+    /// Pairs of neighbours.
+    pub fn of(numbers: [f32; DEPTH]) -> Self {
+        Self(std::array::from_fn(|at| {
+            pair(numbers[2 * at], numbers[2 * at + 1]).to_bits()
+        }))
+    }
+}
+
+/// Whether this machine has the unit, and the system lets this process use it.
+pub(crate) fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        // AMX-BF16 and AMX-TILE, and the state that the system keeps of a thread: tile shapes and tiles.
+        const UNIT: u32 = 1 << 22 | 1 << 24;
+        const STATE: u64 = 1 << 17 | 1 << 18;
+        if !is_x86_feature_detected!("avx512bf16") || !is_x86_feature_detected!("xsave") {
+            return false;
+        }
+        // SAFETY: this leaf is there where AVX-512 is; XGETBV is there with XSAVE.
+        let has_unit = __cpuid_count(7, 0).edx & UNIT == UNIT;
+        has_unit && unsafe { kept_state() } & STATE == STATE && permitted()
+    })
+}
+
+/// # Safety
+/// The CPU has XSAVE.
+#[target_feature(enable = "xsave")]
+unsafe fn kept_state() -> u64 {
+    unsafe { _xgetbv(0) }
+}
+
+/// Asks Linux for the room that tiles take in every thread's state: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let mut outcome = ARCH_PRCTL;
+    // SAFETY: a system call that changes what this process may do and nothing in its memory.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") outcome,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    outcome == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// While it lives, this thread's tiles have 16 rows of 64 bytes.
+pub(crate) struct Shape(());
+
+impl Shape {
+    pub fn set() -> Self {
+        #[repr(C, align(64))]
+        struct Config {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        let mut config = Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        config.row_bytes[..8].fill(64);
+        config.rows[..8].fill(16);
+        assert!(available(), "no tile unit");
+        // SAFETY: the unit is there, and the configuration a valid one.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        Self(())
+    }
+}
+
+impl Drop for Shape {
+    fn drop(&mut self) {
+        // SAFETY: the unit is there, or there would be no shape.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// A block of sums, by rows.
+#[repr(C, align(64))]
+pub(crate) struct Sums(pub [[f32; BLOCK]; BLOCK]);
+
+impl Sums {
+    pub const ZERO: Self = Self([[0.0; BLOCK]; BLOCK]);
+
+    /// Adds columns `columns..` of all sums to the lines, as far as there are any.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn add_to(&self, lines: &mut [&mut [f32]], column: usize) {
+        for (line, sums) in lines.iter_mut().zip(&self.0) {
+            let line = &mut line[column..];
+            for (half, sums) in sums.as_chunks::<16>().0.iter().enumerate() {
+                let width = line.len().saturating_sub(16 * half).min(16);
+                let mask = ((1_u32 << width) - 1) as __mmask16;
+                // SAFETY: what the mask leaves out is neither read nor written; the rest is within the line.
+                unsafe {
+                    let to = line.as_mut_ptr().wrapping_add(16 * half);
+                    let sum = _mm512_loadu_ps(sums.as_ptr());
+                    let sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
+                    _mm512_mask_storeu_ps(to, mask, sum);
+                }
+            }
+        }
+    }
+}

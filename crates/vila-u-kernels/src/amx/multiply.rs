@@ -1,0 +1,154 @@
+//! The instructions that multiply tiles.
+
+use std::arch::asm;
+
+use super::{BLOCK, DEPTH, Row, SIDE, Shape, Sums};
+
+/// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
+pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
+    assert!(left.len() == right.len() && left.len() >= BLOCK && left.len().is_multiple_of(BLOCK));
+    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{left} + {row}]",
+            "tileloadd tmm6, [{right} + {row}]",
+            "tileloadd tmm7, [{right} + {row} + 1024]",
+            "tileloadd tmm5, [{left} + {row} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {left}, 2048",
+            "add {right}, 2048",
+            "dec {depth}",
+            "jnz 2b",
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 64], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 2112], tmm3",
+            left = inout(reg) left.as_ptr() => _,
+            right = inout(reg) right.as_ptr() => _,
+            depth = inout(reg) left.len() / BLOCK => _,
+            sums = in(reg) sums.0.as_mut_ptr(),
+            row = in(reg) 64_usize,
+            line = in(reg) 128_usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}
+
+/// The product of the left factor's tiles `[depth][2]` and of right ones that lie in signals of pairs: from one row of
+/// such a tile to the next are `length` pairs, and `offsets` says where they begin.
+pub(crate) fn multiply_signals(
+    _: &Shape,
+    left: &[Row],
+    signals: &[f32],
+    length: usize,
+    offsets: &[usize],
+    sums: &mut Sums,
+) {
+    let last = offsets.iter().max().map_or(0, |last| *last);
+    assert!(!offsets.is_empty() && left.len() == BLOCK * offsets.len());
+    assert!(last + (SIDE - 1) * length + BLOCK <= signals.len());
+    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "mov {right}, [{offsets}]",
+            "lea {right}, [{signals} + 4 * {right}]",
+            "tileloadd tmm4, [{left} + {row}]",
+            "tileloadd tmm6, [{right} + {length}]",
+            "tileloadd tmm7, [{right} + {length} + 64]",
+            "tileloadd tmm5, [{left} + {row} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {left}, 2048",
+            "add {offsets}, 8",
+            "dec {depth}",
+            "jnz 2b",
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 64], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 2112], tmm3",
+            left = inout(reg) left.as_ptr() => _,
+            offsets = inout(reg) offsets.as_ptr() => _,
+            depth = inout(reg) offsets.len() => _,
+            right = out(reg) _,
+            signals = in(reg) signals.as_ptr(),
+            length = in(reg) 4 * length,
+            sums = in(reg) sums.0.as_mut_ptr(),
+            row = in(reg) 64_usize,
+            line = in(reg) 128_usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}
+
+/// Sums along signals: of the left factor, 32 signals of bfloat16, `length` numbers from one to the next; of the right
+/// one, two runs of pairs of numbers, sixteen signals side by side. `depth` tiles of each.
+pub(crate) fn multiply_along(
+    _: &Shape,
+    left: &[u16],
+    length: usize,
+    right: [&[Row]; 2],
+    depth: usize,
+    sums: &mut Sums,
+) {
+    assert!(depth > 0 && (BLOCK - 1) * length + depth * DEPTH <= left.len());
+    assert!(right.iter().all(|right| depth * SIDE <= right.len()));
+    // SAFETY: the shape of the tiles is set; tiles are read within the slices, and sums written within theirs.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{upper} + {length}]",
+            "tileloadd tmm6, [{first} + {row}]",
+            "tileloadd tmm7, [{second} + {row}]",
+            "tileloadd tmm5, [{lower} + {length}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {upper}, 64",
+            "add {lower}, 64",
+            "add {first}, 1024",
+            "add {second}, 1024",
+            "dec {depth}",
+            "jnz 2b",
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 64], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 2112], tmm3",
+            upper = inout(reg) left.as_ptr() => _,
+            lower = inout(reg) left[SIDE * length..].as_ptr() => _,
+            first = inout(reg) right[0].as_ptr() => _,
+            second = inout(reg) right[1].as_ptr() => _,
+            depth = inout(reg) depth => _,
+            length = in(reg) 2 * length,
+            sums = in(reg) sums.0.as_mut_ptr(),
+            row = in(reg) 64_usize,
+            line = in(reg) 128_usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Factors of a product rounded to bfloat16 and laid out as tiles.
+
+use std::arch::x86_64::*;
+
+use rayon::prelude::*;
+
+use super::{BLOCK, DEPTH, Row, SIDE, available};
+use crate::matmul::Matrix;
+
+/// Rows that one thread should pack at least.
+const PACKED_TOGETHER: usize = 512;
+
+/// Numbers to become tiles: `count` vectors along the summed dimension, `inner` numbers long.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    data: &'a [f32],
+    count: usize,
+    inner: usize,
+    /// Whether a vector is a run of memory; otherwise the vectors' first numbers are, then their second ones.
+    runs: bool,
+    left: bool,
+}
+
+impl<'a> Factor<'a> {
+    /// The rows of `a` in `a b`.
+    pub fn left(a: Matrix<'a>) -> Self {
+        Self {
+            data: a.data,
+            count: a.rows,
+            inner: a.columns,
+            runs: !a.transposed,
+            left: true,
+        }
+    }
+
+    /// The columns of `b` in `a b`.
+    pub fn right(b: Matrix<'a>) -> Self {
+        Self {
+            data: b.data,
+            count: b.columns,
+            inner: b.rows,
+            runs: b.transposed,
+            left: false,
+        }
+    }
+
+    /// Tiles along the summed dimension.
+    pub fn depth(&self) -> usize {
+        self.inner.div_ceil(DEPTH)
+    }
+
+    /// All of it as tiles, `[block of vectors][depth][2]`. Beyond the last vector and the last number are zeros.
+    pub fn pack(self, rows: &mut Vec<Row>) -> &[Row] {
+        assert!(available() && self.data.len() == self.count * self.inner);
+        let block = BLOCK * self.depth();
+        let size = self.count.div_ceil(BLOCK) * block;
+        if rows.len() < size {
+            rows.resize(size, Row::ZERO);
+        }
+        let rows = &mut rows[..size];
+        let blocks = rows.par_chunks_mut(block);
+        let blocks = blocks.with_min_len(PACKED_TOGETHER.div_ceil(block));
+        blocks.enumerate().for_each(|(block, rows)| {
+            for (at, tile) in rows.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+                let first = block * BLOCK + at % 2 * SIDE;
+                // SAFETY: the CPU has AVX-512 with BF16, as `available` says.
+                unsafe { self.pack_tile(first, at / 2 * DEPTH, tile) };
+            }
+        });
+        rows
+    }
+
+    /// # Safety
+    /// The CPU has the features named here.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn pack_tile(self, first: usize, from: usize, tile: &mut [Row; SIDE]) {
+        let count = self.count.saturating_sub(first).min(16);
+        let length = (self.inner - from).min(DEPTH);
+        let mask = |length: usize| ((1_u32 << length.min(16)) - 1) as __mmask16;
+        let mut rows = [_mm512_setzero_si512(); 16];
+        // SAFETY: what a mask leaves out is not read; the rest is within `data`.
+        unsafe {
+            if self.runs {
+                let (low, high) = (mask(length), mask(length.saturating_sub(16)));
+                for (x, row) in rows.iter_mut().enumerate().take(count) {
+                    let run = self.data.as_ptr().add((first + x) * self.inner + from);
+                    let low = _mm512_maskz_loadu_ps(low, run);
+                    let high = _mm512_maskz_loadu_ps(high, run.wrapping_add(16));
+                    *row = bits(_mm512_cvtne2ps_pbh(high, low));
+                }
+            } else {
+                let kept = mask(count);
+                let at = |k: usize| {
+                    let kept = if k < self.inner { kept } else { 0 };
+                    _mm512_maskz_loadu_ps(
+                        kept,
+                        self.data.as_ptr().wrapping_add(k * self.count + first),
+                    )
+                };
+                // Words of the first half and of the second in turn.
+                let pairs = _mm512_loadu_si512(PAIRS.as_ptr().cast());
+                for (pair, row) in rows.iter_mut().enumerate().take(length.div_ceil(2)) {
+                    let k = from + 2 * pair;
+                    let both = bits(_mm512_cvtne2ps_pbh(at(k + 1), at(k)));
+                    *row = _mm512_permutexvar_epi16(pairs, both);
+                }
+            }
+            if self.runs != self.left {
+                transpose(&mut rows);
+            }
+            for (row, to) in rows.into_iter().zip(tile) {
+                _mm512_store_si512(to.0.as_mut_ptr().cast(), row);
+            }
+        }
+    }
+}
+
+/// 0, 16, 1, 17, ...
+static PAIRS: [u16; 32] = {
+    let mut pairs = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        pairs[at] = (at / 2 + at % 2 * 16) as u16;
+        at += 1;
+    }
+    pairs
+};
+
+#[inline(always)]
+fn bits(numbers: __m512bh) -> __m512i {
+    // SAFETY: both are 64 bytes of plain bits.
+    unsafe { std::mem::transmute(numbers) }
+}
+
+/// Rows become columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: &mut [__m512i; 16]) {
+    // Pairs of numbers, then pairs of these: four rows at a time inside quarters of the registers.
+    for four in rows.as_chunks_mut::<4>().0 {
+        let [a, b, c, d] = *four;
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        *four = [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ef, gh),
+            _mm512_unpackhi_epi64(ef, gh),
+        ];
+    }
+    // Then the quarters themselves.
+    for at in 0..4 {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|four| rows[four + at]);
+        let (ab, cd) = (
+            _mm512_shuffle_i32x4(a, b, 0b1000_1000),
+            _mm512_shuffle_i32x4(c, d, 0b1000_1000),
+        );
+        let (ef, gh) = (
+            _mm512_shuffle_i32x4(a, b, 0b1101_1101),
+            _mm512_shuffle_i32x4(c, d, 0b1101_1101),
+        );
+        rows[at] = _mm512_shuffle_i32x4(ab, cd, 0b1000_1000);
+        rows[8 + at] = _mm512_shuffle_i32x4(ab, cd, 0b1101_1101);
+        rows[4 + at] = _mm512_shuffle_i32x4(ef, gh, 0b1000_1000);
+        rows[12 + at] = _mm512_shuffle_i32x4(ef, gh, 0b1101_1101);
+    }
+}
+
+/// A tile of 32 numbers of sixteen signals of bfloat16, `length` numbers from one to the next: a row is a pair of
+/// neighbours of each.
+pub(crate) fn gather(signals: &[u16], length: usize, tile: &mut [Row; SIDE]) {
+    assert!(available() && (SIDE - 1) * length + DEPTH <= signals.len());
+    // SAFETY: the CPU has AVX-512, as `available` says; what is read is within the signals.
+    unsafe {
+        let signal = |at: usize| _mm512_loadu_si512(signals.as_ptr().add(at * length).cast());
+        let mut rows: [__m512i; SIDE] = std::array::from_fn(signal);
+        transpose(&mut rows);
+        for (row, to) in rows.into_iter().zip(tile) {
+            _mm512_store_si512(to.0.as_mut_ptr().cast(), row);
+        }
+    }
+}
