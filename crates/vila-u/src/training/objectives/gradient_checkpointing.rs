@@ -195,12 +195,6 @@ mod tests {
         loss: Tensor<1>,
         checkpointed: Option<CheckpointedLayers>,
     ) -> LossAndGradients {
-        struct InOrder<'a>(&'a Gradients, Vec<Option<Vec<f32>>>);
-        impl ModuleVisitor for InOrder<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.1.push(self.0.get(param.id).map(<[f32]>::to_vec));
-            }
-        }
         let mut grads = loss.backward();
         let mut gradients = Gradients::default();
         if let Some(layers) = checkpointed {
@@ -211,9 +205,7 @@ mod tests {
             }
         }
         gradients.add(Gradients::of(llm, grads));
-        let mut all = InOrder(&gradients, Vec::new());
-        llm.visit(&mut all);
-        (loss.into_scalar(), all.1)
+        (loss.into_scalar(), gradients.in_order(llm))
     }
 
     fn loss(llm: &Llama, hidden: Tensor<3>) -> Tensor<1> {

@@ -26,9 +26,13 @@ impl Gradients {
         Self(collect.gradients)
     }
 
+    /// Of every parameter in the module's order, where it has one.
     #[cfg(test)]
-    pub fn get(&self, id: ParamId) -> Option<&[f32]> {
-        self.0.get(&id).map(Vec::as_slice)
+    pub fn in_order<M: Module>(&self, model: &M) -> Vec<Option<Vec<f32>>> {
+        let parameters = parameters::list(model).into_iter();
+        parameters
+            .map(|parameter| self.0.get(&parameter.id).cloned())
+            .collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
