@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 /// What is known of a parameter before it is initialised.
 #[derive(Clone, Debug)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     pub path: String,
     pub id: ParamId,
     pub shape: Vec<usize>,
@@ -15,13 +15,13 @@ pub struct Parameter {
 
 impl Parameter {
     /// How many numbers it has.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
 /// Every parameter in the module's order; none of them is initialised by this.
-pub fn list<M: Module>(module: &M) -> Vec<Parameter> {
+pub(crate) fn list<M: Module>(module: &M) -> Vec<Parameter> {
     struct List(Vec<Parameter>);
     impl Visitor for List {
         fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
@@ -38,22 +38,22 @@ pub fn list<M: Module>(module: &M) -> Vec<Parameter> {
 }
 
 /// Looks at parameters.
-pub trait Visitor {
+pub(crate) trait Visitor {
     fn visit<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>);
 }
 
 /// Shows every parameter to the visitor, in the module's order.
-pub fn visit<M: Module>(module: &M, visitor: &mut impl Visitor) {
+pub(crate) fn visit<M: Module>(module: &M, visitor: &mut impl Visitor) {
     module.visit(&mut Walk::new(visitor));
 }
 
 /// Replaces parameters.
-pub trait Mapper {
+pub(crate) trait Mapper {
     fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
 }
 
 /// The module with what the mapper makes of every parameter, in the module's order.
-pub fn map<M: Module>(module: M, mapper: &mut impl Mapper) -> M {
+pub(crate) fn map<M: Module>(module: M, mapper: &mut impl Mapper) -> M {
     module.map(&mut Walk::new(mapper))
 }
 

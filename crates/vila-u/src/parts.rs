@@ -2,7 +2,7 @@
 
 /// A part that is trained, counted or loaded on its own (paper, figures 1 and 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelPart {
+pub(crate) enum ModelPart {
     /// The LLaMA decoder of text and visual tokens.
     LanguageModel,
     /// Maps visual features to embeddings of the language model.
@@ -27,7 +27,7 @@ pub enum ModelPart {
 const TOWER: &str = "vision_tower.rqvaesiglip.";
 
 impl ModelPart {
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::LanguageModel,
         Self::Projector,
         Self::DepthTransformer,
@@ -40,7 +40,7 @@ impl ModelPart {
     ];
 
     /// What tables and messages call it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LanguageModel => "language model",
             Self::Projector => "projector",
@@ -71,7 +71,7 @@ impl ModelPart {
     }
 
     /// The part that the parameter at this path belongs to, in the whole model or in a tower alone.
-    pub fn of(path: &str) -> Option<Self> {
+    pub(crate) fn of(path: &str) -> Option<Self> {
         let path = path.strip_prefix(TOWER).unwrap_or(path);
         let has = |part: &Self| part.prefixes().iter().any(|start| path.starts_with(start));
         Self::ALL.into_iter().find(has)

@@ -10,7 +10,7 @@ const ROWS: usize = 2;
 /// Positions read before: an image of the 256 px model.
 const PAST: usize = 256;
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let (config, mut model) = bench.model()?;
     bench.load(Component::Llm, &mut model.llm)?;
     let llm = &model.llm;

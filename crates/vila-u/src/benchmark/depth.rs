@@ -9,7 +9,7 @@ use crate::{
     generation::visual::CodeGenerator,
 };
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let (config, mut model) = bench.model()?;
     bench.load(Component::VisionTower, &mut model.vision_tower)?;
     let depth = config.vision_tower.rqtransformer.depth();

@@ -4,7 +4,7 @@
 use crate::tower::{RqVaeSiglipConfig, siglip::SiglipVisionConfig};
 
 /// Pixels to the features that are quantized: all layers but the last.
-pub fn features(vision: &SiglipVisionConfig) -> usize {
+pub(super) fn features(vision: &SiglipVisionConfig) -> usize {
     let (width, positions) = (vision.hidden_size, vision.grid().pow(2));
     let patches = 2 * positions * width * vision.num_channels * vision.patch_size.pow(2);
     let products = 2 * positions * width * (4 * width + 2 * vision.intermediate_size);
@@ -13,13 +13,13 @@ pub fn features(vision: &SiglipVisionConfig) -> usize {
 }
 
 /// Every position's distance to every row of the codebook, at each depth.
-pub fn quantize(tower: &RqVaeSiglipConfig) -> usize {
+pub(super) fn quantize(tower: &RqVaeSiglipConfig) -> usize {
     let [rows, columns, depth] = tower.code_shape;
     2 * rows * columns * depth * tower.n_embed * tower.code_channels()
 }
 
 /// Features to pixels.
-pub fn decode(tower: &RqVaeSiglipConfig) -> usize {
+pub(super) fn decode(tower: &RqVaeSiglipConfig) -> usize {
     let decoder = &tower.ddconfig;
     let [height, width, channels] = tower.latent_shape;
     let [height, width] = tower.decoder_latent_shape.unwrap_or([height, width]);

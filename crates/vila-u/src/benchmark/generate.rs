@@ -23,7 +23,7 @@ const CASES: [(&str, Reply, usize, usize); 5] = [
 /// A case of which one run would take more seconds is left out.
 const LONGEST: f64 = 60.0;
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let (subject, watch) = (bench.subject, bench.watch);
     (watch.say)("loading");
     let checkpoint = checkpoint::load(&subject.files, &subject.device, subject.dtype)?;

@@ -52,7 +52,7 @@ impl Growth {
     }
 }
 
-pub fn run(bench: &Bench) -> Result<Vec<Growth>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<Growth>> {
     let subject = bench.subject;
     let files = Source::Nano.files(|_, _| {})?;
     let nano = checkpoint::load(&files, &subject.device, subject.dtype)?;

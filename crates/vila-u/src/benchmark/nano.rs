@@ -16,7 +16,7 @@ use crate::{
     media::preprocess::normalize,
 };
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let subject = bench.subject;
     let load = || -> Result<Checkpoint> {
         let files = Source::Nano.files(|_, _| {})?;

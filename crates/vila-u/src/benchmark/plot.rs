@@ -12,7 +12,7 @@ const SIZE: (u32, u32) = (400, 360);
 ///
 /// # Errors
 /// When it cannot be plotted, as with numbers that are not finite.
-pub fn growth(growth: &Growth) -> Result<RgbImage> {
+pub(super) fn growth(growth: &Growth) -> Result<RgbImage> {
     let points = &growth.points;
     let memory = points.iter().filter_map(|p| Some((p.at, p.peak_memory?)));
     let memory: Vec<_> = memory.map(|(at, bytes)| (at, bytes as f64 / 1e6)).collect();

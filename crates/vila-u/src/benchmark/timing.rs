@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// When there are enough runs of a case.
 #[derive(Clone, Copy)]
-pub struct Effort {
+pub(super) struct Effort {
     /// So many runs and seconds at least,
     runs: usize,
     seconds: f64,
@@ -18,13 +18,13 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub const FULL: Self = Self {
+    pub(super) const FULL: Self = Self {
         runs: 5,
         seconds: 1.0,
         long: 20.0,
     };
     /// For points of a curve.
-    pub const SHORT: Self = Self {
+    pub(super) const SHORT: Self = Self {
         runs: 3,
         seconds: 0.3,
         long: 6.0,
@@ -35,7 +35,7 @@ impl Effort {
 ///
 /// # Errors
 /// Those of `work`, and [`Error::Interrupted`] when stopped.
-pub fn times(
+pub(super) fn times(
     device: &Device,
     watch: &Watch,
     effort: Effort,
@@ -65,12 +65,12 @@ pub fn times(
 }
 
 /// The seconds of the fastest run.
-pub fn best(times: &[f64]) -> f64 {
+pub(super) fn best(times: &[f64]) -> f64 {
     times.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// Waits until the device has done everything it was asked to.
-pub fn synchronize(device: &Device) -> Result<()> {
+pub(super) fn synchronize(device: &Device) -> Result<()> {
     device
         .sync()
         .map_err(|error| Error::failed(format!("waiting for the device: {error}")))

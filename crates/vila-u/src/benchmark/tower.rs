@@ -5,7 +5,7 @@ use burn::tensor::{Distribution, Tensor};
 use super::{Bench, Suite, flop};
 use crate::{Result, checkpoint};
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let subject = bench.subject;
     (bench.watch.say)("loading vision_tower");
     let tower = checkpoint::load_tower(&subject.files, &subject.device, subject.dtype)?;

@@ -40,7 +40,7 @@ const RECIPES: [(&str, &str, Option<&str>); 2] = [
 /// Left out: steps are only alike where every sample has one picture.
 const OTHERS: [&str; 5] = ["video", "video_question", "comparison", "reply", "text"];
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (name, text, init) in RECIPES {
         (bench.watch.say)(&format!("train {name}"));
         let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;

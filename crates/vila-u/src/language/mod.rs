@@ -141,7 +141,7 @@ impl Llama {
         self.model.norm.gamma.val().dtype()
     }
 
-    /// Words of the vocabulary, the added tokens included.
+    /// Rows of the embedding table: the tokens of the vocabulary, the added ones and padding included.
     pub fn vocabulary(&self) -> usize {
         self.model.embed_tokens.weight.dims()[0]
     }

@@ -5,7 +5,7 @@
 /// their order. A sample longer than `capacity` gets a row of its own.
 ///
 /// Returns the indices of every row's samples; each index appears exactly once.
-pub fn pack(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+pub(super) fn pack(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&sample| std::cmp::Reverse(lengths[sample]));
     let mut rows: Vec<Vec<usize>> = Vec::new();

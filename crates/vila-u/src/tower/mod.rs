@@ -6,10 +6,10 @@
 //!                                                                           \--> SigLIP layer L, pooling -> embedding
 //! ```
 
-pub mod codebook;
-pub mod config;
-pub mod pixel_decoder;
-pub mod residual_quantizer;
+pub(crate) mod codebook;
+pub(crate) mod config;
+pub(crate) mod pixel_decoder;
+pub(crate) mod residual_quantizer;
 pub mod siglip;
 
 use burn::{

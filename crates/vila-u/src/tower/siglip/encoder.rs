@@ -55,11 +55,11 @@ pub(super) struct LayerSizes {
 }
 
 impl LayerSizes {
-    pub fn norm(&self, device: &Device) -> LayerNorm {
+    pub(super) fn norm(&self, device: &Device) -> LayerNorm {
         LayerNorm::new(self.hidden, self.epsilon, device)
     }
 
-    pub fn mlp(&self, device: &Device) -> Mlp {
+    pub(super) fn mlp(&self, device: &Device) -> Mlp {
         Mlp {
             fc1: linear(self.hidden, self.intermediate, device),
             fc2: linear(self.intermediate, self.hidden, device),
@@ -67,7 +67,7 @@ impl LayerSizes {
         }
     }
 
-    pub fn encoder(&self, layers: usize, device: &Device) -> Encoder {
+    pub(super) fn encoder(&self, layers: usize, device: &Device) -> Encoder {
         let layer = |_| EncoderLayer {
             layer_norm1: self.norm(device),
             self_attn: SelfAttention {

@@ -1,10 +1,10 @@
 //! SigLIP (arXiv 2303.15343): an image and a text encoder with a shared embedding space.
 
-pub mod config;
-pub mod encoder;
-pub mod pool;
-pub mod text;
-pub mod vision;
+pub(crate) mod config;
+pub(crate) mod encoder;
+pub(crate) mod pool;
+pub(crate) mod text;
+pub(crate) mod vision;
 
 use burn::{
     module::{Module, Param},

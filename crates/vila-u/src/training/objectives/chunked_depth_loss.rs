@@ -64,19 +64,10 @@ impl ChunkedDepthLoss {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::{Device, Distribution, TensorData};
 
     use super::*;
     use crate::checkpoint::{Source, config};
-
-    struct InOrder<'a>(&'a Gradients, Vec<Vec<f32>>);
-
-    impl ModuleVisitor for InOrder<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.push(self.0.get(param.id).unwrap().to_vec());
-        }
-    }
 
     #[test]
     fn chunks_add_up_to_the_whole() {
@@ -94,9 +85,8 @@ mod tests {
         let codes = Tensor::from_data(TensorData::new(codes, [targets, 4]), &Device::flex());
         let depth = &model.vision_tower.rqtransformer;
         let in_order = |gradients: &Gradients| {
-            let mut all = InOrder(gradients, Vec::new());
-            depth.visit(&mut all);
-            all.1
+            let gradients = gradients.in_order(depth).into_iter();
+            gradients.map(Option::unwrap).collect::<Vec<_>>()
         };
 
         let whole = code_losses(&model, hidden.clone(), codes.clone());

@@ -17,7 +17,7 @@ use crate::language::{DecoderLayer, Llama, Rotation};
 use crate::training::optimizer::Gradients;
 
 /// The layers of a language model, run without autodiff.
-pub struct CheckpointedLayers {
+pub(crate) struct CheckpointedLayers {
     layers: Vec<DecoderLayer>,
     /// The input of each layer, `[rows, length, hidden]`, detached.
     inputs: Vec<Tensor<3>>,
@@ -45,7 +45,7 @@ impl DropoutSeed {
 impl CheckpointedLayers {
     /// Runs the layers on `embeds`; arguments are those of [`Llama::forward`]. `seed`: of the
     /// layers' dropout, if they have any.
-    pub fn forward(
+    pub(crate) fn forward(
         llm: &Llama,
         embeds: Tensor<3>,
         positions: Tensor<2, Int>,
@@ -82,13 +82,16 @@ impl CheckpointedLayers {
     }
 
     /// The output of the last layer; what is computed from it is tracked by autodiff.
-    pub fn output(&self) -> Tensor<3> {
+    pub(crate) fn output(&self) -> Tensor<3> {
         self.output.clone()
     }
 
     /// Backpropagates through the layers, from the gradients of the losses, of which that of the output is
     /// taken. Returns the layers' gradients, and those of what made the embeddings.
-    pub fn backward(self, grads: &mut AutodiffGradients) -> (Gradients, Option<AutodiffGradients>) {
+    pub(crate) fn backward(
+        self,
+        grads: &mut AutodiffGradients,
+    ) -> (Gradients, Option<AutodiffGradients>) {
         let mut gradients = Gradients::default();
         let Some(mut grad) = self.output.grad_remove(grads) else {
             return (gradients, None);
@@ -192,12 +195,6 @@ mod tests {
         loss: Tensor<1>,
         checkpointed: Option<CheckpointedLayers>,
     ) -> LossAndGradients {
-        struct InOrder<'a>(&'a Gradients, Vec<Option<Vec<f32>>>);
-        impl ModuleVisitor for InOrder<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.1.push(self.0.get(param.id).map(<[f32]>::to_vec));
-            }
-        }
         let mut grads = loss.backward();
         let mut gradients = Gradients::default();
         if let Some(layers) = checkpointed {
@@ -208,9 +205,7 @@ mod tests {
             }
         }
         gradients.add(Gradients::of(llm, grads));
-        let mut all = InOrder(&gradients, Vec::new());
-        llm.visit(&mut all);
-        (loss.into_scalar(), all.1)
+        (loss.into_scalar(), gradients.in_order(llm))
     }
 
     fn loss(llm: &Llama, hidden: Tensor<3>) -> Tensor<1> {

@@ -67,7 +67,7 @@ enum Stage {
 }
 
 /// Whether a stage of the tower trains the parameter at this path; `no_positions`: position embeddings stay.
-pub fn is_trained(objective: &recipe::Objective, no_positions: bool, path: &str) -> bool {
+pub(crate) fn is_trained(objective: &recipe::Objective, no_positions: bool, path: &str) -> bool {
     let encoders = [
         ModelPart::VisionEncoder,
         ModelPart::TextEncoder,
@@ -85,7 +85,7 @@ pub fn is_trained(objective: &recipe::Objective, no_positions: bool, path: &str)
 }
 
 /// The objective of both stages.
-pub struct TowerObjective {
+pub(crate) struct TowerObjective {
     objective: recipe::Objective,
     stage: Stage,
     maker: CaptionedImageMaker,
@@ -100,7 +100,7 @@ pub struct TowerObjective {
 
 impl TowerObjective {
     /// Of the stage number `index`, with the network that its perceptual loss needs.
-    pub fn new(
+    pub(crate) fn new(
         recipe: &Recipe,
         index: usize,
         lpips: Option<Lpips>,

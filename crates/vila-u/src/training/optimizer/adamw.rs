@@ -21,7 +21,7 @@ const EPSILON: f32 = 1e-8;
 
 /// The running moments of one parameter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Moments {
+pub(crate) struct Moments {
     pub first: Vec<f32>,
     pub second: Vec<f32>,
     /// The optimizer's time before the parameter's first gradient.
@@ -30,14 +30,14 @@ pub struct Moments {
 
 /// The optimizer's state: moments by parameter path, and the number of steps taken.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct AdamW {
+pub(crate) struct AdamW {
     pub moments: BTreeMap<String, Moments>,
     pub time: u64,
 }
 
 impl AdamW {
     /// Which moments are of no parameter of the model, or not of its size.
-    pub fn misfit<M: Module>(&self, model: &M) -> Option<String> {
+    pub(crate) fn misfit<M: Module>(&self, model: &M) -> Option<String> {
         let sizes: BTreeMap<String, usize> = parameters::list(model)
             .into_iter()
             .map(|parameter| (parameter.path.clone(), parameter.count()))
@@ -57,7 +57,7 @@ impl AdamW {
     }
 
     /// One step on every parameter that has a gradient; none where no parameter has.
-    pub fn step<M: Module>(
+    pub(crate) fn step<M: Module>(
         &mut self,
         model: M,
         gradients: Gradients,

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use crate::parameters;
 
 /// The average `mean` moved towards the weights of `model` after its step number `step`, from 1.
-pub fn update<M: Module>(mean: M, model: &M, decay: f64, step: u64) -> M {
+pub(crate) fn update<M: Module>(mean: M, model: &M, decay: f64, step: u64) -> M {
     // A mean of few steps must not be mostly the random start.
     let decay = decay.min(step as f64 / (step + 9) as f64);
     let mut weights = Weights::default();
@@ -25,7 +25,7 @@ pub fn update<M: Module>(mean: M, model: &M, decay: f64, step: u64) -> M {
 }
 
 /// A copy to begin with, detached from the autodiff graph.
-pub fn start<M: Module>(model: &M) -> M {
+pub(crate) fn start<M: Module>(model: &M) -> M {
     parameters::map(model.clone(), &mut Detach)
 }
 

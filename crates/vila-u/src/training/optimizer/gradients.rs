@@ -11,27 +11,31 @@ use crate::training::distributed::ProcessGroup;
 use crate::{Result, parameters};
 
 /// Elements per parallel task; also fixes the order of the norm's sum.
-pub const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// Gradients of the trained parameters, summed over the batches of a step.
 #[derive(Default)]
-pub struct Gradients(HashMap<ParamId, Vec<f32>>);
+pub(crate) struct Gradients(HashMap<ParamId, Vec<f32>>);
 
 impl Gradients {
     /// Those of the parameters of `model`, taken from a backward pass.
-    pub fn of<M: Module>(model: &M, grads: AutodiffGradients) -> Self {
+    pub(crate) fn of<M: Module>(model: &M, grads: AutodiffGradients) -> Self {
         let gradients = HashMap::new();
         let mut collect = Collect { grads, gradients };
         model.visit(&mut collect);
         Self(collect.gradients)
     }
 
+    /// Of every parameter in the module's order, where it has one.
     #[cfg(test)]
-    pub fn get(&self, id: ParamId) -> Option<&[f32]> {
-        self.0.get(&id).map(Vec::as_slice)
+    pub fn in_order<M: Module>(&self, model: &M) -> Vec<Option<Vec<f32>>> {
+        let parameters = parameters::list(model).into_iter();
+        parameters
+            .map(|parameter| self.0.get(&parameter.id).cloned())
+            .collect()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -39,7 +43,7 @@ impl Gradients {
         self.0.remove(&id)
     }
 
-    pub fn add(&mut self, more: Self) {
+    pub(crate) fn add(&mut self, more: Self) {
         for (id, new) in more.0 {
             match self.0.entry(id) {
                 Entry::Vacant(place) => {
@@ -56,7 +60,11 @@ impl Gradients {
     }
 
     /// Makes every gradient the mean of those of all ranks; a rank that has none for a parameter counts as zero.
-    pub fn all_reduce_mean<M: Module>(&mut self, model: &M, group: &ProcessGroup) -> Result<()> {
+    pub(crate) fn all_reduce_mean<M: Module>(
+        &mut self,
+        model: &M,
+        group: &ProcessGroup,
+    ) -> Result<()> {
         if group.world_size() == 1 {
             return Ok(());
         }
@@ -81,7 +89,7 @@ impl Gradients {
         Ok(())
     }
 
-    pub fn scaled(mut self, scale: f32) -> Self {
+    pub(crate) fn scaled(mut self, scale: f32) -> Self {
         for gradient in self.0.values_mut() {
             gradient.iter_mut().for_each(|value| *value *= scale);
         }
@@ -90,7 +98,7 @@ impl Gradients {
 
     /// Scales all gradients so that their global 2-norm is at most `max_norm`, those of the parameters that
     /// `is_adversary` names by a norm of their own; returns both norms before.
-    pub fn clip_norm<M: Module>(
+    pub(crate) fn clip_norm<M: Module>(
         &mut self,
         model: &M,
         max_norm: f64,
@@ -163,7 +171,7 @@ fn sum_of_squares(gradient: &[f32]) -> f64 {
 }
 
 /// The values of a float tensor; without a copy where the tensor is the only owner of them.
-pub fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     let data = tensor.into_data_as::<f32>();
     data.try_into_vec()
         .expect("the data was just converted to f32")

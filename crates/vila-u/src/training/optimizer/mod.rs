@@ -1,9 +1,9 @@
 //! AdamW over accumulated gradients, the learning-rate schedule, and the moving average of the weights.
 
 mod adamw;
-pub mod ema;
+pub(super) mod ema;
 mod gradients;
-pub mod schedule;
+pub(super) mod schedule;
 
-pub use adamw::{AdamW, Moments};
-pub use gradients::Gradients;
+pub(super) use adamw::{AdamW, Moments};
+pub(super) use gradients::Gradients;

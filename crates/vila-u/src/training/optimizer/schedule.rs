@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use crate::training::recipe::Optimizer;
 
 /// The learning rate of step `step` (from 0) of a stage that has `steps` of them.
-pub fn learning_rate(optimizer: &Optimizer, step: u64, steps: u64) -> f64 {
+pub(crate) fn learning_rate(optimizer: &Optimizer, step: u64, steps: u64) -> f64 {
     let warm_up = (optimizer.warmup_ratio * steps as f64).round();
     let now = step as f64;
     let fraction = if now < warm_up {

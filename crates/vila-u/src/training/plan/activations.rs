@@ -22,7 +22,7 @@ const F32: f64 = 4.0;
 
 /// A batch as the language model reads it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct BatchShape {
+pub(super) struct BatchShape {
     pub rows: f64,
     /// Positions of a row.
     pub length: f64,
@@ -32,7 +32,7 @@ pub struct BatchShape {
 }
 
 /// Bytes of a batch of the whole model: all layers kept or computed again, as the recipe says.
-pub fn language(
+pub(super) fn language(
     recipe: &Recipe,
     trained: &[TrainablePart],
     config: &VilaUConfig,
@@ -120,7 +120,7 @@ fn depth(config: &VilaUConfig, gpu: bool) -> f64 {
 }
 
 /// Bytes of a batch of the tower's.
-pub fn tower(
+pub(super) fn tower(
     config: &RqVaeSiglipConfig,
     siglip: &SiglipConfig,
     objective: &Objective,

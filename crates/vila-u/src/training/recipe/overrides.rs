@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::{Error, Result};
 
 /// `key.path=value`: the value is TOML where it parses as TOML, and a plain string otherwise.
-pub fn set(recipe: &mut Value, setting: &str) -> Result<()> {
+pub(super) fn set(recipe: &mut Value, setting: &str) -> Result<()> {
     let Some((key, text)) = setting.split_once('=') else {
         return Err(Error::usage(format!(
             "--set {setting}: write it as key=value, for example --set steps=100"

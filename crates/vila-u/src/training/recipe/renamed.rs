@@ -40,7 +40,7 @@ const RENAMED: [(&str, &str, &str); 26] = [
 
 /// # Errors
 /// When the recipe has keys of an older version: all of them, with their names of today.
-pub fn check(recipe: &Value) -> Result<()> {
+pub(super) fn check(recipe: &Value) -> Result<()> {
     let mut found = Vec::new();
     visit(recipe, "", &mut found);
     if found.is_empty() {

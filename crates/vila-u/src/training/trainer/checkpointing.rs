@@ -8,7 +8,7 @@ use crate::training::run_folder::failure::Failure;
 use crate::{Error, Result};
 
 /// Why a step is not taken.
-pub enum Halt {
+pub(super) enum Halt {
     /// It could not be computed.
     Error(Error),
     /// Its loss or its gradient is not finite, or its loss a spike.

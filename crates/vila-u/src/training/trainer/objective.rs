@@ -12,7 +12,7 @@ use crate::training::optimizer::Gradients;
 use crate::{Result, parameters};
 
 /// What a stage minimises, on which samples, and how it is evaluated.
-pub trait Objective<M: Module>: Sync {
+pub(crate) trait Objective<M: Module>: Sync {
     /// Makes the samples, on threads of their own.
     type Maker: MakeSample;
 
@@ -56,10 +56,10 @@ pub trait Objective<M: Module>: Sync {
 }
 
 /// A sample of an objective.
-pub type Sample<M, O> = <<O as Objective<M>>::Maker as MakeSample>::Sample;
+pub(super) type Sample<M, O> = <<O as Objective<M>>::Maker as MakeSample>::Sample;
 
 /// `total` is what is minimised; `parts` are its terms, unweighted, and anything else worth a curve.
-pub struct BatchLosses {
+pub(crate) struct BatchLosses {
     pub total: Tensor<1>,
     pub parts: Vec<(&'static str, Tensor<1>)>,
     /// Gradients of `total` that are computed already.
@@ -69,10 +69,10 @@ pub struct BatchLosses {
 }
 
 /// The losses of a batch by name, and a `count`th of its gradients.
-pub type BatchResult = (BTreeMap<String, f64>, Gradients);
+pub(super) type BatchResult = (BTreeMap<String, f64>, Gradients);
 
 /// The forward and the backward pass of one of the `count` batches of a step.
-pub fn forward_backward<M: Module, O: Objective<M>>(
+pub(super) fn forward_backward<M: Module, O: Objective<M>>(
     objective: &O,
     model: &mut M,
     batch: Vec<Sample<M, O>>,
@@ -105,7 +105,7 @@ pub fn forward_backward<M: Module, O: Objective<M>>(
 }
 
 /// Requires gradients of exactly the parameters that are trained.
-pub fn freeze<M: Module>(model: M, is_trained: &dyn Fn(&str) -> bool) -> M {
+pub(super) fn freeze<M: Module>(model: M, is_trained: &dyn Fn(&str) -> bool) -> M {
     parameters::map(model, &mut Freeze(is_trained))
 }
 

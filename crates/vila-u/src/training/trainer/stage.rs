@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// The steps of a stage.
 #[derive(Clone, Copy)]
-pub struct StageSteps {
+pub(super) struct StageSteps {
     /// Index of the stage, from 0.
     pub index: usize,
     /// Steps of the run before it.
@@ -34,7 +34,7 @@ struct Due {
 
 impl<C: Checkpointer> Trainer<'_, C> {
     /// Trains one stage to its end; does nothing if a resumed run is past it.
-    pub fn train_stage<O: Objective<C::Model>>(
+    pub(crate) fn train_stage<O: Objective<C::Model>>(
         &mut self,
         index: usize,
         objective: O,
