@@ -206,7 +206,10 @@ impl Repository {
         snapshot.is_dir().then(|| Files::folder(snapshot))
     }
 
-    fn online<T>(&self, work: impl FnOnce(ApiRepo) -> Result<T, ApiError>) -> Result<T> {
+    fn online<T>(
+        &self,
+        work: impl FnOnce(ApiRepo) -> std::result::Result<T, ApiError>,
+    ) -> Result<T> {
         if env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0") {
             return Err(self.unreachable("HF_HUB_OFFLINE is set"));
         }
