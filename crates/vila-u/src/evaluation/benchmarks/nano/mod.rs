@@ -264,7 +264,7 @@ impl Bench<'_> {
             sampling: Sampling::GREEDY,
             seed: self.seed,
             max_tokens: 32,
-            stop: vec![tokenizer.end()],
+            stop: vec![tokenizer.eos_token_id()],
         };
         let mut right = BTreeMap::<Kind, Vec<bool>>::new();
         for (index, (questions, pictures)) in asked.iter().enumerate() {
