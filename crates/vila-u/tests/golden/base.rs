@@ -144,6 +144,20 @@ fn an_answer_ends_as_the_base_ends_a_text() {
     }
 }
 
+/// Nothing of a character is shown before its last byte is there.
+#[test]
+fn characters_appear_whole() {
+    let text = "é 🙂👩‍🚀";
+    for tokenizer in tokenizers() {
+        let mut stream = tokenizer.stream();
+        let ids = tokenizer.encode(text);
+        let shown: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+        assert!(shown.iter().any(String::is_empty));
+        assert!(!shown.concat().contains(char::REPLACEMENT_CHARACTER));
+        assert_eq!(shown.concat() + &stream.finish(), text);
+    }
+}
+
 #[test]
 fn what_is_no_tokenizer_is_refused() {
     let json = std::fs::read_to_string(folder("llama3").join("tokenizer.json")).unwrap();
