@@ -32,7 +32,7 @@ fn main() -> vila_u::Result<()> {
         sampling: Sampling::GREEDY,
         seed: 0,
         max_tokens: 24,
-        stop: vec![base.tokenizer.end()],
+        stop: vec![base.tokenizer.eos_token_id()],
     };
     print!("{text}");
     let mut stream = base.tokenizer.stream();

@@ -151,11 +151,8 @@ impl VilaUConfig {
         Ok(())
     }
 
-    /// An untrained model; weights are initialised when first used.
-    ///
-    /// # Panics
-    /// When [`VilaUConfig::check`] fails.
-    pub fn init(&self, device: &Device) -> VilaU {
+    /// An untrained model of a config that was checked; weights are initialised when first used.
+    pub(crate) fn init(&self, device: &Device) -> VilaU {
         let [rows, columns, _] = self.vision_tower.rqtransformer.block_size;
         let visual = self.vision_tower.rqvaesiglip.embed_dim;
         VilaU {
@@ -168,6 +165,25 @@ impl VilaUConfig {
 }
 
 impl VilaU {
+    /// An untrained model; weights are initialised when first used.
+    ///
+    /// A usage error when [`VilaUConfig::check`] fails.
+    ///
+    /// ```
+    /// use vila_u::{Pipeline, device, model::VilaU};
+    ///
+    /// let nano = Pipeline::from_pretrained("nano")?;
+    /// let mut config = nano.checkpoint()?.config.clone();
+    /// config.llm.num_hidden_layers = 2;
+    /// let model = VilaU::new(&config, &device::select("cpu")?)?;
+    /// assert_eq!(model.image_tokens(), 64);
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
+    pub fn new(config: &VilaUConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        Ok(config.init(device))
+    }
+
     /// Rows and columns of the visual tokens of an image.
     pub fn grid(&self) -> [usize; 2] {
         self.grid

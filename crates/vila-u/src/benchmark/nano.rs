@@ -37,7 +37,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             sampling: Sampling::GREEDY,
             seed: 0,
             max_tokens: 1,
-            stop: vec![tokenizer.end()],
+            stop: vec![tokenizer.eos_token_id()],
         },
         visual: VisualOptions {
             guidance: 1.0,

@@ -22,6 +22,17 @@ pub struct BaseModel {
 /// Loads a model of the LLaMA architecture (`model_type` `llama`): LLaMA 2 and 3, TinyLlama, SmolLM2. The
 /// `llm` folder of a VILA-U checkpoint is one too.
 ///
+/// ```no_run
+/// # fn main() -> vila_u::Result<()> {
+/// use vila_u::checkpoint::{Files, WeightDtype, load_base};
+///
+/// let files = Files::folder("models/smollm2-135m-instruct");
+/// let base = load_base(&files, &vila_u::device::select("cpu")?, WeightDtype::F32)?;
+/// println!("{:?}", base.tokenizer.encode("The capital of France is"));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// One error that names the file and the field or tensor at fault.
 pub fn load_base(files: &Files, device: &Device, weight_dtype: WeightDtype) -> Result<BaseModel> {

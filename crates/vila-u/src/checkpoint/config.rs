@@ -187,7 +187,7 @@ pub(crate) fn check_vocabulary(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
-    let (rows, tokens) = (config.vocab_size, tokenizer.vocabulary());
+    let (rows, tokens) = (config.vocab_size, tokenizer.vocab_size());
     if tokens > rows {
         let reason = format!("vocab_size is {rows}, but the tokenizer has {tokens} tokens");
         return Err(Error::invalid(llm.path("config.json"), reason));

@@ -33,7 +33,7 @@ impl Prompt {
 
     /// Text prompts: the token ids of each row.
     pub fn from_ids(llm: &Llama, rows: &[Vec<i64>]) -> Result<Self> {
-        let vocabulary = llm.vocabulary() as i64;
+        let vocabulary = llm.vocab_size() as i64;
         if let Some(id) = rows
             .iter()
             .flatten()
@@ -60,7 +60,7 @@ impl Prompt {
     /// Positions left in the model's context; an error if the prompt alone is longer.
     pub(crate) fn room(&self, llm: &Llama) -> Result<usize> {
         let [_, positions, _] = self.embeds.dims();
-        let context = llm.context();
+        let context = llm.context_length();
         context.checked_sub(positions).ok_or_else(|| {
             Error::usage(format!(
                 "the prompt takes {positions} positions, and the model reads at most {context}: \

@@ -101,7 +101,7 @@ pub fn answer(
 ) -> Result<Answer> {
     let system = options.system;
     let modalities = modalities(tokenizer, options.frames, system)?;
-    let image = tokenizer.added(IMAGE_START);
+    let image = tokenizer.added_token_id(IMAGE_START);
     let (prompt, prompt_tokens) = question_prompt(model, tokenizer, question, inputs, system)?;
     let mut stream = tokenizer.stream();
     let (mut text, mut tokens) = (String::new(), Vec::new());
@@ -175,7 +175,7 @@ pub(crate) fn generate_videos(
 ///
 /// A usage error where the model's vocabulary has no `<im_start>`, or the description has a placeholder.
 pub(crate) fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
-    if tokenizer.added(IMAGE_START).is_none() {
+    if tokenizer.added_token_id(IMAGE_START).is_none() {
         return Err(Error::usage(format!(
             "this model generates no images: its vocabulary has no {IMAGE_START}"
         )));
@@ -187,7 +187,7 @@ pub(crate) fn image_prompt(tokenizer: &Tokenizer, description: &str) -> Result<V
 ///
 /// A usage error where the model's vocabulary has no `<vi_start>`, or the description has a placeholder.
 pub(crate) fn video_prompt(tokenizer: &Tokenizer, description: &str) -> Result<Vec<i64>> {
-    if tokenizer.added(VIDEO_START).is_none() {
+    if tokenizer.added_token_id(VIDEO_START).is_none() {
         return Err(Error::usage(format!(
             "this model generates no videos: its vocabulary has no {VIDEO_START}"
         )));
@@ -217,7 +217,10 @@ fn modalities(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<
         (IMAGE_START, IMAGE_END, 1, Reply::Image),
         (VIDEO_START, VIDEO_END, frames, Reply::Video),
     ] {
-        if let (Some(start), Some(end)) = (tokenizer.added(start), tokenizer.added(end)) {
+        if let (Some(start), Some(end)) = (
+            tokenizer.added_token_id(start),
+            tokenizer.added_token_id(end),
+        ) {
             modalities.push(Modality {
                 start,
                 end,
@@ -247,8 +250,8 @@ fn question_prompt(
     let pixels: Vec<Tensor<4>> = order
         .into_iter()
         .map(|shown| match shown {
-            conversation::Shown::Image(index) => images[index].clone(),
-            conversation::Shown::Video(index) => videos[index].clone(),
+            conversation::VisualInput::Image(index) => images[index].clone(),
+            conversation::VisualInput::Video(index) => videos[index].clone(),
         })
         .collect();
     let features = (!pixels.is_empty()).then(|| model.visual_embeds(Tensor::cat(pixels, 0)));

@@ -70,7 +70,7 @@ pub fn generate(
         for modality in modalities {
             let needed = modality.frames.saturating_mul(model.image_tokens()) + 2;
             if let Some(logit) = logits.get_mut(modality.start as usize)
-                && batch.filled().saturating_add(needed) > llm.context()
+                && batch.filled().saturating_add(needed) > llm.context_length()
             {
                 *logit = f32::NEG_INFINITY;
             }
@@ -89,7 +89,10 @@ pub fn generate(
             visual.first += 1;
             decoder.unread = Some(vec![modality.end]);
             // The end token takes a position as well.
-            decoder.left = left.min(llm.context().saturating_sub(decoder.batch.filled() + 1));
+            decoder.left = left.min(
+                llm.context_length()
+                    .saturating_sub(decoder.batch.filled() + 1),
+            );
             if on_event(Event::Visual(&output)).is_break()
                 || on_event(Event::Token(modality.end)).is_break()
             {

@@ -148,7 +148,7 @@ fn prefill<'m>(
     if prompt.room(&model.llm)? < room {
         return Err(Error::usage(format!(
             "the prompt and {room} visual tokens are more than the {} positions of the model's context",
-            model.llm.context()
+            model.llm.context_length()
         )));
     }
     let (batch, hidden) = DecodeBatch::prefill(&model.llm, prompt, 0);

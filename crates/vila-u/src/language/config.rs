@@ -97,7 +97,7 @@ impl LlamaConfig {
     }
 
     /// The most positions that the model was made to read and write in one row.
-    pub fn context(&self) -> usize {
+    pub fn context_length(&self) -> usize {
         let scaled = self.max_position_embeddings as f64 * self.rope.position_divisor();
         self.max_length().max(scaled as usize).min(1 << 20)
     }

@@ -24,7 +24,7 @@ use vila_u_kernels::{linear, rms_norm, silu_mul};
 pub use cache::KvCache;
 pub use config::LlamaConfig;
 pub use linear::Linear;
-pub(crate) use rope::Rotation;
+pub(crate) use rope::RotaryEmbedding;
 pub use rope::{Rope, RopeScaling};
 
 use crate::{
@@ -47,7 +47,7 @@ pub struct Decoder {
     pub norm: RmsNorm,
     #[module(skip)]
     rope: Rope,
-    context: usize,
+    context_length: usize,
 }
 
 #[derive(Module, Debug)]
@@ -123,7 +123,7 @@ impl LlamaConfig {
                 layers: (0..self.num_hidden_layers).map(|_| layer()).collect(),
                 norm: norm(),
                 rope: self.rope.clone(),
-                context: self.context(),
+                context_length: self.context_length(),
             },
             lm_head: (!self.tie_word_embeddings).then(head),
         }
@@ -142,13 +142,13 @@ impl Llama {
     }
 
     /// Rows of the embedding table: the tokens of the vocabulary, the added ones and padding included.
-    pub fn vocabulary(&self) -> usize {
+    pub fn vocab_size(&self) -> usize {
         self.model.embed_tokens.weight.dims()[0]
     }
 
     /// The most positions that the model was made to read and write in one row.
-    pub fn context(&self) -> usize {
-        self.model.context
+    pub fn context_length(&self) -> usize {
+        self.model.context_length
     }
 
     /// The embeddings `[batch, positions, hidden]` of token ids `[batch, positions]`.
@@ -190,10 +190,10 @@ impl Llama {
     }
 
     /// How queries and keys turn at these positions.
-    pub(crate) fn rotation(&self, positions: Tensor<2, Int>) -> Rotation {
+    pub(crate) fn rotation(&self, positions: Tensor<2, Int>) -> RotaryEmbedding {
         let decoder = &self.model;
         let head_dim = decoder.layers.first().map_or(2, |l| l.self_attn.head_dim);
-        Rotation::new(positions, head_dim, &decoder.rope, self.dtype())
+        RotaryEmbedding::new(positions, head_dim, &decoder.rope, self.dtype())
     }
 
     /// What comes out of the last layer, normalised.
@@ -233,7 +233,7 @@ impl DecoderLayer {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        rotation: &Rotation,
+        rotation: &RotaryEmbedding,
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
@@ -252,7 +252,7 @@ impl SelfAttention {
     fn forward(
         &self,
         x: Tensor<3>,
-        rotation: &Rotation,
+        rotation: &RotaryEmbedding,
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {

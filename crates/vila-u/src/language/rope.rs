@@ -165,12 +165,12 @@ impl Rope {
 }
 
 /// The rotation of every position of a batch, computed once and used by every layer.
-pub(crate) struct Rotation {
+pub(crate) struct RotaryEmbedding {
     cos: Tensor<4>, // [batch, 1, positions, head_dim / 2]
     sin: Tensor<4>, // [batch, 1, positions, head_dim / 2]
 }
 
-impl Rotation {
+impl RotaryEmbedding {
     /// `positions`: `[batch, positions]`; padding may hold any value.
     pub(crate) fn new(
         positions: Tensor<2, Int>,

@@ -155,7 +155,7 @@ impl Pipeline {
                 sampling: options.text(generation),
                 seed,
                 max_tokens: options.max_tokens,
-                stop: vec![tokenizer.end()],
+                stop: vec![tokenizer.eos_token_id()],
             },
             visual: options.visual(generation, seed),
             frames: self.video_frames()?,

@@ -106,7 +106,7 @@ pub fn document(tokenizer: &Tokenizer, text: &str, images: usize) -> Result<Samp
     let text = text.replace("<image> ", "<image>");
     let mut ids = tokenizer.encode_prompt(&text.replace(" <image>", "<image>"));
     ids.retain(|&id| id != PADDING);
-    ids.push(tokenizer.end());
+    ids.push(tokenizer.eos_token_id());
     let sample = Sample::new(&ids, &vec![Role::Document; ids.len()]);
     check_images(&sample, images)?;
     Ok(sample)

@@ -97,7 +97,7 @@ impl ByteLevelVocabulary {
     }
 
     /// Id that ends every answer.
-    pub(super) fn end(&self) -> i64 {
+    pub(super) fn eos_token_id(&self) -> i64 {
         self.end
     }
 }
@@ -107,11 +107,11 @@ impl Vocabulary for ByteLevelVocabulary {
         self.pieces.len()
     }
 
-    fn added(&self, text: &str) -> Option<i64> {
+    fn added_token_id(&self, text: &str) -> Option<i64> {
         self.added.get(text).copied()
     }
 
-    fn piece(&self, id: i64) -> &str {
+    fn id_to_token(&self, id: i64) -> &str {
         let index = usize::try_from(id).unwrap_or(usize::MAX);
         self.pieces.get(index).map_or("", |piece| &piece.text)
     }

@@ -133,7 +133,7 @@ pub fn unconditional_prompt(reply: Reply, system: bool) -> Result<String> {
 
 /// Something that is shown with a question, by its number among those of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum VisualInput {
     Image(usize),
     Video(usize),
 }
@@ -155,7 +155,7 @@ pub fn question_about(
     images: usize,
     videos: usize,
     frames: usize,
-) -> Result<(String, Vec<Shown>)> {
+) -> Result<(String, Vec<VisualInput>)> {
     let mut first = String::new();
     for (placeholder, given, kind) in [
         (IMAGE_PLACEHOLDER, images, "images"),
@@ -191,12 +191,12 @@ pub fn question_about(
         match placeholder {
             IMAGE_PLACEHOLDER => {
                 question += &line;
-                shown.push(Shown::Image(image));
+                shown.push(VisualInput::Image(image));
                 image += 1;
             }
             _ => {
                 question += &line.repeat(frames);
-                shown.push(Shown::Video(video));
+                shown.push(VisualInput::Video(video));
                 video += 1;
             }
         }
@@ -259,13 +259,20 @@ mod tests {
     fn videos_are_their_frames_and_stand_where_they_are_named() {
         let (text, shown) = question_about("<video>Like <image>?", 1, 1, 2).unwrap();
         assert_eq!(text, "<image>\n<image>\nLike <image>\n?");
-        assert_eq!(shown, [Shown::Video(0), Shown::Image(0)]);
+        assert_eq!(shown, [VisualInput::Video(0), VisualInput::Image(0)]);
         let (text, shown) = question_about("Same?", 1, 2, 2).unwrap();
         assert_eq!(text, "<image>\n".repeat(5) + "Same?");
-        assert_eq!(shown, [Shown::Image(0), Shown::Video(0), Shown::Video(1)]);
+        assert_eq!(
+            shown,
+            [
+                VisualInput::Image(0),
+                VisualInput::Video(0),
+                VisualInput::Video(1)
+            ]
+        );
         let (text, shown) = question_about("Is it <image>?", 1, 1, 2).unwrap();
         assert_eq!(text, "<image>\n<image>\nIs it <image>\n?");
-        assert_eq!(shown, [Shown::Video(0), Shown::Image(0)]);
+        assert_eq!(shown, [VisualInput::Video(0), VisualInput::Image(0)]);
         let error = question_about("<video> <video>", 0, 1, 8).unwrap_err();
         assert!(
             error

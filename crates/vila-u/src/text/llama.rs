@@ -63,12 +63,12 @@ impl Vocabulary for LlamaVocabulary {
         last.unwrap_or(0).max(self.model.pieces().len())
     }
 
-    fn added(&self, text: &str) -> Option<i64> {
+    fn added_token_id(&self, text: &str) -> Option<i64> {
         let mut added = self.added.iter();
         added.find(|token| token.text == text).map(|token| token.id)
     }
 
-    fn piece(&self, id: i64) -> &str {
+    fn id_to_token(&self, id: i64) -> &str {
         if let Some(token) = self.added.iter().find(|token| token.id == id) {
             return &token.text;
         }

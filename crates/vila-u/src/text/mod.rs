@@ -3,8 +3,8 @@
 //! [`Tokenizer`] turns text into the language model's token ids and back, [`conversation`] lays out what the
 //! model was trained to read, [`SiglipTokenizer`] feeds the vision tower's text encoder.
 
+mod added_tokens;
 mod byte_level;
-mod companions;
 pub mod conversation;
 mod llama;
 mod sentence_piece;
@@ -14,7 +14,7 @@ mod tokenizer;
 mod tokenizer_files;
 mod vocabulary;
 
-pub(crate) use companions::{ADDED, companions, extended};
+pub(crate) use added_tokens::{ADDED_TOKENS, add_to_json, files_beside_model};
 pub use siglip::SiglipTokenizer;
 pub use stream::TextStream;
 pub use tokenizer::{IMAGE_ID, Tokenizer};

@@ -39,12 +39,12 @@ impl SiglipTokenizer {
     }
 
     /// How many tokens there are.
-    pub fn vocabulary(&self) -> usize {
+    pub fn vocab_size(&self) -> usize {
         self.model.pieces().len()
     }
 
     /// How the vocabulary spells a token; nothing for an id outside of it.
-    pub fn piece(&self, id: i64) -> &str {
+    pub fn id_to_token(&self, id: i64) -> &str {
         let index = usize::try_from(id).unwrap_or(usize::MAX);
         let piece = self.model.pieces().get(index);
         piece.map_or("", |piece| piece.text.as_str())

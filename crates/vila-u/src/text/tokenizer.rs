@@ -55,7 +55,7 @@ impl Tokenizer {
             let vocabulary = ByteLevelVocabulary::new(json, config)?;
             return Ok(Self {
                 begin: vocabulary.begin().to_vec(),
-                end: vocabulary.end(),
+                end: vocabulary.eos_token_id(),
                 vocabulary: Box::new(vocabulary),
             });
         }
@@ -65,7 +65,7 @@ impl Tokenizer {
 
     fn llama(vocabulary: LlamaVocabulary) -> Result<Self> {
         let id = |text: &str| {
-            let id = vocabulary.added(text);
+            let id = vocabulary.added_token_id(text);
             id.ok_or_else(|| Error::failed(format!("no token {text} in the vocabulary")))
         };
         Ok(Self {
@@ -76,18 +76,18 @@ impl Tokenizer {
     }
 
     /// Size of the vocabulary with the added tokens.
-    pub fn vocabulary(&self) -> usize {
+    pub fn vocab_size(&self) -> usize {
         self.vocabulary.size()
     }
 
     /// Id of the token that ends every answer, LLaMA's `</s>`.
-    pub fn end(&self) -> i64 {
+    pub fn eos_token_id(&self) -> i64 {
         self.end
     }
 
     /// Id of a token outside the learned vocabulary, such as the one that starts an image.
-    pub fn added(&self, text: &str) -> Option<i64> {
-        self.vocabulary.added(text)
+    pub fn added_token_id(&self, text: &str) -> Option<i64> {
+        self.vocabulary.added_token_id(text)
     }
 
     /// Token ids of a plain text, first those that every text begins with (LLaMA's `<s>`; a base may have
@@ -135,8 +135,8 @@ impl Tokenizer {
     }
 
     /// How the vocabulary spells a token, special ones too; nothing for an id outside of it.
-    pub fn piece(&self, id: i64) -> &str {
-        self.vocabulary.piece(id)
+    pub fn id_to_token(&self, id: i64) -> &str {
+        self.vocabulary.id_to_token(id)
     }
 
     /// The text of token ids without special tokens and images. Ids outside the vocabulary are
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn added_words_are_decoded_and_special_tokens_are_not() {
         let tokenizer = tiny();
-        assert_eq!(tokenizer.vocabulary(), 7);
+        assert_eq!(tokenizer.vocab_size(), 7);
         assert_eq!(tokenizer.decode(&[1, 5, 6, 5, 4, 0, 2]), "aaa baa");
         assert_eq!(tokenizer.decode(&[IMAGE_ID, 99, 5]), "a");
     }

@@ -8,10 +8,10 @@ pub(super) trait Vocabulary: Debug + Send + Sync {
     fn size(&self) -> usize;
 
     /// Id of a token outside the learned pieces, which is recognised as a whole.
-    fn added(&self, text: &str) -> Option<i64>;
+    fn added_token_id(&self, text: &str) -> Option<i64>;
 
     /// How the vocabulary spells a token, special ones too; nothing for an id outside of it.
-    fn piece(&self, id: i64) -> &str;
+    fn id_to_token(&self, id: i64) -> &str;
 
     /// `text` in the characters that this vocabulary reads.
     fn canonical(&self, text: &str) -> String;

@@ -131,13 +131,30 @@ fn an_answer_ends_as_the_base_ends_a_text() {
         (&tokenizers()[0], "<|eot|>", 1),
         (&tokenizers()[1], "<|im_end|>", 0),
     ] {
-        assert_eq!(tokenizer.added(end), Some(tokenizer.end()));
+        assert_eq!(
+            tokenizer.added_token_id(end),
+            Some(tokenizer.eos_token_id())
+        );
         let segments = ["USER: <image>\nHi ASSISTANT:", " Hé</s>", "USER:"];
         let ids = tokenizer.encode_segments(&segments);
-        assert_eq!(ids[1].last(), Some(&tokenizer.end()));
+        assert_eq!(ids[1].last(), Some(&tokenizer.eos_token_id()));
         assert_eq!(tokenizer.decode(&ids[1]), " Hé");
         assert_eq!(ids.concat(), tokenizer.encode_prompt(&segments.concat()));
         assert_eq!(tokenizer.encode("").len(), begin);
+    }
+}
+
+/// Nothing of a character is shown before its last byte is there.
+#[test]
+fn characters_appear_whole() {
+    let text = "é 🙂👩‍🚀";
+    for tokenizer in tokenizers() {
+        let mut stream = tokenizer.stream();
+        let ids = tokenizer.encode(text);
+        let shown: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+        assert!(shown.iter().any(String::is_empty));
+        assert!(!shown.concat().contains(char::REPLACEMENT_CHARACTER));
+        assert_eq!(shown.concat() + &stream.finish(), text);
     }
 }
 

@@ -38,7 +38,7 @@ pub fn load(device: &Device) -> VilaU {
 }
 
 pub fn load_config(config: &VilaUConfig, device: &Device) -> VilaU {
-    let mut model = config.init(device);
+    let mut model = VilaU::new(config, device).unwrap();
     let path = |name: &str| folder().join("checkpoint").join(name);
     load_into(&mut model.llm, &path("llm"), Component::Llm).unwrap();
     load_into(

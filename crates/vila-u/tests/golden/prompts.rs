@@ -118,7 +118,7 @@ fn prompts_with_images() {
 fn plain_text_there_and_back() {
     let recorded = recorded();
     let tokenizer = tokenizer();
-    assert_eq!(tokenizer.vocabulary(), recorded.vocab_size_with_added);
+    assert_eq!(tokenizer.vocab_size(), recorded.vocab_size_with_added);
     for case in recorded.tokenizer_plain {
         let ids = tokenizer.encode(&case.text);
         assert_eq!(ids, case.tokenizer_input_ids, "{:?}", case.text);

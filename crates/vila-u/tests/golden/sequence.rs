@@ -160,7 +160,7 @@ fn words_around_a_drawn_picture_carry_loss_as_it_does() {
     assert_eq!(ids[..asked.len()], asked);
     let answer = &ids[asked.len()..];
     let at = answer.iter().position(|&id| id == IMAGE_ID).unwrap();
-    let marker = |text| tokenizer.added(text).unwrap();
+    let marker = |text| tokenizer.added_token_id(text).unwrap();
     assert_eq!(answer[at - 1], marker(conversation::IMAGE_START));
     assert_eq!(answer[at + 1], marker(conversation::IMAGE_END));
     assert_eq!(tokenizer.decode(&answer[at + 2..]).trim(), "It is red.");

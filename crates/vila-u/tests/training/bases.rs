@@ -31,11 +31,14 @@ fn a_base_becomes_a_vila_u() {
     assert!(llm.tie_word_embeddings && llm.rope.scaling.is_some());
     assert_eq!(llm.max_length(), 200);
     let markers = ["<im_start>", "<im_end>", "<vi_start>", "<vi_end>"];
-    let ids = markers.map(|token| made.tokenizer.added(token));
+    let ids = markers.map(|token| made.tokenizer.added_token_id(token));
     assert_eq!(ids, [320, 321, 322, 323].map(Some));
     let text = "A cat.<im_start><image><im_end></s>";
     let ids = made.tokenizer.encode_prompt(text);
-    assert_eq!(ids[ids.len() - 4..], [320, -200, 321, made.tokenizer.end()]);
+    assert_eq!(
+        ids[ids.len() - 4..],
+        [320, -200, 321, made.tokenizer.eos_token_id()]
+    );
     // What was made is a base itself, and lacks nothing.
     let again = format!("model.llm_weights={}", files.path("llm").display());
     let settings = [settings[0], &again, settings[2], settings[3], settings[4]];
@@ -48,7 +51,7 @@ fn a_base_becomes_a_vila_u() {
     );
     let files = Files::folder(model.expect("a run"));
     let tokenizer = checkpoint::config::tokenizer(&files.join("llm")).expect("a tokenizer");
-    assert_eq!(tokenizer.vocabulary(), 324);
+    assert_eq!(tokenizer.vocab_size(), 324);
 }
 
 #[test]

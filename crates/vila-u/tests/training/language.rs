@@ -338,7 +338,7 @@ fn the_recipes_can_be_read() {
         let model = &recipe.model;
         if let (Some(llm), None, None) = (&model.llm, &model.tokenizers, &model.llm_weights) {
             let llm: vila_u::language::LlamaConfig = llm.read("llm").expect("sizes");
-            assert_eq!(llm.vocab_size, tokenizer.vocabulary());
+            assert_eq!(llm.vocab_size, tokenizer.vocab_size());
         }
         let name = path.display().to_string();
         if name.contains("-7b-") && !name.contains("-tower") {
@@ -379,7 +379,7 @@ fn a_llama_is_what_pretraining_starts_from() {
     let words = {
         let files = Files::folder(tokenizers()).join("llm");
         let tokenizer = vila_u::checkpoint::config::tokenizer(&files).expect("a tokenizer");
-        tokenizer.vocabulary() - 4
+        tokenizer.vocab_size() - 4
     };
     let llama = folder.path().join("llama");
     fs::create_dir(&llama).expect("a folder");

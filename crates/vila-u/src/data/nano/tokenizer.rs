@@ -19,8 +19,8 @@ use crate::{
     Error, Result,
     data::formats::{DESCRIBE, DESCRIBE_VIDEO},
     text::{
-        companions,
         conversation::{self, Turn},
+        files_beside_model,
     },
 };
 
@@ -32,14 +32,14 @@ const OTHERS: u64 = 2_000;
 /// Longest text, in tokens, that the nano model is made for.
 const MODEL_MAX_LENGTH: usize = 2048;
 
-/// Writes `llm/tokenizer.model` with its three companions, and `siglip/spiece.model`, under the
+/// Writes `llm/tokenizer.model` with the three files beside it, and `siglip/spiece.model`, under the
 /// folder of a model.
 pub fn write_tokenizers(model: &Path) -> Result<()> {
     let (said, captions) = corpus()?;
     let llm = language_model(&merges(&words(&said)));
     let ids = llm.pieces.len();
-    let beside =
-        companions(ids, MODEL_MAX_LENGTH).map(|(name, content)| (format!("llm/{name}"), content));
+    let beside = files_beside_model(ids, MODEL_MAX_LENGTH)
+        .map(|(name, content)| (format!("llm/{name}"), content));
     let files = [
         ("llm/tokenizer.model".to_string(), llm.encode_to_vec()),
         (
@@ -263,7 +263,7 @@ mod tests {
             assert_eq!((count("</s>USER"), count("ASSISTANT: USER")), (2, 4));
             tokenizer
         });
-        if old.vocabulary() == new.vocabulary() {
+        if old.vocab_size() == new.vocab_size() {
             for name in [
                 "llm/tokenizer.model",
                 "llm/added_tokens.json",
@@ -273,11 +273,11 @@ mod tests {
                 same(name);
             }
         }
-        assert!(old.vocabulary() <= new.vocabulary());
+        assert!(old.vocab_size() <= new.vocab_size());
         let count = |text| new.encode(text).len() - 1;
         assert_eq!(count("an owl turns anticlockwise on a red background"), 8);
         assert_eq!(count("the first has one bus, the second has two buses"), 11);
-        assert_eq!(new.vocabulary(), VOCABULARY);
+        assert_eq!(new.vocab_size(), VOCABULARY);
         let tokenizer = SiglipTokenizer::from_dir(&shipped.join("siglip"), 16).unwrap();
         let ids = tokenizer.encode("A red heart on a blue background.");
         assert!(ids[..7].iter().all(|id| *id > 2) && ids[7..].iter().all(|id| *id == 1));

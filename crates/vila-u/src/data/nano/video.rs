@@ -22,7 +22,6 @@ use super::{
     Colour, Emoji, Layout, Place, Scene, Size, Split, emoji,
     scene::{COLOURS, along, pick, rng, stands_out},
     sprite::{Sprite, sprite, turned_sprite},
-    stable_hash,
 };
 
 /// What the object does.

@@ -76,7 +76,7 @@ impl CaptionedImageMaker {
     fn inspected(&self, loaded: LoadedSample<CaptionedImage>) -> Inspected {
         let size = self.size as u32;
         let piece = |id: &i64| TokenSpan {
-            text: self.tokenizer.piece(*id).to_string(),
+            text: self.tokenizer.id_to_token(*id).to_string(),
             id: Some(*id),
             positions: 1,
             loss: false,
@@ -122,7 +122,7 @@ impl SampleMaker {
             match &piece.content {
                 Content::Text(ids) => {
                     for id in ids {
-                        push(self.tokenizer.piece(*id), Some(*id), 1);
+                        push(self.tokenizer.id_to_token(*id), Some(*id), 1);
                     }
                 }
                 Content::Visual(images) => {

@@ -157,7 +157,7 @@ fn spiece(
     let length = siglip.text_config.max_position_embeddings;
     let tokenizer = SiglipTokenizer::from_bytes(&spiece, length)
         .map_err(Error::in_file(folder.path("spiece.model")))?;
-    let (words, rows) = (tokenizer.vocabulary(), siglip.text_config.vocab_size);
+    let (words, rows) = (tokenizer.vocab_size(), siglip.text_config.vocab_size);
     if words == rows {
         Ok((spiece, tokenizer))
     } else {
@@ -345,7 +345,7 @@ fn new_tokenizer(recipe: &Recipe, config: &VilaUConfig) -> Result<(Files, Tokeni
         None => tokenizers(recipe)?.join("llm"),
     };
     let tokenizer = checkpoint::config::tokenizer(&files)?;
-    let (words, rows) = (tokenizer.vocabulary(), config.llm.vocab_size);
+    let (words, rows) = (tokenizer.vocab_size(), config.llm.vocab_size);
     if words > rows {
         return Err(unfit(format!(
             "llm.vocab_size is {rows}, the tokenizer has {words} tokens"

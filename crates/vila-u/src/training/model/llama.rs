@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Component, Files, files::Bytes, weights::load_into};
 use crate::language::{Llama, LlamaConfig};
-use crate::text::{ADDED, Tokenizer, companions, extended};
+use crate::text::{ADDED_TOKENS, Tokenizer, add_to_json, files_beside_model};
 use crate::training::recipe::Config;
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(super) fn config(folder: &Path, recipe: &Config) -> Result<LlamaConfig> {
     }
     let mut base = checkpoint::config::read_base(&files)?;
     let tokenizer = checkpoint::config::tokenizer(&files)?;
-    let tokens = tokenizer.vocabulary() + lacking(&tokenizer).len();
+    let tokens = tokenizer.vocab_size() + lacking(&tokenizer).len();
     base.vocab_size = base.vocab_size.max(tokens);
     let mut fields = match serde_json::to_value(base) {
         Ok(Value::Object(fields)) => fields,
@@ -46,7 +46,7 @@ pub(super) fn config(folder: &Path, recipe: &Config) -> Result<LlamaConfig> {
 pub(super) fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> Result<Llama> {
     let files = Files::folder(folder);
     let tokenizer = checkpoint::config::tokenizer(&files)?;
-    let tokens = tokenizer.vocabulary();
+    let tokens = tokenizer.vocab_size();
     let rows = if files.contains("config.json") {
         let base = checkpoint::config::read_base(&files)?;
         checkpoint::config::check_vocabulary(&files, &base, &tokenizer)?;
@@ -82,15 +82,15 @@ pub(super) fn weights(folder: &Path, config: &LlamaConfig, device: &Device) -> R
 pub(super) fn tokenizer(folder: &Path, config: &LlamaConfig) -> Result<Files> {
     let files = Files::folder(folder);
     let tokenizer = checkpoint::config::tokenizer(&files)?;
-    let (tokens, longest) = (tokenizer.vocabulary(), config.max_length());
+    let (tokens, longest) = (tokenizer.vocab_size(), config.max_length());
     let changed = if files.contains("tokenizer.model") {
         let mut changed = vec![("tokenizer.model", files.read("tokenizer.model")?)];
-        changed.extend(companions(tokens, longest));
+        changed.extend(files_beside_model(tokens, longest));
         changed
     } else {
         let json = files.read("tokenizer.json")?;
         let config = files.read("tokenizer_config.json")?;
-        let changed = extended(&json, &config, &lacking(&tokenizer), tokens, longest);
+        let changed = add_to_json(&json, &config, &lacking(&tokenizer), tokens, longest);
         let changed = changed.map_err(Error::in_file(folder))?;
         changed.into()
     };
@@ -101,9 +101,9 @@ pub(super) fn tokenizer(folder: &Path, config: &LlamaConfig) -> Result<Files> {
 
 /// The tokens of pictures and videos that a vocabulary does not have.
 fn lacking(tokenizer: &Tokenizer) -> Vec<&'static str> {
-    let added = ADDED.into_iter();
+    let added = ADDED_TOKENS.into_iter();
     added
-        .filter(|token| tokenizer.added(token).is_none())
+        .filter(|token| tokenizer.added_token_id(token).is_none())
         .collect()
 }
 

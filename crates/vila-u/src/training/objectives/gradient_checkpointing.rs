@@ -13,7 +13,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Gradients as AutodiffGradients, Int, Tensor};
 
 use crate::data::seed::mix;
-use crate::language::{DecoderLayer, Llama, Rotation};
+use crate::language::{DecoderLayer, Llama, RotaryEmbedding};
 use crate::training::optimizer::Gradients;
 
 /// The layers of a language model, run without autodiff.
@@ -21,7 +21,7 @@ pub(crate) struct CheckpointedLayers {
     layers: Vec<DecoderLayer>,
     /// The input of each layer, `[rows, length, hidden]`, detached.
     inputs: Vec<Tensor<3>>,
-    rotation: Rotation,
+    rotation: RotaryEmbedding,
     mask: Tensor<4, Bool>,
     /// The input of the first layer, tracked by autodiff.
     embeds: Tensor<3>,

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// Folder with the tokenizers: `siglip/spiece.model`, `llm/tokenizer.model` and companions.
+    /// Folder with the tokenizers: `siglip/spiece.model`, `llm/tokenizer.model` and the files beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizers: Option<PathBuf>,
     /// Image and text encoder (the SigLIP `config.json`).

@@ -96,7 +96,7 @@ impl Bench<'_> {
             sampling: Sampling::GREEDY,
             seed: self.seed,
             max_tokens: 32,
-            stop: vec![tokenizer.end()],
+            stop: vec![tokenizer.eos_token_id()],
         };
         let (mut samples, mut visual) = (Vec::new(), Vec::new());
         for (questions, pictures) in asked {

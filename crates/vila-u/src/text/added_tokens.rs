@@ -7,11 +7,11 @@ use super::conversation::{IMAGE_END, IMAGE_START, VIDEO_END, VIDEO_START};
 use crate::{Error, Result};
 
 /// What a conversation adds to the vocabulary, in the order of the released checkpoints.
-pub(crate) const ADDED: [&str; 4] = [IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END];
+pub(crate) const ADDED_TOKENS: [&str; 4] = [IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END];
 
 /// Names and contents of the files beside a `tokenizer.model` of `ids` pieces. `longest`: text that the model
 /// is made for, in tokens.
-pub(crate) fn companions(ids: usize, longest: usize) -> [(&'static str, Vec<u8>); 3] {
+pub(crate) fn files_beside_model(ids: usize, longest: usize) -> [(&'static str, Vec<u8>); 3] {
     [
         ("added_tokens.json", pretty(added_tokens(ids))),
         ("special_tokens_map.json", pretty(special_tokens_map())),
@@ -24,7 +24,7 @@ pub(crate) fn companions(ids: usize, longest: usize) -> [(&'static str, Vec<u8>)
 
 /// A `tokenizer.json` and the `tokenizer_config.json` beside it with `tokens` added, whose ids are `ids` and
 /// those after it. Errors say why one of them is no such file.
-pub(crate) fn extended(
+pub(crate) fn add_to_json(
     json: &[u8],
     config: &[u8],
     tokens: &[&str],
@@ -71,7 +71,7 @@ fn pretty(value: Value) -> Vec<u8> {
 }
 
 fn added_tokens(ids: usize) -> Value {
-    let entries = ADDED
+    let entries = ADDED_TOKENS
         .iter()
         .zip(ids..)
         .map(|(token, id)| (token.to_string(), id.into()));
@@ -91,7 +91,7 @@ fn exact(token: &str, mut extra: Map<String, Value>) -> Map<String, Value> {
 fn special_tokens_map() -> Value {
     let exact = |token| exact(token, Map::new());
     json!({
-        "additional_special_tokens": ADDED.map(exact),
+        "additional_special_tokens": ADDED_TOKENS.map(exact),
         "bos_token": exact("<s>"),
         "eos_token": exact("</s>"),
         "pad_token": "<unk>",
@@ -103,7 +103,7 @@ fn tokenizer_config(ids: usize, longest: usize) -> Value {
     let special = Map::from_iter([("special".to_owned(), true.into())]);
     let first = ["<unk>", "<s>", "</s>"].into_iter().zip(0..);
     let decoder: Map<String, Value> = first
-        .chain(ADDED.into_iter().zip(ids..))
+        .chain(ADDED_TOKENS.into_iter().zip(ids..))
         .map(|(token, id)| (id.to_string(), exact(token, special.clone()).into()))
         .collect();
     json!({
@@ -111,7 +111,7 @@ fn tokenizer_config(ids: usize, longest: usize) -> Value {
         "add_eos_token": false,
         "add_prefix_space": true,
         "added_tokens_decoder": decoder,
-        "additional_special_tokens": ADDED,
+        "additional_special_tokens": ADDED_TOKENS,
         "bos_token": "<s>",
         "clean_up_tokenization_spaces": false,
         "eos_token": "</s>",
