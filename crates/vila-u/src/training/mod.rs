@@ -70,7 +70,10 @@ fn train_tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> 
         group.main_first(|| initial::tower(recipe, device, global_batch))?;
     let size = checkpointer.siglip.vision_config.image_size;
     recipe.check_picture(size)?;
-    let maker = CaptionedImageMaker::new(recipe, Arc::new(tokenizer), size);
+    let maker = CaptionedImageMaker {
+        tokenizer: Arc::new(tokenizer),
+        size,
+    };
     let model = TowerWithDiscriminator {
         tower,
         discriminator: checkpointer.discriminator.map(|sizes| sizes.init(device)),
