@@ -12,7 +12,7 @@ use super::samples::{Example, SampleMaker};
 use crate::Result;
 use crate::media::to_rgb;
 use crate::sequence::Content;
-use crate::training::model::initial;
+use crate::training::model::{initial, initial_tower};
 use crate::training::recipe::{Objective, Recipe};
 
 /// What a visual token looks like that is hidden from the model.
@@ -57,7 +57,7 @@ pub fn inspect(recipe: &Recipe, n: usize) -> Result<Vec<Inspected>> {
     let most = recipe.data.max_skipped;
     let stage = recipe.stages.first().map(|stage| &stage.objective);
     let Some(objective @ (Objective::Pretrain(_) | Objective::Sft(_))) = stage else {
-        let (tokenizer, size) = initial::tower_input(recipe)?;
+        let (tokenizer, size) = initial_tower::tower_input(recipe)?;
         let maker = CaptionedImageMaker {
             tokenizer: Arc::new(tokenizer),
             size,
