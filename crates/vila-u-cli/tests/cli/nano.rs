@@ -204,7 +204,7 @@ fn written_data_is_shown_and_trained_on() {
         [[data.sources]]
         format = "webdataset"
         path = "world/nano-{00000..00000}.tar"
-        form = "generation"
+        kind = "generation"
 
         [[stages]]
         objective = { kind = "sft", cfg_dropout = 0.0, visual_token_dropout = 0.5 }
@@ -241,7 +241,7 @@ fn written_data_is_shown_and_trained_on() {
         [[data.sources]]
         format = "openvid"
         path = "world/videos.csv"
-        form = "generation"
+        kind = "video_generation"
         [[data.sources]]
         format = "mmc4"
         path = "world/pages.jsonl"
@@ -270,7 +270,7 @@ fn written_data_is_shown_and_trained_on() {
     let samples = json(folder.path(), &["data", "inspect", recipe, "-n", "2"]);
     assert_eq!((samples.len(), &samples[1]["source"]), (2, &"nano".into()));
     assert!(!folder.path().join("runs").exists());
-    // Of its many forms some have no picture, some several, and videos eight.
+    // Of its many kinds of sample some have no picture, some several, and videos eight.
     let recipe = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../recipes/nano-pretrain.toml"
@@ -280,7 +280,7 @@ fn written_data_is_shown_and_trained_on() {
         "init=nano",
         "stages.0.objective.text=2.0",
         "stages.0.objective.page=2.0",
-        "stages.0.objective.video=1.0",
+        "stages.0.objective.video_generation=1.0",
     ] {
         inspect.extend(["--set", setting]);
     }

@@ -24,6 +24,13 @@ const RECIPE: &str = r#"
     eval_every = 7
     sample_every = 1000
 
+    [[data.sources]]
+    format = "nano"
+
+    [[data.sources]]
+    format = "nano"
+    held_out = true
+
     [model.siglip.vision_config]
     image_size = 16
     patch_size = 8

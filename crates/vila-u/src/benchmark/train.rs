@@ -38,7 +38,13 @@ const RECIPES: [(&str, &str, Option<&str>); 2] = [
 ];
 
 /// Left out: steps are only alike where every sample has one picture.
-const OTHERS: [&str; 5] = ["video", "video_question", "comparison", "reply", "text"];
+const OTHERS: [&str; 5] = [
+    "video_generation",
+    "video_question",
+    "comparison",
+    "reply",
+    "text",
+];
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (name, text, init) in RECIPES {

@@ -1,7 +1,7 @@
 //! A record made ready for the model: the sample that it is, and what the vision tower sees of its
 //! pictures.
 
-use super::{Image, Pictures, Record, Text};
+use super::{Image, Pictures, Record, SampleKind, Text};
 use crate::{
     Error, Result,
     media::{
@@ -22,10 +22,11 @@ pub struct Prepared {
     pub pixels: Vec<f32>,
 }
 
-/// Reads the pictures of a record and puts it in the form that the model is trained with.
+/// Reads the pictures of a record and makes it the sample that the model is trained with. A caption is one to be
+/// predicted.
 ///
 /// Pictures to look at are squeezed to a square (or padded, where the model's config says so),
-/// pictures to draw are cropped to one.
+/// pictures to generate are cropped to one.
 ///
 /// Errors name the record, or the file that cannot be read.
 pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> Result<Prepared> {
@@ -45,7 +46,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
     let read = |images: &[Image], sample: &Sample| -> Result<Vec<f32>> {
         let mut values = Vec::new();
         for (image, role) in images.iter().zip(sample.images()) {
-            values.extend(square(&image.read()?, &role));
+            values.extend(square(&image.read(size)?, &role));
         }
         Ok(values)
     };
@@ -55,13 +56,19 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
             let pixels = read(images, &sample)?;
             (sample, pixels)
         }
-        (Text::Turns(turns), Pictures::Frames(images)) => {
+        (Text::Asked(turns), Pictures::Images(images)) => {
+            let sample = templates::chat_without_markers(tokenizer, turns, images.len(), true);
+            let sample = sample.map_err(named)?;
+            let pixels = read(images, &sample)?;
+            (sample, pixels)
+        }
+        (Text::Turns(turns) | Text::Asked(turns), Pictures::Frames(images)) => {
             let sample =
                 templates::video_chat(tokenizer, turns, images.len(), true).map_err(named)?;
             let pixels = read(images, &sample)?;
             (sample, pixels)
         }
-        (Text::Turns(turns), Pictures::Video(path)) => {
+        (Text::Turns(turns) | Text::Asked(turns), Pictures::Video(path)) => {
             let frames = config.root.num_video_frames;
             let sample = templates::video_chat(tokenizer, turns, frames, true).map_err(named)?;
             let pictures = video::frames(path, frames, FrameSampling::Training)?;
@@ -77,6 +84,10 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         }
         (Text::Page(_), Pictures::Frames(_) | Pictures::Video(_)) => {
             return Err(named(Error::usage("a page has pictures, no video")));
+        }
+        (Text::Caption(_), _) => {
+            let described = record.clone().of_kind(SampleKind::Caption);
+            return prepare(&described, tokenizer, config);
         }
     };
     Ok(Prepared { sample, pixels })

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::formats::Rendering;
+use super::sample_kind::SampleKind;
 use crate::{
     Error, Result,
     media::{self, Picture},
@@ -12,6 +14,10 @@ use crate::{
 
 /// Larger pictures are no training data: a shard that has one is damaged or malicious.
 pub(super) const LARGEST_IMAGE: u64 = 64 << 20;
+
+/// What a caption answers.
+pub const DESCRIBE: &str = "Describe this picture.";
+pub const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 /// One sample of training or evaluation data. Its pictures are not yet decoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +30,13 @@ pub struct Record {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
+    /// What a picture or a video shows.
+    Caption(String),
     /// A conversation; `<image>` or `<video>` where a picture stands.
     Turns(Vec<Turn>),
+    /// A conversation as when the model is asked: its pictures stand before the first question, without their
+    /// start and end tokens.
+    Asked(Vec<Turn>),
     /// A web page; `<image>` where each of its pictures stands.
     Page(String),
 }
@@ -40,21 +51,24 @@ pub enum Pictures {
     Video(PathBuf),
 }
 
-/// A picture that is still a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A picture that is not yet decoded.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Image {
     File(PathBuf),
     /// The content of the file.
     Bytes(Vec<u8>),
+    /// None of a file.
+    Rendered(Rendering),
 }
 
 impl Image {
-    /// Decodes it; the error names the file, if it is one.
-    pub fn read(&self) -> Result<Picture> {
+    /// Decodes it, or renders it with `size` pixels a side; the error names the file, if it is one.
+    pub fn read(&self, size: u32) -> Result<Picture> {
         match self {
             Self::File(path) => media::load(path),
             Self::Bytes(bytes) => media::decode(bytes)
                 .map_err(|reason| Error::failed(format!("a picture of the record is {reason}"))),
+            Self::Rendered(rendering) => Ok(Picture::Rgb(rendering.render(size))),
         }
     }
 }
@@ -64,7 +78,8 @@ impl Record {
     /// it, or that it is generated from.
     pub fn caption(&self) -> Option<&str> {
         match &self.text {
-            Text::Turns(turns) => {
+            Text::Caption(caption) => Some(caption.trim()),
+            Text::Turns(turns) | Text::Asked(turns) => {
                 let generates =
                     |turn: &Turn| turn.from == Role::Assistant && turn.value.contains("<image>");
                 let speaker = if turns.iter().any(generates) {
@@ -81,18 +96,36 @@ impl Record {
         .filter(|caption| !caption.is_empty())
     }
 
+    /// A picture or a video and its caption as a sample of that kind; what is no caption stays.
+    pub fn of_kind(mut self, kind: SampleKind) -> Self {
+        if let Text::Caption(caption) = self.text {
+            let (describe, placeholder) = match self.pictures {
+                Pictures::Video(_) => (DESCRIBE_VIDEO, "<video>"),
+                _ => (DESCRIBE, "<image>"),
+            };
+            self.text = Text::Turns(if kind.generates() {
+                vec![Turn::human(caption), Turn::assistant(placeholder)]
+            } else {
+                vec![Turn::human(describe), Turn::assistant(caption)]
+            });
+        }
+        self
+    }
+
     /// Bytes of memory, roughly.
     pub fn size(&self) -> usize {
         let text = match &self.text {
-            Text::Turns(turns) => turns.iter().map(|turn| turn.value.len()).sum(),
-            Text::Page(text) => text.len(),
+            Text::Turns(turns) | Text::Asked(turns) => {
+                turns.iter().map(|turn| turn.value.len()).sum()
+            }
+            Text::Caption(text) | Text::Page(text) => text.len(),
         };
         let pictures = match &self.pictures {
             Pictures::Images(images) | Pictures::Frames(images) => images.as_slice(),
             Pictures::Video(_) => &[],
         };
         let image = |image: &Image| match image {
-            Image::File(_) => 0,
+            Image::File(_) | Image::Rendered(_) => 0,
             Image::Bytes(bytes) => bytes.len(),
         };
         text + pictures.iter().map(image).sum::<usize>()
@@ -133,5 +166,41 @@ mod tests {
         let page = |text: &str| record(Text::Page(text.into()));
         assert_eq!(page("One.<image>Two. <image>3").caption(), Some("Two."));
         assert_eq!(page("One.").caption(), None);
+        assert_eq!(
+            record(Text::Caption("A cat. ".into())).caption(),
+            Some("A cat.")
+        );
+    }
+
+    #[test]
+    fn a_caption_is_described_or_generated() {
+        let record = |pictures| Record {
+            id: "1".into(),
+            text: Text::Caption("A cat".into()),
+            pictures,
+        };
+        let turns = |human: &str, assistant: &str| {
+            Text::Turns(vec![Turn::human(human), Turn::assistant(assistant)])
+        };
+        let image = || record(Pictures::Images(Vec::new()));
+        let video = || record(Pictures::Video("a.mp4".into()));
+        for (record, kind, expected) in [
+            (image(), SampleKind::Caption, turns(DESCRIBE, "A cat")),
+            (image(), SampleKind::Generation, turns("A cat", "<image>")),
+            (
+                video(),
+                SampleKind::VideoQuestion,
+                turns(DESCRIBE_VIDEO, "A cat"),
+            ),
+            (
+                video(),
+                SampleKind::VideoGeneration,
+                turns("A cat", "<video>"),
+            ),
+        ] {
+            let made = record.of_kind(kind);
+            assert_eq!(made.text, expected);
+            assert_eq!(made.clone().of_kind(SampleKind::Text), made);
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! The records of one source in a shuffled order that never ends, and can be gone on with from any
 //! place.
 //!
-//! In every epoch the shards come in a new order and are divided among the parts (ranks and their
-//! workers); where there are fewer shards than parts, each part takes its share of every shard's
-//! records. Records go through a buffer that is filled, shuffled and emptied: to go on from a
+//! In every epoch the shards come in a new order and are divided among the ranks and their workers; where
+//! there are fewer shards than these, each takes its share of every shard's records. Records go through a buffer that is filled, shuffled and emptied: to go on from a
 //! [`Position`], the buffer is filled again from where its filling began.
 
 use std::path::PathBuf;
@@ -14,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     formats::{Bad, Records},
+    partition::Partition,
     record::Record,
+    sample_kind::KindWeights,
     seed::mix,
     source::Source,
 };
@@ -25,20 +26,27 @@ const MOST_BYTES: usize = 64 << 20;
 /// A source without a sample in so many epochs has none.
 const EMPTY_EPOCHS: u64 = 64;
 
-/// Which of how many that divide a source among themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Partition {
-    pub index: usize,
-    pub of: usize,
+/// How a source is read.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOptions {
+    /// How often each kind of sample comes, where the source has a choice.
+    pub kinds: KindWeights,
+    /// Of records that are no files.
+    pub seed: u64,
+    /// Of the order of shards and records.
+    pub shuffle_seed: u64,
+    /// Records that are shuffled together.
+    pub shuffle_buffer: usize,
+    pub partition: Partition,
 }
 
-/// Where a part stands in its source: the start of the buffer's filling, and what was taken since.
+/// Where a worker stands in its source: the start of the buffer's filling, and what was taken since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub epoch: u64,
-    /// Index among the part's shards of the epoch.
+    /// Index among the worker's shards of the epoch.
     pub shard: usize,
-    /// Records of that shard before, usable or not, the other parts' too.
+    /// Records of that shard before, usable or not, the other workers' too.
     pub record: u64,
     /// Records taken from the buffer.
     pub taken: usize,
@@ -62,10 +70,7 @@ pub(crate) struct Found {
 pub(crate) struct Stream {
     source: Source,
     shards: Vec<PathBuf>,
-    seed: u64,
-    part: Partition,
-    /// Records that the buffer holds.
-    capacity: usize,
+    options: ReadOptions,
     /// Where the buffer's filling began.
     start: Position,
     taken: usize,
@@ -79,22 +84,21 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// One part of a source, from a position on. `buffer`: records that are shuffled together.
+    /// A worker's part of a source, from a position on.
     ///
     /// Errors when the pattern names nothing.
     pub(crate) fn new(
         source: &Source,
-        seed: u64,
-        part: Partition,
-        buffer: usize,
+        mut options: ReadOptions,
         position: Position,
     ) -> Result<Self> {
+        if source.is_endless() {
+            options.shuffle_buffer = 1;
+        }
         let mut stream = Self {
             source: source.clone(),
             shards: source.shards()?,
-            seed,
-            part,
-            capacity: buffer.max(1),
+            options,
             start: position,
             taken: 0,
             buffer: Vec::new(),
@@ -155,14 +159,14 @@ impl Stream {
         (self.start, self.taken) = (self.next, 0);
         let first = self.next.epoch;
         let mut bytes = 0;
-        while self.buffer.len() < self.capacity && bytes < MOST_BYTES {
+        while self.buffer.len() < self.options.shuffle_buffer.max(1) && bytes < MOST_BYTES {
             if self.next.shard >= self.order.len() {
                 if !self.buffer.is_empty() {
                     break;
                 }
                 if self.next.epoch - first == EMPTY_EPOCHS {
-                    let path = &self.source.path;
-                    return Err(Error::usage(format!("{path}: no sample in these files")));
+                    let name = self.source.name();
+                    return Err(Error::usage(format!("{name}: no sample in these files")));
                 }
                 self.begin_epoch(self.next.epoch + 1);
                 self.start = self.next;
@@ -188,12 +192,12 @@ impl Stream {
             }
         }
         let at = mix(self.start.epoch, self.start.shard as u64);
-        let seed = mix(mix(self.seed, at), self.start.record);
+        let seed = mix(mix(self.options.shuffle_seed, at), self.start.record);
         self.buffer.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         Ok(())
     }
 
-    /// The part's next record of the shard that is open, which it opens; none at its end.
+    /// The worker's next record of the shard that is open, which it opens; none at its end.
     fn read(&mut self) -> Option<std::result::Result<Found, Skipped>> {
         let index = self.order[self.next.shard];
         let shard = self.shards[index].clone();
@@ -204,11 +208,12 @@ impl Stream {
         let records = match &mut self.open {
             Some(records) => records,
             closed => {
-                let opened = match self.source.open(&shard) {
+                let (kinds, seed) = (&self.options.kinds, self.options.seed);
+                let opened = match self.source.open(&shard, self.next.epoch, kinds, seed) {
                     Ok(mut records) => {
                         // The others' and what was read before.
-                        for _ in 0..self.next.record {
-                            records.next();
+                        if let Some(last) = self.next.record.checked_sub(1) {
+                            records.nth(last as usize);
                         }
                         records
                     }
@@ -224,19 +229,20 @@ impl Stream {
                 closed.insert(opened)
             }
         };
-        loop {
-            let record = records.next()?;
-            let number = self.next.record;
-            self.next.record += 1;
-            let whole = self.shards.len() >= self.part.of;
-            let turn = index as u64 + self.next.epoch + number;
-            if whole || turn % self.part.of as u64 == self.part.index as u64 {
-                return Some(match record {
-                    Ok(record) => Ok(Found { record, shard }),
-                    Err(bad) => failed(shard, bad),
-                });
-            }
-        }
+        let partition = self.options.partition;
+        let others = if self.shards.len() >= partition.count() {
+            0
+        } else {
+            let first = index as u64 + self.next.epoch + self.next.record;
+            let own = (first..).find(|number| partition.takes(*number))?;
+            own - first
+        };
+        let record = records.nth(others as usize)?;
+        self.next.record += others + 1;
+        Some(match record {
+            Ok(record) => Ok(Found { record, shard }),
+            Err(bad) => failed(shard, bad),
+        })
     }
 
     fn begin_epoch(&mut self, epoch: u64) {
@@ -248,19 +254,19 @@ impl Stream {
         self.order = self.order_of(epoch);
     }
 
-    /// The part's shards of an epoch, in order.
+    /// The worker's shards of an epoch, in order.
     fn order_of(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
-        order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(self.seed, epoch)));
-        if order.len() < self.part.of {
-            order
-        } else {
-            order
-                .into_iter()
-                .skip(self.part.index)
-                .step_by(self.part.of)
-                .collect()
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(
+            self.options.shuffle_seed,
+            epoch,
+        )));
+        let partition = self.options.partition;
+        if order.len() < partition.count() {
+            return order;
         }
+        let own = order.into_iter().skip(partition.index());
+        own.step_by(partition.count()).collect()
     }
 }
 
@@ -273,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::data::formats::DatasetFormat;
+    use crate::data::sample_kind::SampleKind;
 
     /// Shards of LLaVA records with so many records each, named by their numbers over all shards; every
     /// seventh cannot be used.
@@ -294,9 +301,11 @@ mod tests {
             format: DatasetFormat::Llava,
             path: folder.join("*.jsonl").to_str().unwrap().into(),
             folder: None,
-            form: None,
+            kind: None,
             weight: 1.0,
             held_out: false,
+            gallery: 0.0,
+            frames: 0.0,
         }
     }
 
@@ -305,8 +314,26 @@ mod tests {
         found.record.id.parse().unwrap()
     }
 
-    fn stream(source: &Source, part: Partition, buffer: usize, position: Position) -> Stream {
-        Stream::new(source, 5, part, buffer, position).unwrap()
+    fn options(partition: Partition, shuffle_buffer: usize) -> ReadOptions {
+        ReadOptions {
+            kinds: KindWeights::default(),
+            seed: 5,
+            shuffle_seed: 5,
+            shuffle_buffer,
+            partition,
+        }
+    }
+
+    fn stream(source: &Source, partition: Partition, buffer: usize, position: Position) -> Stream {
+        Stream::new(source, options(partition, buffer), position).unwrap()
+    }
+
+    fn part(worker: usize, workers: usize) -> Partition {
+        Partition {
+            worker,
+            workers,
+            ..Partition::WHOLE
+        }
     }
 
     proptest! {
@@ -324,7 +351,7 @@ mod tests {
             let mut seen: BTreeMap<(u64, u64), usize> = BTreeMap::new();
             let mut bad: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
             for index in 0..parts {
-                let part = Partition { index, of: parts };
+                let part = part(index, parts);
                 let mut stream = stream(&source, part, buffer, Position::default());
                 let mut skipped = Vec::new();
                 loop {
@@ -359,7 +386,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let source = source(folder.path(), &shards);
-            let part = Partition { index: parts - 1, of: parts };
+            let part = part(parts - 1, parts);
             let mut first = stream(&source, part, buffer, Position::default());
             for _ in 0..taken {
                 next(&mut first, &mut Vec::new());
@@ -378,8 +405,7 @@ mod tests {
     fn the_order_is_shuffled_and_new_in_every_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let source = source(folder.path(), &[6; 4]);
-        let whole = Partition { index: 0, of: 1 };
-        let mut stream = stream(&source, whole, 12, Position::default());
+        let mut stream = stream(&source, Partition::WHOLE, 12, Position::default());
         let mut epoch = || -> Vec<u64> {
             let ids = (0..21).map(|_| next(&mut stream, &mut Vec::new()));
             ids.collect()
@@ -399,8 +425,7 @@ mod tests {
         let mut source = source(folder.path(), &[3, 3]);
         // A folder is no file of records.
         fs::create_dir(folder.path().join("2.jsonl")).unwrap();
-        let whole = Partition { index: 0, of: 1 };
-        let mut stream = stream(&source, whole, 2, Position::default());
+        let mut stream = stream(&source, Partition::WHOLE, 2, Position::default());
         let mut skipped = Vec::new();
         for _ in 0..6 {
             next(&mut stream, &mut skipped);
@@ -412,14 +437,33 @@ mod tests {
         let empty = folder.path().join("empty.jsonl");
         fs::write(&empty, "").unwrap();
         source.path = empty.to_str().unwrap().into();
-        let mut stream = Stream::new(&source, 5, whole, 2, Position::default()).unwrap();
+        let mut stream =
+            Stream::new(&source, options(Partition::WHOLE, 2), Position::default()).unwrap();
         let error = stream.next(&mut Vec::new(), 10).unwrap_err();
         assert!(error.to_string().contains("no sample"), "{error}");
         // Nothing but bad records: it gives up.
         fs::write(&empty, "1\n2\n3\n").unwrap();
-        let mut stream = Stream::new(&source, 5, whole, 2, Position::default()).unwrap();
+        let mut stream =
+            Stream::new(&source, options(Partition::WHOLE, 2), Position::default()).unwrap();
         let mut skipped = Vec::new();
         assert!(stream.next(&mut skipped, 10).unwrap().is_none());
         assert_eq!(skipped.len(), 11);
+    }
+
+    #[test]
+    fn the_nano_world_has_no_end_and_is_read_in_order() {
+        let source: Source = toml::from_str("format = \"nano\"").unwrap();
+        let options = |worker| ReadOptions {
+            kinds: KindWeights::only(SampleKind::Text),
+            ..options(part(worker, 2), 100)
+        };
+        let mut first = Stream::new(&source, options(1), Position::default()).unwrap();
+        let ids = |stream: &mut Stream, count: usize| -> Vec<String> {
+            let mut id = || stream.next(&mut Vec::new(), 0).unwrap().unwrap().record.id;
+            (0..count).map(|_| id()).collect()
+        };
+        assert_eq!(ids(&mut first, 3), ["text 1", "text 3", "text 5"]);
+        let mut second = Stream::new(&source, options(1), first.position()).unwrap();
+        assert_eq!(ids(&mut first, 4), ids(&mut second, 4));
     }
 }

@@ -22,6 +22,7 @@ use data::captioned_images::CaptionedImageMaker;
 use data::samples::SampleMaker;
 use model::TowerWithDiscriminator;
 use model::initial::{self, initialise};
+use model::initial_tower;
 use objectives::multimodal::MultimodalObjective;
 use objectives::tower::TowerObjective;
 use recipe::{Objective, Recipe, Stage};
@@ -67,10 +68,13 @@ fn train_tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> 
     }
     // Tokenizers that are missing are made in the run folder, once.
     let (checkpointer, tower, tokenizer) =
-        group.main_first(|| initial::tower(recipe, device, global_batch))?;
+        group.main_first(|| initial_tower::tower(recipe, device, global_batch))?;
     let size = checkpointer.siglip.vision_config.image_size;
     recipe.check_picture(size)?;
-    let maker = CaptionedImageMaker::new(recipe, Arc::new(tokenizer), size);
+    let maker = CaptionedImageMaker {
+        tokenizer: Arc::new(tokenizer),
+        size,
+    };
     let model = TowerWithDiscriminator {
         tower,
         discriminator: checkpointer.discriminator.map(|sizes| sizes.init(device)),

@@ -299,10 +299,10 @@ pub fn init() -> String {
 
 #[test]
 fn the_language_model_trains_from_every_format() {
-    let caption = with(COYO, "form = \"caption\"");
-    let generation = with(COYO, "form = \"generation\"");
-    let video = with(OPENVID, "form = \"generation\"");
-    let described = with(OPENVID, "form = \"caption\"");
+    let caption = with(COYO, "kind = \"caption\"");
+    let generation = with(COYO, "kind = \"generation\"");
+    let video = with(OPENVID, "kind = \"video_generation\"");
+    let described = with(OPENVID, "kind = \"video_question\"");
     // What there is to predict of each.
     for (kind, source, text, visual) in [
         ("pretrain", caption.as_str(), true, false),
@@ -341,7 +341,7 @@ fn three_stages_run_from_files() {
         assert!(out.join("samples/step-00000006.png").is_file(), "{name}");
         (model, metrics(&out))
     };
-    let held_out = with(COYO, "form = \"generation\"\nheld_out = true");
+    let held_out = with(COYO, "kind = \"generation\"\nheld_out = true");
     // Of text alone the tower learns nothing: it is skipped.
     let tower = format!(
         "{}\n{TOWER}",
@@ -350,14 +350,14 @@ fn three_stages_run_from_files() {
     let (tower, metrics) = run("tower", &tower, None);
     assert!(metrics[5]["eval/psnr"].is_f64() && metrics[5]["pixel"].is_f64());
 
-    let caption = with(COYO, "form = \"caption\"");
-    let generation = with(COYO, "form = \"generation\"\nweight = 2.0");
-    let video = with(OPENVID, "form = \"generation\"");
+    let caption = with(COYO, "kind = \"caption\"");
+    let generation = with(COYO, "kind = \"generation\"\nweight = 2.0");
+    let video = with(OPENVID, "kind = \"video_generation\"");
     let sources = [&caption, &generation, MMC4, LLAVA, &video, &held_out];
     let (pretrained, metrics) = run("pretrain", &language("pretrain", &sources), Some(&tower));
     assert!(metrics[2]["eval/visual_loss"].is_f64() && metrics[2]["eval/text_loss"].is_f64());
 
-    let described = with(OPENVID, "form = \"caption\"");
+    let described = with(OPENVID, "kind = \"video_question\"");
     let sources = [VFLAN, PARQUET, LLAVA, &generation, &described, &held_out];
     let recipe = language("sft", &sources);
     let stages = &recipe[recipe.find("[data]").expect("data")..];
@@ -385,7 +385,7 @@ fn a_resumed_run_reads_on_where_it_stopped() {
     let bad = format!(
         "format = \"llava\"\npath = {lines:?}\nfolder = \"DATA/sharegpt4v/images/coco/train2017\"\nweight = 2.0"
     );
-    let generation = with(COYO, "form = \"generation\"");
+    let generation = with(COYO, "kind = \"generation\"");
     let recipe = language("pretrain", &[&generation, &bad, MMC4]);
     let settings = [
         init(),
@@ -433,7 +433,7 @@ fn a_resumed_run_reads_on_where_it_stopped() {
 #[test]
 fn what_stops_a_run_is_named_by_shard_and_key() {
     let folder = tempfile::tempdir().expect("a folder");
-    let recipe = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
+    let recipe = language("pretrain", &[&with(COYO, "kind = \"generation\"")]);
     let rate = "stages.0.optimizer.learning_rate=1e30";
     let settings = [init(), rate.into(), "depth_dropout=0.0".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
@@ -482,20 +482,20 @@ fn too_many_bad_records_stop_the_run() {
 #[test]
 fn mistakes_in_sources_are_named() {
     for (kind, source, expected) in [
-        ("pretrain", COYO.to_string(), "form is needed"),
+        ("pretrain", COYO.to_string(), "kind is needed"),
         (
             "pretrain",
-            with(LLAVA, "form = \"caption\""),
-            "form is of captions",
+            with(LLAVA, "kind = \"caption\""),
+            "kind is of captions",
         ),
         ("pretrain", with(LLAVA, "wieght = 2"), "wieght"),
         ("pretrain", with(LLAVA, "weight = 0"), "a weight above 0"),
         (
             "pretrain",
-            with(OPENVID, "form = \"caption\""),
+            with(OPENVID, "kind = \"video_question\""),
             "fine-tuning",
         ),
-        ("sft", with(COYO, "form = \"video\""), "video"),
+        ("sft", with(COYO, "kind = \"video\""), "video"),
         (
             "sft",
             "format = \"webdatset\"\npath = \"x\"".into(),
@@ -559,7 +559,7 @@ fn videos_are_read_from_mp4_files() {
     let at = folder.path().display();
     let source = |rest: &str| format!("{rest}\nfolder = \"{at}\"");
     let openvid = source(&format!(
-        "format = \"openvid\"\npath = \"{at}/a.csv\"\nform = \"generation\""
+        "format = \"openvid\"\npath = \"{at}/a.csv\"\nkind = \"video_generation\""
     ));
     let llava = source(&format!("format = \"llava\"\npath = \"{at}/a.jsonl\""));
     for (source, keys) in [(&openvid, ["long.mp4", "short.mp4"]), (&llava, ["1", "2"])] {
@@ -609,7 +609,7 @@ fn inspecting_shows_what_is_learnt() {
     let path = folder.path().join("recipe.toml");
     let text = language(
         "pretrain",
-        &[&with(COYO, "form = \"generation\""), MMC4, LLAVA],
+        &[&with(COYO, "kind = \"generation\""), MMC4, LLAVA],
     );
     let text = format!(
         "out = {:?}\n{}\n{text}",

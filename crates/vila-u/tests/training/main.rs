@@ -32,6 +32,16 @@ const COMMON: &str = r#"
 
 const OPTIMIZER: &str = "{ learning_rate = 3e-3, warmup_ratio = 0.1, weight_decay = 0.01, betas = [0.9, 0.98], max_grad_norm = 1.0 }";
 
+/// The nano world, trained on and held out.
+const NANO: &str = r#"
+    [[data.sources]]
+    format = "nano"
+
+    [[data.sources]]
+    format = "nano"
+    held_out = true
+"#;
+
 const TOWER: &str = r#"
     [model.siglip.vision_config]
     image_size = 16
@@ -115,12 +125,17 @@ fn tokenizers() -> &'static Path {
     made.path()
 }
 
-/// The recipe `text` into `out`.
+/// The recipe `text` into `out`, on the nano world if it names no data.
 fn recipe(text: &str, out: &Path, overrides: &[&str]) -> Result<Recipe> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
     let text = text.replace("OPTIMIZER", OPTIMIZER);
-    let text = format!("out = {out:?}\n{COMMON}\n{text}");
+    let nano = if text.contains("[[data.sources]]") {
+        ""
+    } else {
+        NANO
+    };
+    let text = format!("out = {out:?}\n{COMMON}\n{nano}\n{text}");
     fs::write(&path, text).expect("write");
     let tokenizers = format!("model.tokenizers={}", tokenizers().display());
     let mut settings = vec![tokenizers];
@@ -309,7 +324,7 @@ fn every_kind_of_sample_is_learnt() {
         ("caption", "caption_loss"),
         ("generation", "generation_loss"),
         ("question", "answer_loss"),
-        ("video", "video_loss"),
+        ("video_generation", "video_loss"),
         ("video_question", "video_answer_loss"),
         ("page", "page_loss"),
         ("comparison", "comparison_loss"),

@@ -159,7 +159,7 @@ fn two_ranks_of_a_language_model_are_two_batches_of_one() {
 #[test]
 fn ranks_on_files_stop_together_and_go_on_where_each_was() {
     let folder = tempfile::tempdir().expect("a folder");
-    let text = language("pretrain", &[&with(COYO, "form = \"generation\"")]);
+    let text = language("pretrain", &[&with(COYO, "kind = \"generation\"")]);
     let settings = [init(), "depth_dropout=0.0".into(), "batch_size=2".into()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let each = [settings.as_slice(); 2];

@@ -92,7 +92,7 @@ fn a_loss_spike_stops_the_run_and_names_its_samples() {
     let first = 4 * (step - 1);
     for (sample, n) in samples.iter().zip(first..) {
         assert_eq!(sample["source"], "nano");
-        assert_eq!(sample["key"], n.to_string());
+        assert_eq!(sample["key"], format!("caption {n}"));
     }
     assert_eq!(samples.len(), 4);
     assert!(failed["losses"]["contrastive"].is_string(), "{failed}");

@@ -214,10 +214,7 @@ mod tests {
 
     use ::parquet::{file::writer::SerializedFileWriter, schema::parser::parse_message_type};
 
-    use super::{
-        super::{Form, parquet},
-        *,
-    };
+    use super::{super::parquet, *};
 
     fn checked(bytes: &[u8]) -> Parsed<()> {
         let mut file = tempfile::tempfile().unwrap();
@@ -251,7 +248,7 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), nested(20_000)).unwrap();
-        let error = parquet::open(file.path(), Path::new(""), Form::Caption).err();
+        let error = parquet::open(file.path(), Path::new("")).err();
         assert!(error.unwrap().to_string().contains("64 levels"));
         assert!(checked(&nested(20)[..90]).is_ok(), "not a table at all");
     }

@@ -35,7 +35,7 @@ struct Entry {
 }
 
 /// The records of a file; paths in them are relative to `folder` and stay inside it.
-pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
     json::records(path, move |number, entry| record(number, entry, &folder))
 }
@@ -100,7 +100,7 @@ mod tests {
         };
         let name = |image: &Image| match image {
             Image::File(path) => path.to_str().unwrap().to_string(),
-            Image::Bytes(_) => String::new(),
+            Image::Bytes(_) | Image::Rendered(_) => String::new(),
         };
         images.iter().map(name).collect()
     }

@@ -47,7 +47,7 @@ struct Info {
 }
 
 /// The pages of a shard: JSON lines, zipped or not, or a tar file of JSON files.
-pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     if path.extension().is_some_and(|ending| ending == "tar") {
         let pages = Members::open(path)?.filter_map(|member| {
             let member = match member {

@@ -8,23 +8,22 @@
 mod archive;
 mod footer;
 mod json;
-mod llava;
-mod mmc4;
-mod openvid;
-mod parquet;
+pub(super) mod llava;
+pub(super) mod mmc4;
+pub(super) mod nano;
+pub(super) mod openvid;
+pub(super) mod parquet;
 mod pickle;
-mod vflan;
-mod webdataset;
+pub(super) mod vflan;
+pub(super) mod webdataset;
 mod zipped;
-
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use llava::read_jsonl;
+pub use nano::Rendering;
 
-use super::record::{Pictures, Record, Text};
-use crate::{Result, text::conversation::Turn};
+use super::{record::Record, sample_kind::SampleKind};
 
 /// A record that cannot be used, by whatever names it in its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,59 +50,25 @@ pub enum DatasetFormat {
     Vflan,
     /// Tables with the bytes of pictures.
     Parquet,
-}
-
-/// What a picture and its caption become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Form {
-    /// [picture, caption], loss on the caption.
-    Caption,
-    /// [caption, picture], loss on the picture.
-    Generation,
+    /// The nano world: endless, and no files.
+    Nano,
 }
 
 impl DatasetFormat {
-    /// Opens a shard. `folder`: where the files that its records name lie.
-    ///
-    /// Errors when the shard cannot be opened or is of another format altogether.
-    pub fn open(self, shard: &Path, folder: &Path, form: Form) -> Result<Records> {
+    /// The kinds of sample among which a recipe chooses for records of this format; none of conversations and
+    /// pages, which are of one kind each.
+    pub fn kinds(self) -> &'static [SampleKind] {
         match self {
-            Self::WebDataset => webdataset::open(shard, form),
-            Self::Llava => llava::open(shard, folder),
-            Self::Mmc4 => mmc4::open(shard, folder),
-            Self::OpenVid => openvid::open(shard, folder, form),
-            Self::Vflan => vflan::open(shard, folder),
-            Self::Parquet => parquet::open(shard, folder, form),
+            Self::WebDataset | Self::Parquet => &[SampleKind::Caption, SampleKind::Generation],
+            Self::OpenVid => &[SampleKind::VideoGeneration, SampleKind::VideoQuestion],
+            Self::Nano => &SampleKind::ALL,
+            Self::Llava | Self::Mmc4 | Self::Vflan => &[],
         }
     }
 
-    /// Whether all its records are captions, so that their form has to be chosen.
-    pub fn captions(self) -> bool {
-        matches!(self, Self::WebDataset | Self::OpenVid)
-    }
-}
-
-/// What a caption answers.
-pub(crate) const DESCRIBE: &str = "Describe this picture.";
-pub(crate) const DESCRIBE_VIDEO: &str = "Describe this video.";
-
-impl Form {
-    /// One picture or video and its caption as a record.
-    fn record(self, id: String, caption: &str, pictures: Pictures) -> Record {
-        let (describe, placeholder) = match pictures {
-            Pictures::Video(_) => (DESCRIBE_VIDEO, "<video>"),
-            _ => (DESCRIBE, "<image>"),
-        };
-        let turns = match self {
-            Self::Caption => vec![Turn::human(describe), Turn::assistant(caption)],
-            Self::Generation => vec![Turn::human(caption), Turn::assistant(placeholder)],
-        };
-        Record {
-            id,
-            text: Text::Turns(turns),
-            pictures,
-        }
+    /// Whether each of its records is of a kind that the recipe has to choose. Tables can have conversations.
+    pub fn needs_kind(self) -> bool {
+        !self.kinds().is_empty() && self != Self::Parquet
     }
 }
 

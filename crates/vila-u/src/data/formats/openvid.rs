@@ -20,10 +20,10 @@ use std::{
 
 use csv::{Reader, StringRecord};
 
-use super::{Bad, Form, Records};
+use super::{Bad, Records};
 use crate::{
     Error, Result,
-    data::record::{Pictures, Record, inside},
+    data::record::{Pictures, Record, Text, inside},
 };
 
 /// A longer row is none: somewhere a quote was not closed.
@@ -47,7 +47,7 @@ impl Read for Rows {
 }
 
 /// The videos of a shard, which lie in `folder`.
-pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let file = File::open(path).map_err(Error::io(path))?;
     let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
     let mut csv = Reader::from_reader(Rows {
@@ -73,7 +73,11 @@ pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
                 return Err("no video or no caption".into());
             }
             let path = inside(&folder, &video)?;
-            Ok(form.record(video, &caption, Pictures::Video(path)))
+            Ok(Record {
+                id: video,
+                text: Text::Caption(caption),
+                pictures: Pictures::Video(path),
+            })
         };
         left.store(LONGEST_ROW, Ordering::Relaxed);
         row.map_err(|error| error.to_string())
@@ -90,7 +94,6 @@ pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::data::record::Text;
 
     #[test]
     fn rows_are_videos_and_captions() {
@@ -98,24 +101,18 @@ mod tests {
         let rows = "caption,video,aesthetic score\n\"A man, and\n\"\"a dog\"\"\",a_0.mp4,5.2\n\
                     short\n,b.mp4,1\nA cat,../b.mp4,1\nA cat,b.mp4,1\n";
         std::fs::write(file.path(), rows).unwrap();
-        let records: Vec<_> = open(file.path(), Path::new("v"), Form::Generation)
-            .unwrap()
-            .collect();
+        let records: Vec<_> = open(file.path(), Path::new("v")).unwrap().collect();
         assert_eq!(records.len(), 5);
         let first = records[0].as_ref().unwrap();
         assert_eq!(first.pictures, Pictures::Video("v/a_0.mp4".into()));
-        let Text::Turns(turns) = &first.text else {
-            return;
-        };
-        assert_eq!(turns[0].value, "A man, and\n\"a dog\"");
-        assert_eq!(turns[1].value, "<video>");
+        assert_eq!(first.text, Text::Caption("A man, and\n\"a dog\"".into()));
         assert!(records[1].is_err() && records[2].is_err());
         let left = records[3].as_ref().unwrap_err();
         assert!(left.reason.contains("leaves the folder"), "{left:?}");
         assert!(records[4].is_ok());
 
         std::fs::write(file.path(), "name,caption\n").unwrap();
-        let Err(error) = open(file.path(), Path::new("v"), Form::Caption) else {
+        let Err(error) = open(file.path(), Path::new("v")) else {
             return assert_eq!("an error", "");
         };
         assert!(error.to_string().contains("`video`"));

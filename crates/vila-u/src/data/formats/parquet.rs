@@ -5,7 +5,7 @@
 //! | `image`, `images` | a picture or a list: `{bytes, path}`, or bytes alone |
 //! | `conversations` | a list of `{from, value}`, as LLaVA has it |
 //! | `texts` | a list of `{user, assistant}` |
-//! | `caption`, `text` | a caption; such a table is read in the form of its source |
+//! | `caption`, `text` | a caption; such a table is of the kinds of its source |
 //! | `id` | names the record, otherwise its row does |
 //!
 //! Layout: `datasets.Image` of huggingface/datasets (`features/image.py`: a struct of `bytes` and
@@ -20,7 +20,7 @@ use parquet::{
     schema::types::Type,
 };
 
-use super::{Bad, Form, Records, footer};
+use super::{Bad, Records, footer};
 use crate::{
     Error, Result,
     catch_unwind::catch_unwind_silent,
@@ -41,7 +41,7 @@ const COLUMNS: [&str; 7] = [
 const ROWS: usize = 16;
 
 /// The rows of a shard; picture paths in them are relative to `folder`.
-pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
     footer::check(&mut file).map_err(invalid)?;
@@ -70,7 +70,7 @@ pub(super) fn open(path: &Path, folder: &Path, form: Form) -> Result<Records> {
         let row = row.map_err(|reason| format!("the rest of this table cannot be read: {reason}"));
         let record = row
             .transpose()?
-            .and_then(|row| record(number, row, &folder, form));
+            .and_then(|row| record(number, row, &folder));
         Some(record.map_err(|reason| Bad {
             key: format!("row {number}"),
             reason,
@@ -89,7 +89,7 @@ fn guarded<T>(
     }
 }
 
-fn record(number: u64, row: Row, folder: &Path, form: Form) -> std::result::Result<Record, String> {
+fn record(number: u64, row: Row, folder: &Path) -> std::result::Result<Record, String> {
     let (mut id, mut images, mut turns, mut caption) = (number.to_string(), vec![], vec![], None);
     for (name, field) in row.into_columns() {
         match (name.as_str(), field) {
@@ -119,9 +119,11 @@ fn record(number: u64, row: Row, folder: &Path, form: Form) -> std::result::Resu
         });
     }
     match (caption, images.pop(), images.is_empty()) {
-        (Some(caption), Some(image), true) => {
-            Ok(form.record(id, &caption, Pictures::Images(vec![image])))
-        }
+        (Some(caption), Some(image), true) => Ok(Record {
+            id,
+            text: Text::Caption(caption),
+            pictures: Pictures::Images(vec![image]),
+        }),
         _ => Err(
             "neither a conversation (`conversations`, `texts`) nor one picture and its `caption`"
                 .into(),
@@ -274,7 +276,7 @@ mod tests {
     fn read(table: &[u8]) -> Result<Vec<std::result::Result<Record, Bad>>> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), table).unwrap();
-        Ok(open(file.path(), Path::new("images"), Form::Caption)?.collect())
+        Ok(open(file.path(), Path::new("images"))?.collect())
     }
 
     fn table() -> Vec<u8> {

@@ -37,7 +37,7 @@ struct Entry {
     image: Option<Texts>,
 }
 
-pub(super) fn open(path: &Path, folder: &Path) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let folder = folder.to_path_buf();
     let mut first = [0];
     let mut file = File::open(path).map_err(Error::io(path))?;
@@ -128,7 +128,7 @@ mod tests {
     fn said(record: &Record) -> Vec<&str> {
         match &record.text {
             Text::Turns(turns) => turns.iter().map(|turn| turn.value.as_str()).collect(),
-            Text::Page(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

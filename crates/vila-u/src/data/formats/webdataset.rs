@@ -14,12 +14,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Bad, Form, Records,
+    Bad, Records,
     archive::{Member, Members},
 };
 use crate::{
     Result,
-    data::record::{Image, Pictures, Record},
+    data::record::{Image, Pictures, Record, Text},
 };
 
 const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
@@ -27,7 +27,7 @@ const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "t
 const CAPTIONS: [&str; 3] = ["sharegpt4v", "prompt", "caption"];
 
 /// The samples of a shard.
-pub(super) fn open(path: &Path, form: Form) -> Result<Records> {
+pub(in crate::data) fn open(path: &Path) -> Result<Records> {
     let mut group: Option<Group> = None;
     let mut members = Members::open(path)?;
     let samples = std::iter::from_fn(move || {
@@ -48,10 +48,10 @@ pub(super) fn open(path: &Path, form: Form) -> Result<Records> {
                 group.add(member);
             }
             if let Some(whole) = whole {
-                return Some(whole.record(form));
+                return Some(whole.record());
             }
         }
-        group.take().map(|last| last.record(form))
+        group.take().map(|last| last.record())
     });
     Ok(Box::new(samples))
 }
@@ -95,14 +95,15 @@ impl Group {
         }
     }
 
-    fn record(self, form: Form) -> std::result::Result<Record, Bad> {
+    fn record(self) -> std::result::Result<Record, Bad> {
         let caption = self.caption().map(str::to_string);
         let key = self.key;
         match (self.wrong, self.image, caption) {
-            (None, Some(image), Some(caption)) => {
-                let pictures = Pictures::Images(vec![Image::Bytes(image)]);
-                Ok(form.record(key, &caption, pictures))
-            }
+            (None, Some(image), Some(caption)) => Ok(Record {
+                id: key,
+                text: Text::Caption(caption),
+                pictures: Pictures::Images(vec![Image::Bytes(image)]),
+            }),
             (wrong, image, _) => {
                 let missing = match image {
                     None => "no image (.jpg, .png, .webp, ...)",
@@ -128,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{formats::archive::tests::tar, record::Text};
+    use crate::data::formats::archive::tests::tar;
 
     fn read(files: &[(&str, &[u8])]) -> Vec<std::result::Result<Record, Bad>> {
         read_bytes(&tar(files))
@@ -137,7 +138,7 @@ mod tests {
     fn read_bytes(shard: &[u8]) -> Vec<std::result::Result<Record, Bad>> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), shard).unwrap();
-        open(file.path(), Form::Generation).unwrap().collect()
+        open(file.path()).unwrap().collect()
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
             first.pictures,
             Pictures::Images(vec![Image::Bytes(b"A".to_vec())])
         );
-        assert!(matches!(&first.text, Text::Turns(turns) if turns[1].value == "<image>"));
+        assert_eq!(first.text, Text::Caption("a cat".into()));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use sentencepiece_model::{
 use super::{Comparison, Page, Question, Scene, Split, Video, riddle};
 use crate::{
     Error, Result,
-    data::formats::{DESCRIBE, DESCRIBE_VIDEO},
+    data::record::{DESCRIBE, DESCRIBE_VIDEO},
     text::{
         conversation::{self, Turn},
         files_beside_model,

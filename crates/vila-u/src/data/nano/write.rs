@@ -194,7 +194,7 @@ fn write_shard(folder: &Path, kind: &str, number: usize, rendered: &[RenderedSce
 mod tests {
     use super::*;
     use crate::data::{
-        DatasetFormat, Form, Image, Pictures, Record, Text,
+        Image, KindWeights, Pictures, Record, SampleKind, Source, Text,
         nano::{Page, Video},
         read_jsonl,
     };
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(records[9].text, Text::Turns(generation));
         let file = Image::File(folder.join("images/0000004.png"));
         assert_eq!(records[9].pictures, Pictures::Images(vec![file.clone()]));
-        let picture = file.read().unwrap().rgb();
+        let picture = file.read(64).unwrap().rgb();
         assert_eq!(picture, scene.render(64));
         let lines = |name: &str| read_jsonl(&folder.join(name)).unwrap();
         assert_eq!(lines("video-questions.jsonl").len(), 3);
@@ -221,20 +221,24 @@ mod tests {
         let Pictures::Images(images) = &reply.pictures else {
             panic!("{reply:?}");
         };
-        assert!(images[0].read().is_ok());
-        let open = |format: DatasetFormat, name: &str, images: &Path| -> Vec<Record> {
-            let records = format.open(&folder.join(name), images, Form::Generation);
-            records.unwrap().map(|record| record.unwrap()).collect()
+        assert!(images[0].read(64).is_ok());
+        let open = |format: &str, name: &str, images: &Path| -> Vec<Record> {
+            let shard = folder.join(name);
+            let text = format!("format = {format:?}\npath = {shard:?}\nfolder = {images:?}");
+            let source: Source = toml::from_str(&text).unwrap();
+            let kinds = KindWeights::only(SampleKind::VideoGeneration);
+            let records = source.open(&shard, 0, &kinds, 0).unwrap();
+            records.map(|record| record.unwrap()).collect()
         };
-        let pages = open(DatasetFormat::Mmc4, "pages.jsonl", &folder.join("images"));
+        let pages = open("mmc4", "pages.jsonl", &folder.join("images"));
         assert_eq!(pages.len(), 2);
         let page = Page::sample(Split::Test, 3, 1);
         assert_eq!(pages[1].text, Text::Page(page.text()));
         let Pictures::Images(images) = &pages[1].pictures else {
             panic!("{pages:?}");
         };
-        assert_eq!(images[2].read().unwrap().rgb(), page.scenes[2].render(64));
-        let videos = open(DatasetFormat::OpenVid, "videos.csv", &folder);
+        assert_eq!(images[2].read(64).unwrap().rgb(), page.scenes[2].render(64));
+        let videos = open("openvid", "videos.csv", &folder);
         let video = Video::sample(Split::Test, 3, 2);
         let made = vec![Turn::human(video.caption()), Turn::assistant("<video>")];
         assert_eq!(videos[2].text, Text::Turns(made));

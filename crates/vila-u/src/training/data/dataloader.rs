@@ -1,52 +1,45 @@
-//! The dataloader: worker threads make samples, a few batches ahead of the step that needs them.
+//! The dataloader: worker threads make samples of records, a few batches ahead of the step that needs them.
 //!
 //! Which worker makes a sample follows from the sample's number, and each makes its own in order: the
-//! samples are the same however fast the workers are. A scene of the nano world is a function of its
-//! number alone; a record comes from where its worker stands in the source.
+//! samples are the same however fast the workers are. A record comes from where its worker stands in the
+//! sample's source.
 //!
-//! Of several ranks each has the samples of its own batches: of the numbers of a step's batch, all ranks'
-//! together, the first `batch` are rank 0's, and so on. Each has workers of its own, which divide the sources
-//! with those of all ranks.
+//! Of several ranks each has the samples of its own batches (see [`Partition`]), and workers of its own, which
+//! divide the sources with those of all ranks.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::dataloader_state::{DataLoaderState, DataProgress, trained};
+use crate::data::partition::Partition;
 use crate::data::seed::mix;
-use crate::data::stream::{Partition, Position, Skipped, Stream};
-use crate::data::weights::{SourceChoice, choose};
-use crate::data::{Record, Source};
+use crate::data::stream::{Position, ReadOptions, Skipped, Stream};
+use crate::data::weights::choose;
+use crate::data::{KindWeights, Record, Source};
 use crate::training::recipe::Data;
 use crate::training::run_folder::failure::Origin;
 use crate::{Error, Result};
 
 /// How many batches may wait; enough to bridge a slow one, few enough to stay small.
 const AHEAD: usize = 2;
-/// What the nano world is called where there could be a path.
-const NANO: &str = "nano";
 
-/// Makes samples of scenes and records; each worker has its own.
+/// Makes samples of records; each worker has its own.
 pub(crate) trait MakeSample: Clone + Send + 'static {
     /// Plain host memory.
     type Sample: Send + 'static;
 
-    /// Sample `n` of the nano world.
-    fn scene(&self, n: u64) -> Result<Self::Sample>;
-
-    /// What sample `n` of the nano world is called.
-    fn scene_key(&self, n: u64) -> String {
-        n.to_string()
-    }
+    /// How often each kind of sample comes, where a source has a choice.
+    fn kinds(&self) -> KindWeights;
 
     /// Sample `n`, of a record. `n` seeds anything random in it.
     ///
     /// Errors say why the record cannot be used.
-    fn record(&self, n: u64, record: Record) -> Result<Self::Sample>;
+    fn make(&self, n: u64, record: Record) -> Result<Self::Sample>;
 }
 
-/// A sample after its key and its shard, if it is from one.
-type Keyed<S> = (String, Option<PathBuf>, S);
+/// A sample after its key and its shard.
+type Keyed<S> = (String, PathBuf, S);
 
 /// What a worker sends.
 struct WorkerOutput<S> {
@@ -58,26 +51,25 @@ struct WorkerOutput<S> {
     position: Position,
 }
 
-/// Which samples are a rank's.
-#[derive(Clone, Copy)]
-pub(crate) struct RankShare {
-    pub rank: usize,
-    pub ranks: usize,
-    /// Samples of a rank that follow each other.
-    pub batch: usize,
+/// A sample and where it is from.
+pub(crate) struct LoadedSample<S> {
+    pub origin: Origin,
+    pub sample: S,
 }
 
-impl RankShare {
-    /// The number among all samples of this rank's own `n`.
-    fn number(self, n: u64) -> u64 {
-        let (batch, rank, ranks) = (self.batch as u64, self.rank as u64, self.ranks as u64);
-        (n / batch * ranks + rank) * batch + n % batch
+impl<S> LoadedSample<S> {
+    fn new(source: &str, (key, shard, sample): Keyed<S>) -> Self {
+        let origin = Origin {
+            source: source.to_string(),
+            shard,
+            key,
+        };
+        Self { origin, sample }
     }
 }
 
 pub(crate) struct DataLoader<S> {
     workers: Vec<Receiver<Result<WorkerOutput<S>>>>,
-    /// The paths of the sources.
     names: Vec<String>,
     weights: Vec<f64>,
     /// Number of the next sample, of this rank's own.
@@ -85,64 +77,45 @@ pub(crate) struct DataLoader<S> {
 }
 
 impl<S: Send + 'static> DataLoader<S> {
-    /// Starts with the rank's own sample `first`, from a state. The threads end when this is dropped.
+    /// Starts with the rank's own sample `first`, from a state. `rank`: what its workers divide. The threads end
+    /// when this is dropped.
     pub(crate) fn start<M: MakeSample<Sample = S>>(
         maker: &M,
         data: &Data,
         seed: u64,
-        share: RankShare,
+        rank: Partition,
         state: &DataLoaderState,
         first: u64,
     ) -> Self {
         let sources: Vec<Source> = trained(data).cloned().collect();
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
-        let readers = data.num_workers * share.ranks;
         let start = |worker| {
-            let (sender, receiver) = sync_channel((AHEAD * share.batch).div_ceil(data.num_workers));
+            let partition = Partition {
+                worker,
+                workers: data.num_workers,
+                ..rank
+            };
+            let (sender, receiver) = sync_channel((AHEAD * rank.batch).div_ceil(data.num_workers));
             let worker = Worker {
                 maker: maker.clone(),
+                sources: sources.clone(),
                 weights: weights.clone(),
-                part: Partition {
-                    index: worker,
-                    of: data.num_workers,
-                },
-                share,
-                most: usize::try_from(data.max_skipped).unwrap_or(usize::MAX),
+                partition,
+                shuffle_buffer: data.shuffle_buffer.div_ceil(data.num_workers * rank.ranks),
+                seed,
+                max_skipped: usize::try_from(data.max_skipped).unwrap_or(usize::MAX),
                 sender,
             };
-            let positions = state.of_rank(share.rank).get(worker.part.index).cloned();
-            let (sources, buffer) = (sources.clone(), data.shuffle_buffer.div_ceil(readers));
-            let part = Partition {
-                index: share.rank * data.num_workers + worker.part.index,
-                of: readers,
-            };
-            thread::spawn(move || {
-                if sources.is_empty() {
-                    worker.scenes(first);
-                    return;
-                }
-                let positions = positions.unwrap_or_default();
-                let streams = sources.iter().zip(positions).zip(0..);
-                let streams = streams.map(|((source, position), number)| {
-                    Stream::new(source, mix(seed, number), part, buffer, position)
-                });
-                match streams.collect() {
-                    Ok(streams) => worker.records(streams, first),
-                    Err(error) => {
-                        let _ = worker.sender.send(Err(error));
-                    }
-                }
-            });
+            let positions = state.of_rank(rank.rank).get(partition.worker).cloned();
+            thread::spawn(move || worker.run(&positions.unwrap_or_default(), first));
             receiver
-        };
-        let names = if sources.is_empty() {
-            vec![NANO.to_string()]
-        } else {
-            sources.iter().map(|source| source.path.clone()).collect()
         };
         Self {
             workers: (0..data.num_workers).map(start).collect(),
-            names,
+            names: sources
+                .iter()
+                .map(|source| source.name().to_string())
+                .collect(),
             weights,
             n: first,
         }
@@ -154,75 +127,77 @@ impl<S: Send + 'static> DataLoader<S> {
         count: usize,
         progress: &mut DataProgress,
     ) -> Result<Vec<LoadedSample<S>>> {
-        (0..count).map(|_| self.sample(progress)).collect()
+        (0..count).map(|_| self.next_sample(progress)).collect()
     }
 
-    fn sample(&mut self, progress: &mut DataProgress) -> Result<LoadedSample<S>> {
+    fn next_sample(&mut self, progress: &mut DataProgress) -> Result<LoadedSample<S>> {
         let (source, worker) = source_and_worker(&self.weights, self.n, self.workers.len());
         self.n += 1;
         let stopped = || Error::failed("the data reader stopped unexpectedly");
         let made = self.workers[worker].recv().map_err(|_| stopped())??;
         progress.skip(&made.skipped)?;
         progress.moved(worker, source, made.position);
-        let (key, shard, sample) = made.sample.ok_or_else(stopped)?;
-        let source = self.names[source].clone();
-        let origin = Origin { source, shard, key };
-        Ok(LoadedSample { origin, sample })
+        let sample = made.sample.ok_or_else(stopped)?;
+        Ok(LoadedSample::new(&self.names[source], sample))
     }
 }
 
 /// The source of sample `n`, and the worker that makes it: the source's samples go around.
 fn source_and_worker(weights: &[f64], n: u64, workers: usize) -> (usize, usize) {
-    let SourceChoice { source, number } = if weights.is_empty() {
-        SourceChoice {
-            source: 0,
-            number: n,
-        }
-    } else {
-        choose(weights, n)
-    };
-    (source, (number % workers as u64) as usize)
+    let choice = choose(weights, n);
+    (choice.source, (choice.number % workers as u64) as usize)
 }
 
 struct Worker<M: MakeSample> {
     maker: M,
+    sources: Vec<Source>,
     weights: Vec<f64>,
-    /// Among the workers of the rank.
-    part: Partition,
-    share: RankShare,
-    /// Records that may be skipped.
-    most: usize,
+    partition: Partition,
+    shuffle_buffer: usize,
+    seed: u64,
+    max_skipped: usize,
     sender: SyncSender<Result<WorkerOutput<M::Sample>>>,
 }
 
 impl<M: MakeSample> Worker<M> {
-    /// The number and the source of each sample that is this worker's, from the rank's own `first` on.
-    fn turns(&self, first: u64) -> impl Iterator<Item = (u64, usize)> {
-        (first..).filter_map(|n| {
-            let (source, worker) = source_and_worker(&self.weights, n, self.part.of);
-            (worker == self.part.index).then(|| (self.share.number(n), source))
-        })
-    }
-
-    fn scenes(self, first: u64) {
-        for (n, _) in self.turns(first) {
-            let made = self.maker.scene(n).map(|sample| WorkerOutput {
-                sample: Some((self.maker.scene_key(n), None, sample)),
-                skipped: Vec::new(),
-                position: Position::default(),
-            });
-            let failed = made.is_err();
-            if self.sender.send(made).is_err() || failed {
-                return;
+    /// Sends sample after sample, from the rank's own `first` and a position in each source on.
+    fn run(self, positions: &[Position], first: u64) {
+        match self.streams(positions) {
+            Ok(streams) => self.send_samples(streams, first),
+            Err(error) => {
+                let _ = self.sender.send(Err(error));
             }
         }
     }
 
-    fn records(self, mut streams: Vec<Stream>, first: u64) {
-        for (n, source) in self.turns(first) {
+    fn streams(&self, positions: &[Position]) -> Result<Vec<Stream>> {
+        let streams = self.sources.iter().zip(positions).zip(0..);
+        let streams = streams.map(|((source, position), number)| {
+            let options = ReadOptions {
+                kinds: self.maker.kinds(),
+                seed: self.seed,
+                shuffle_seed: mix(self.seed, number),
+                shuffle_buffer: self.shuffle_buffer,
+                partition: self.partition,
+            };
+            Stream::new(source, options, *position)
+        });
+        streams.collect()
+    }
+
+    fn send_samples(self, mut streams: Vec<Stream>, first: u64) {
+        for n in first.. {
+            let Partition {
+                worker, workers, ..
+            } = self.partition;
+            let (source, turn) = source_and_worker(&self.weights, n, workers);
+            if turn != worker {
+                continue;
+            }
             let stream = &mut streams[source];
             let mut skipped = Vec::new();
-            let made = first_usable(&self.maker, n, stream, &mut skipped, self.most);
+            let number = self.partition.global(n);
+            let made = next_usable(&self.maker, number, stream, &mut skipped, self.max_skipped);
             let made = made.map(|sample| WorkerOutput {
                 sample,
                 skipped,
@@ -236,82 +211,71 @@ impl<M: MakeSample> Worker<M> {
     }
 }
 
-/// The next sample that can be made; none when more than `most` records were skipped.
-fn first_usable<M: MakeSample>(
+/// The next sample that can be made; none when more than `max_skipped` records were skipped.
+fn next_usable<M: MakeSample>(
     maker: &M,
     n: u64,
     stream: &mut Stream,
     skipped: &mut Vec<Skipped>,
-    most: usize,
+    max_skipped: usize,
 ) -> Result<Option<Keyed<M::Sample>>> {
-    while let Some(found) = stream.next(skipped, most)? {
+    while let Some(found) = stream.next(skipped, max_skipped)? {
         let key = found.record.id.clone();
-        match maker.record(n, found.record) {
-            Ok(sample) => return Ok(Some((key, Some(found.shard), sample))),
+        match maker.make(n, found.record) {
+            Ok(sample) => return Ok(Some((key, found.shard, sample))),
             Err(error) => skipped.push(Skipped {
                 shard: found.shard,
                 key,
                 reason: error.to_string(),
             }),
         }
-        if skipped.len() > most {
+        if skipped.len() > max_skipped {
             break;
         }
     }
     Ok(None)
 }
 
-/// A sample and where it is from.
-pub(crate) struct LoadedSample<S> {
-    pub origin: Origin,
-    pub sample: S,
-}
-
-/// The first samples of some sources, in proportion to their weights: at most `count`, none twice. Of
-/// no sources, scenes of the nano world.
+/// The first samples of some sources, in proportion to their weights: at most `count`, none twice. `seed`: of
+/// records that are no files.
 ///
 /// Errors when there are none, or too many records have to be skipped.
 pub(crate) fn first_samples<M: MakeSample>(
     maker: &M,
     sources: &[Source],
-    most: u64,
+    seed: u64,
+    max_skipped: u64,
     count: usize,
 ) -> Result<Vec<LoadedSample<M::Sample>>> {
-    let whole = Partition { index: 0, of: 1 };
-    let start = |source| Stream::new(source, 0, whole, count, Position::default());
+    let start = |source| {
+        let options = ReadOptions {
+            kinds: maker.kinds(),
+            seed,
+            shuffle_seed: 0,
+            shuffle_buffer: count,
+            partition: Partition::WHOLE,
+        };
+        Stream::new(source, options, Position::default())
+    };
     let mut streams: Vec<Stream> = sources.iter().map(start).collect::<Result<_>>()?;
     let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
     let mut samples = Vec::new();
     let mut skipped = Vec::new();
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let most = usize::try_from(max_skipped).unwrap_or(usize::MAX);
     for n in 0..count as u64 {
-        if sources.is_empty() {
-            samples.push(LoadedSample {
-                origin: Origin {
-                    source: NANO.into(),
-                    shard: None,
-                    key: maker.scene_key(n),
-                },
-                sample: maker.scene(n)?,
-            });
-            continue;
-        }
         let (source, _) = source_and_worker(&weights, n, 1);
-        let stream = &mut streams[source];
-        let path = &sources[source].path;
-        let Some((key, shard, sample)) = first_usable(maker, n, stream, &mut skipped, most)? else {
+        let (stream, name) = (&mut streams[source], sources[source].name());
+        let Some(sample) = next_usable(maker, n, stream, &mut skipped, most)? else {
             let last = skipped.last();
             let reason = last.map_or("", |skipped| skipped.reason.as_str());
             return Err(Error::failed(format!(
-                "{path}: more than {most} records cannot be used; the last: {reason}"
+                "{name}: more than {most} records cannot be used; the last: {reason}"
             )));
         };
         if stream.epoch() > 0 {
             break;
         }
-        let source = path.clone();
-        let origin = Origin { source, shard, key };
-        samples.push(LoadedSample { origin, sample });
+        samples.push(LoadedSample::new(name, sample));
     }
     Ok(samples)
 }
@@ -333,11 +297,11 @@ mod tests {
     impl MakeSample for Keys {
         type Sample = String;
 
-        fn scene(&self, n: u64) -> Result<String> {
-            Ok(n.to_string())
+        fn kinds(&self) -> KindWeights {
+            KindWeights::default()
         }
 
-        fn record(&self, _n: u64, record: Record) -> Result<String> {
+        fn make(&self, _n: u64, record: Record) -> Result<String> {
             Ok(record.id)
         }
     }
@@ -366,21 +330,23 @@ mod tests {
                 format: DatasetFormat::Llava,
                 path: folder.path().join("*.jsonl").to_str().unwrap().into(),
                 folder: None,
-                form: None,
+                kind: None,
                 weight: 1.0,
                 held_out: false,
+                gallery: 0.0,
+                frames: 0.0,
             }],
             ..Data::default()
         };
         let state = DataLoaderState::start(&data, 2).unwrap();
         let mut seen = Vec::new();
         for index in 0..2 {
-            let share = RankShare {
+            let rank = Partition {
                 rank: index,
                 ranks: 2,
-                batch: 1,
+                ..Partition::WHOLE
             };
-            let mut samples = DataLoader::start(&Keys, &data, 1, share, &state, 0);
+            let mut samples = DataLoader::start(&Keys, &data, 1, rank, &state, 0);
             let group = Arc::<ProcessGroup>::default();
             let mut progress =
                 DataProgress::open(folder.path(), &data, state.clone(), group).unwrap();
@@ -391,19 +357,5 @@ mod tests {
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..12).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn ranks_divide_the_batches_of_one() {
-        let share = |rank, ranks| RankShare {
-            rank,
-            ranks,
-            batch: 3,
-        };
-        let numbers =
-            |rank, ranks| -> Vec<u64> { (0..6).map(|n| share(rank, ranks).number(n)).collect() };
-        assert_eq!(numbers(0, 1), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(numbers(0, 2), [0, 1, 2, 6, 7, 8]);
-        assert_eq!(numbers(1, 2), [3, 4, 5, 9, 10, 11]);
     }
 }

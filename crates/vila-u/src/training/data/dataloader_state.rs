@@ -13,8 +13,8 @@ use crate::training::distributed::ProcessGroup;
 use crate::training::recipe::Data;
 use crate::{Error, Result, atomic};
 
-/// What a checkpoint keeps. Empty for the nano world, whose samples follow from their numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a checkpoint keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DataLoaderState {
     /// Each of them with its own workers.
     #[serde(default = "one")]
@@ -37,9 +37,6 @@ impl DataLoaderState {
     /// Errors when the pattern of a source names nothing.
     pub(crate) fn start(data: &Data, ranks: usize) -> Result<Self> {
         let sources: Vec<&Source> = trained(data).collect();
-        if sources.is_empty() {
-            return Ok(Self::default());
-        }
         let shards = sources.iter().map(|source| Ok(source.shards()?.len()));
         Ok(Self {
             ranks,
@@ -53,7 +50,13 @@ impl DataLoaderState {
     pub(crate) fn check(&self, data: &Data, ranks: usize) -> Result<()> {
         let start = Self::start(data, ranks)?;
         let workers = |state: &Self| state.positions.len();
-        if self.ranks != start.ranks && workers(&start) > 0 {
+        if self.positions.is_empty() {
+            return Err(Error::usage(
+                "the checkpoint is of an older version, which did not keep where the nano world's samples are gone \
+                 on with: start a new run from its model with --set init=FOLDER",
+            ));
+        }
+        if self.ranks != start.ranks {
             return Err(Error::usage(format!(
                 "the checkpoint was read by {} ranks, these are {ranks}: resume with --ranks {0}, or start a new run \
                  from its model with --set init=FOLDER",
@@ -149,9 +152,6 @@ impl DataProgress {
 
     /// Learns at the end of a step where the other ranks stand and what they skipped.
     pub(crate) fn exchange(&mut self) -> Result<()> {
-        if self.state.positions.is_empty() {
-            return Ok(());
-        }
         let skipped = std::mem::take(&mut self.skipped);
         let own = self.state.of_rank(self.group.rank()).to_vec();
         let (positions, skipped): (Vec<_>, Vec<_>) =

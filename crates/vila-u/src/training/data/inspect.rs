@@ -12,7 +12,7 @@ use super::samples::{Example, SampleMaker};
 use crate::Result;
 use crate::media::to_rgb;
 use crate::sequence::Content;
-use crate::training::model::initial;
+use crate::training::model::{initial, initial_tower};
 use crate::training::recipe::{Objective, Recipe};
 
 /// What a visual token looks like that is hidden from the model.
@@ -21,7 +21,7 @@ const HIDDEN: Rgb<u8> = Rgb([127; 3]);
 /// One sample of a recipe.
 #[derive(Debug, Serialize)]
 pub struct Inspected {
-    /// The path of its source; `nano` for the nano world.
+    /// The path of its source, or what the source is called that has none.
     pub source: String,
     pub key: String,
     pub pieces: Vec<TokenSpan>,
@@ -57,15 +57,18 @@ pub fn inspect(recipe: &Recipe, n: usize) -> Result<Vec<Inspected>> {
     let most = recipe.data.max_skipped;
     let stage = recipe.stages.first().map(|stage| &stage.objective);
     let Some(objective @ (Objective::Pretrain(_) | Objective::Sft(_))) = stage else {
-        let (tokenizer, size) = initial::tower_input(recipe)?;
-        let maker = CaptionedImageMaker::new(recipe, Arc::new(tokenizer), size);
-        let loaded = first_samples(&maker, &sources, most, n)?;
+        let (tokenizer, size) = initial_tower::tower_input(recipe)?;
+        let maker = CaptionedImageMaker {
+            tokenizer: Arc::new(tokenizer),
+            size,
+        };
+        let loaded = first_samples(&maker, &sources, recipe.seed, most, n)?;
         let inspected = |loaded: LoadedSample<_>| maker.inspected(loaded);
         return Ok(loaded.into_iter().map(inspected).collect());
     };
     let (config, tokenizer) = initial::vila_u_input(recipe)?;
     let maker = SampleMaker::of_stage(recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
-    let loaded = first_samples(&maker, &sources, most, n)?;
+    let loaded = first_samples(&maker, &sources, recipe.seed, most, n)?;
     Ok(loaded
         .into_iter()
         .map(|loaded| maker.inspected(loaded))

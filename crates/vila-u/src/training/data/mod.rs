@@ -4,5 +4,4 @@ pub(super) mod captioned_images;
 pub(super) mod dataloader;
 pub(super) mod dataloader_state;
 pub mod inspect;
-pub(super) mod sample_kinds;
 pub(super) mod samples;

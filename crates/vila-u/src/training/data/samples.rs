@@ -10,10 +10,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::dataloader::MakeSample;
-use super::sample_kinds::SampleKind;
-use crate::data::nano::Split;
 use crate::data::seed::mix;
-use crate::data::{Pictures, Prepared, Record, Text, prepare};
+use crate::data::{KindWeights, Pictures, Prepared, Record, Text, prepare};
 use crate::model::VilaUConfig;
 use crate::sequence::{Sample, SequenceLayout, templates};
 use crate::text::Tokenizer;
@@ -37,12 +35,13 @@ struct Training {
     describes_videos: bool,
 }
 
-/// Makes samples of scenes and records.
+/// Makes samples of records.
 #[derive(Clone)]
 pub(crate) struct SampleMaker {
     pub tokenizer: Arc<Tokenizer>,
     pub config: Arc<VilaUConfig>,
     seed: u64,
+    kinds: KindWeights,
     training: Option<Training>,
 }
 
@@ -68,13 +67,15 @@ impl SampleMaker {
             tokenizer,
             config,
             seed: recipe.seed,
+            kinds: settings.kinds(),
             training: Some(training),
         })
     }
 
-    /// The same without what only training does to samples.
-    pub(crate) fn evaluated(&self) -> Self {
+    /// The same of other kinds, without what only training does to samples.
+    pub(crate) fn evaluated(&self, kinds: KindWeights) -> Self {
         Self {
+            kinds,
             training: None,
             ..self.clone()
         }
@@ -101,19 +102,13 @@ impl SampleMaker {
         SequenceLayout::packed(samples, self.image_tokens(), max_length, None)
     }
 
-    /// The kind of sample `n` of the nano world.
-    fn kind(&self, n: u64) -> SampleKind {
-        let objective = self.objective();
-        objective.map_or(SampleKind::Generation, |objective| objective.kind(n))
-    }
-
-    pub(super) fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
+    fn drops_caption(&self, rng: &mut ChaCha8Rng) -> bool {
         let objective = self.objective();
         objective.is_some_and(|objective| rng.random_bool(objective.cfg_dropout))
     }
 
     /// Hides a random part of the visual tokens that the sample generates, if it is one of those.
-    pub(super) fn drop_visual_tokens(
+    fn drop_visual_tokens(
         &self,
         sample: Sample,
         pixels: Vec<f32>,
@@ -142,15 +137,11 @@ impl SampleMaker {
 impl MakeSample for SampleMaker {
     type Sample = Example;
 
-    fn scene(&self, n: u64) -> Result<Example> {
-        self.make(Split::Train, self.seed, n, self.kind(n))
+    fn kinds(&self) -> KindWeights {
+        self.kinds.clone()
     }
 
-    fn scene_key(&self, n: u64) -> String {
-        format!("{:?} {n}", self.kind(n)).to_lowercase()
-    }
-
-    fn record(&self, n: u64, mut record: Record) -> Result<Example> {
+    fn make(&self, n: u64, mut record: Record) -> Result<Example> {
         let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, n));
         if let Text::Turns(turns) = &mut record.text {
             if let Pictures::Video(_) = record.pictures
@@ -181,40 +172,43 @@ impl MakeSample for SampleMaker {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Source, config};
-    use crate::training::recipe::TrainablePart;
+    use crate::checkpoint::{Source as Checkpoint, config};
+    use crate::data::{SampleKind, Source};
+    use crate::training::data::dataloader::first_samples;
 
     #[test]
     fn only_generated_images_are_hidden_and_only_in_training() {
-        let files = Source::parse("nano").unwrap().files(|_, _| ()).unwrap();
-        let objective = Multimodal {
-            caption: 1.0,
-            generation: 1.0,
-            question: 1.0,
-            cfg_dropout: 0.1,
-            visual_token_dropout: 0.5,
-            train: vec![TrainablePart::Language],
-            ..Multimodal::default()
-        };
+        let files = Checkpoint::parse("nano").unwrap();
+        let files = files.files(|_, _| ()).unwrap();
         let trained = SampleMaker {
             tokenizer: Arc::new(config::tokenizer(&files.join("llm")).unwrap()),
             config: Arc::new(config::read(&files).unwrap()),
             seed: 1,
+            kinds: KindWeights::default(),
             training: Some(Training {
-                objective,
+                objective: Multimodal {
+                    cfg_dropout: 0.1,
+                    visual_token_dropout: 0.5,
+                    ..Multimodal::default()
+                },
                 describes_videos: false,
             }),
         };
+        let nano: Source = toml::from_str("format = \"nano\"").unwrap();
         let hidden = |kind, samples: &SampleMaker| -> Vec<usize> {
-            let make = |index| samples.make(Split::Train, 1, index, kind).unwrap();
-            let hidden = |example: Example| {
-                assert_eq!(example.visible.len(), 64);
-                let visible = example.visible.iter();
-                visible.filter(|visible| **visible == 0.0).count()
+            let maker = SampleMaker {
+                kinds: KindWeights::only(kind),
+                ..samples.clone()
             };
-            (0..100).map(make).map(hidden).collect()
+            let samples = first_samples(&maker, std::slice::from_ref(&nano), 1, 0, 100).unwrap();
+            let hidden = samples.into_iter().map(|loaded| {
+                assert_eq!(loaded.sample.visible.len(), 64);
+                let visible = loaded.sample.visible.iter();
+                visible.filter(|visible| **visible == 0.0).count()
+            });
+            hidden.collect()
         };
-        let evaluated = trained.evaluated();
+        let evaluated = trained.evaluated(KindWeights::default());
         let generated = hidden(SampleKind::Generation, &trained);
         let touched = generated.iter().filter(|hidden| **hidden > 0).count();
         assert!((30..70).contains(&touched), "{touched}");

@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpointer;
 pub(crate) mod initial;
+pub(crate) mod initial_tower;
 mod llama;
 mod tower_with_discriminator;
 

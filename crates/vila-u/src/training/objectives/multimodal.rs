@@ -12,15 +12,14 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use super::chunked_depth_loss::ChunkedDepthLoss;
 use super::code_cache::CodeCache;
 use super::gradient_checkpointing::CheckpointedLayers;
-use super::held_out::{EVALUATED, held_out};
-use crate::data::nano::Split;
+use super::held_out::HeldOut;
+use crate::data::SampleKind;
 use crate::data::seed::mix;
 use crate::generation::visual::VisualOptions;
 use crate::model::VilaU;
 use crate::sequence::{Sample, SequenceLayout};
 use crate::teacher_forcing::{self, Mean, Targets, VisualTokens};
 use crate::tower::RqVaeSiglip;
-use crate::training::data::sample_kinds::SampleKind;
 use crate::training::data::samples::{Example, SampleMaker};
 use crate::training::optimizer::Gradients;
 use crate::training::recipe::{Multimodal, Recipe};
@@ -51,8 +50,7 @@ pub(crate) struct MultimodalObjective {
     /// How the pictures of sample sheets are generated.
     pub(super) generation: VisualOptions,
     names: DepthNames,
-    /// Of files that are never trained on; none for the nano world, which has a split of its own.
-    pub(super) held_out: Option<Vec<Example>>,
+    pub(super) held_out: HeldOut,
 }
 
 impl MultimodalObjective {
@@ -64,8 +62,11 @@ impl MultimodalObjective {
         device: &Device,
         evaluates: bool,
     ) -> Result<Self> {
-        let count = if evaluates { EVALUATED } else { 0 };
-        let held_out = held_out(&samples.evaluated(), &recipe.data, count)?;
+        let held_out = if evaluates {
+            HeldOut::load(&samples, &recipe.data)?
+        } else {
+            HeldOut::default()
+        };
         let settings = samples.objective().cloned();
         let settings =
             settings.ok_or_else(|| Error::failed("samples of an evaluation are not trained on"))?;
@@ -239,39 +240,28 @@ impl Objective<VilaU> for MultimodalObjective {
     }
 
     /// The losses of each kind of sample that is trained, on held-out samples of it: of captions and answers
-    /// those of their words, of generated images those of their codes. Of files, those of all held-out samples
-    /// together.
+    /// those of their words, of generated images those of their codes. And those of all held-out samples together
+    /// that are of their own kind.
     fn evaluate(&self, model: &VilaU) -> Result<Vec<(&'static str, f64)>> {
         let model = model.clone().valid();
         let device = self.device.clone().inner();
-        if let Some(held_out) = &self.held_out {
-            let means = self.means(&model, held_out, &device)?;
-            let both = [means.text, means.visual];
-            let metrics = named(&["text_loss", "visual_loss"], &both);
-            return Ok(metrics
-                .chain(named(&self.names.visual, &means.depths))
-                .collect());
-        }
-        let samples = self.samples.evaluated();
         let mut metrics = Vec::new();
-        for (kind, weight) in self.settings.kinds() {
-            if weight == 0.0 {
-                continue;
-            }
-            let scene = |index| samples.make(Split::Validation, 0, index, kind);
-            let held_out = (0..EVALUATED as u64).map(scene);
-            let held_out = held_out.collect::<Result<Vec<_>>>()?;
-            let means = self.means(&model, &held_out, &device)?;
+        for (kind, examples) in &self.held_out.by_kind {
+            let means = self.means(&model, examples, &device)?;
             let loss = if kind.generates() {
                 means.visual
             } else {
                 means.text
             };
             metrics.extend(loss.value().map(|loss| (kind.metric(), loss)));
-            if kind == SampleKind::Generation {
+            if *kind == SampleKind::Generation {
                 metrics.extend(named(&self.names.generation, &means.depths));
             }
         }
+        let means = self.means(&model, &self.held_out.others, &device)?;
+        let both = [means.text, means.visual];
+        metrics.extend(named(&["text_loss", "visual_loss"], &both));
+        metrics.extend(named(&self.names.visual, &means.depths));
         Ok(metrics)
     }
 

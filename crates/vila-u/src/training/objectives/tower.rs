@@ -16,8 +16,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::held_out::held_out;
-use crate::data::nano::Split;
+use super::held_out;
 use crate::data::seed::mix;
 use crate::parts::ModelPart;
 use crate::tower::siglip::{TextModel, normalise};
@@ -129,13 +128,11 @@ impl TowerObjective {
             _ => return Err(Error::usage("recipe: not a stage of the vision tower")),
         };
         let [rows, columns, _] = tower.quantizer.code_shape();
-        // The same pictures every time; of the nano world, part of them is of the gallery's unseen emoji.
-        // Only rank 0 looks at them.
+        // The same pictures every time; only rank 0 looks at them.
         let count = if group.is_main() { EVALUATED } else { 0 };
-        let held_out = held_out(&maker, &recipe.data, count)?.unwrap_or_else(|| {
-            let scene = |index| maker.picture(Split::Validation, 0, index);
-            (0..count as u64).map(scene).collect()
-        });
+        let sources = recipe.data.sources.iter().filter(|source| source.held_out);
+        let sources: Vec<_> = sources.cloned().collect();
+        let held_out = held_out::first(&maker, &sources, &recipe.data, count)?;
         Ok(Self {
             objective: recipe.stages[index].objective.clone(),
             stage,

@@ -119,13 +119,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn check(&self, nano: bool) -> Result<()> {
+    fn check(&self) -> Result<()> {
         must(
             self.share > 0.0 && self.share.is_finite(),
             "a stage's share must be above 0",
         )?;
         self.optimizer.check()?;
-        self.objective.check(nano)
+        self.objective.check()
     }
 }
 
@@ -236,11 +236,10 @@ impl Recipe {
             !(self.gradient_checkpointing && self.stages.iter().any(tower)),
             "gradient_checkpointing is of the language model's layers, which a tower does not have",
         )?;
-        self.data.check(&self.stages)?;
         for stage in &self.stages {
-            stage.check(self.data.sources.is_empty())?;
+            stage.check()?;
         }
-        Ok(())
+        self.data.check(&self.stages)
     }
 
     /// The tower's stage begins with weights that are aligned, or says that it does not.

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{fraction, must};
+use crate::data::KindWeights;
 use crate::{Result, parts::ModelPart};
 
-/// How often each kind of sample comes (relative; of the nano world only, files have theirs), and
-/// the caption dropout that makes classifier-free guidance possible.
+/// How often each kind of sample comes, relative to the others, of sources that have the choice; what is dropped
+/// from samples; and what is trained.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Multimodal {
@@ -21,7 +22,7 @@ pub struct Multimodal {
     pub question: f64,
     /// [caption, video], loss on the video.
     #[serde(default)]
-    pub video: f64,
+    pub video_generation: f64,
     /// [video, question, answer], loss on the answer; in fine-tuning only.
     #[serde(default)]
     pub video_question: f64,
@@ -37,7 +38,8 @@ pub struct Multimodal {
     /// [question, answer] without an image, loss on the answer.
     #[serde(default)]
     pub text: f64,
-    /// Probability that a generation sample's caption is replaced by the empty prompt.
+    /// Probability that the caption of a generated picture or video is replaced by the empty prompt, which makes
+    /// classifier-free guidance possible.
     pub cfg_dropout: f64,
     /// Probability that a random part of a generation sample's visual tokens is hidden from the
     /// model, which then has to predict the rest from the caption.
@@ -91,35 +93,29 @@ impl Multimodal {
         !frozen && self.train.iter().any(|one| part == Some(one.part()))
     }
 
-    /// `nano`: the samples are of the nano world; `pretrains`: the stage is not fine-tuning.
-    pub(super) fn check(&self, nano: bool, pretrains: bool) -> Result<()> {
-        let weights = [
-            ("caption", self.caption),
-            ("generation", self.generation),
-            ("question", self.question),
-            ("video", self.video),
-            ("video_question", self.video_question),
-            ("page", self.page),
-            ("comparison", self.comparison),
-            ("reply", self.reply),
-            ("text", self.text),
-        ];
-        for (name, weight) in weights {
+    /// How often each kind of sample comes.
+    pub fn kinds(&self) -> KindWeights {
+        KindWeights::new([
+            self.caption,
+            self.generation,
+            self.question,
+            self.video_generation,
+            self.video_question,
+            self.page,
+            self.comparison,
+            self.reply,
+            self.text,
+        ])
+    }
+
+    /// `pretrains`: the stage is not fine-tuning.
+    pub(super) fn check(&self, pretrains: bool) -> Result<()> {
+        for (kind, weight) in self.kinds().iter() {
             must(
                 weight >= 0.0 && weight.is_finite(),
-                &format!("{name} is a weight: 0 or above"),
-            )?;
-            must(
-                nano || weight == 0.0,
-                &format!(
-                    "{name} weighs the nano world: [[data.sources]] have weights of their own"
-                ),
+                &format!("{} is a weight: 0 or above", kind.name()),
             )?;
         }
-        must(
-            !nano || weights.iter().any(|(_, weight)| *weight > 0.0),
-            "a kind of sample needs a weight above 0, for example caption = 1.0",
-        )?;
         must(
             !pretrains || self.video_question == 0.0,
             "video_question belongs in fine-tuning (kind = \"sft\")",

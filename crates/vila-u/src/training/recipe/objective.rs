@@ -35,13 +35,12 @@ impl Objective {
         matches!(self, Self::Align(_) | Self::Tower(_))
     }
 
-    /// `nano`: the samples are of the nano world.
-    pub(super) fn check(&self, nano: bool) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self {
             Self::Align(_) => Ok(()),
             Self::Tower(tower) => tower.check(),
-            Self::Pretrain(mixture) => mixture.check(nano, true),
-            Self::Sft(mixture) => mixture.check(nano, false),
+            Self::Pretrain(mixture) => mixture.check(true),
+            Self::Sft(mixture) => mixture.check(false),
         }
     }
 }

@@ -5,16 +5,27 @@ use toml::Value;
 use crate::{Error, Result};
 
 /// The table that a key is in, without the numbers of lists; its old name; its name now.
-const RENAMED: [(&str, &str, &str); 26] = [
+const RENAMED: [(&str, &str, &str); 30] = [
     ("", "accumulation", "gradient_accumulation_steps"),
     ("", "dropout", "depth_dropout"),
     ("", "ema", "ema_decay"),
     ("", "explodes", "loss_spike_factor"),
     ("", "keep", "keep_checkpoints"),
     ("", "recompute", "gradient_checkpointing"),
+    (
+        "data",
+        "frames",
+        "frames` of the source with `format = \"nano\"",
+    ),
+    (
+        "data",
+        "gallery",
+        "gallery` of the source with `format = \"nano\"",
+    ),
     ("data", "max_bad", "max_skipped"),
     ("data", "shuffle", "shuffle_buffer"),
     ("data", "workers", "num_workers"),
+    ("data.sources", "form", "kind"),
     ("lora", "targets", "target_modules"),
     ("model", "drawing", "generation"),
     ("model", "position_free", "no_position_embedding"),
@@ -32,6 +43,7 @@ const RENAMED: [(&str, &str, &str); 26] = [
         "reconstruction",
         "reconstruction_weight",
     ),
+    ("stages.objective", "video", "video_generation"),
     ("stages.objective.adversarial", "start", "start_step"),
     ("stages.optimizer", "clip", "max_grad_norm"),
     ("stages.optimizer", "floor", "min_lr_ratio"),

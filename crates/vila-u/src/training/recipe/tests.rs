@@ -11,6 +11,9 @@ const TEXT: &str = r#"
     eval_every = 5
     sample_every = 5
 
+    [[data.sources]]
+    format = "nano"
+
     [[stages]]
     share = 1.0
     objective = { kind = "align" }

@@ -16,7 +16,6 @@ use crate::checkpoint::Files;
 use crate::training::data::dataloader_state::DataLoaderState;
 use crate::training::model::checkpointer::{Checkpointer, began_with};
 use crate::training::optimizer::{AdamW, Moments};
-use crate::training::recipe::Data;
 use crate::{Error, Result, atomic};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -132,12 +131,8 @@ fn best_path(out: &Path) -> PathBuf {
 }
 
 /// The dataloader's state in the checkpoint of a step.
-pub(crate) fn load_data_state(out: &Path, step: u64, data: &Data) -> Result<DataLoaderState> {
+pub(crate) fn load_data_state(out: &Path, step: u64) -> Result<DataLoaderState> {
     let path = folder(out, step).join(DATA);
-    if !path.exists() && data.sources.is_empty() {
-        // Older checkpoints of the nano world have none, and it says nothing.
-        return Ok(DataLoaderState::default());
-    }
     let json = fs::read(&path).map_err(|error| {
         damaged(
             out,

@@ -24,10 +24,9 @@ const NAME: &str = "failed.json";
 /// Where a sample is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
-    /// The path of its source; `nano` for the nano world.
+    /// The path of its source, or what the source is called that has none.
     pub source: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub shard: Option<PathBuf>,
+    pub shard: PathBuf,
     pub key: String,
 }
 
@@ -68,10 +67,7 @@ impl Failure {
 
     /// The first samples, for a message.
     pub(crate) fn named(&self) -> String {
-        let name = |origin: &Origin| match &origin.shard {
-            Some(shard) => format!("{} of {}", origin.key, shard.display()),
-            None => format!("{} of {}", origin.key, origin.source),
-        };
+        let name = |origin: &Origin| format!("{} of {}", origin.key, origin.shard.display());
         let mut names: Vec<String> = self.samples.iter().take(NAMED).map(name).collect();
         match self.samples.len().saturating_sub(NAMED) {
             0 => {}
@@ -144,7 +140,7 @@ mod tests {
     fn messages_name_the_first_samples() {
         let origin = |n: u32| Origin {
             source: "laion/*.tar".into(),
-            shard: Some("laion/0.tar".into()),
+            shard: "laion/0.tar".into(),
             key: n.to_string(),
         };
         let failure = |count| Failure {

@@ -88,7 +88,7 @@ struct Shard {
     bytes: u64,
 }
 
-/// Writes `sources.json`; it is empty for the nano world.
+/// Writes `sources.json`.
 ///
 /// # Errors
 /// When the run goes on (`resumed`) and a shard that it learns from has another size than when it began.
@@ -112,7 +112,7 @@ fn list(source: &Source) -> Result<ListedSource> {
     Ok(ListedSource {
         source: source.clone(),
         shards: source
-            .shards()?
+            .files()?
             .into_iter()
             .map(shard)
             .collect::<Result<_>>()?,

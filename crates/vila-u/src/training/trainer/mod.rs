@@ -156,7 +156,7 @@ impl<M> State<M> {
                 data: DataLoaderState::start(&recipe.data, ranks)?,
             });
         };
-        let data = checkpoints::load_data_state(out, step, &recipe.data)?;
+        let data = checkpoints::load_data_state(out, step)?;
         data.check(&recipe.data, ranks)?;
         let has_ema = recipe.ema_decay.is_some();
         let (model, optimizer) = checkpoints::load(out, step, checkpointer, has_ema, device)?;

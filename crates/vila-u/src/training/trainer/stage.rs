@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::objective::freeze;
 use super::{Objective, Progress, Throughput, Trainer};
-use crate::training::data::dataloader::{DataLoader, RankShare};
+use crate::data::partition::Partition;
+use crate::training::data::dataloader::DataLoader;
 use crate::training::distributed::checksum;
 use crate::training::model::checkpointer::Checkpointer;
 use crate::training::optimizer::AdamW;
@@ -77,16 +78,17 @@ impl<C: Checkpointer> Trainer<'_, C> {
     ) -> DataLoader<super::objective::Sample<C::Model, O>> {
         let recipe = self.recipe;
         let per_step = recipe.gradient_accumulation_steps as u64 * recipe.batch_size as u64;
-        let share = RankShare {
+        let rank = Partition {
             rank: self.group.rank(),
             ranks: self.group.world_size(),
             batch: recipe.batch_size,
+            ..Partition::WHOLE
         };
         DataLoader::start(
             objective.sample_maker(),
             &recipe.data,
             recipe.seed,
-            share,
+            rank,
             &self.data.state,
             self.step * per_step,
         )
