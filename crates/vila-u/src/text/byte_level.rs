@@ -39,22 +39,7 @@ impl ByteLevelVocabulary {
     /// From the contents of `tokenizer.json` and `tokenizer_config.json`, which names the token that ends
     /// a text; errors say why they cannot be those.
     pub(super) fn new(json: &[u8], config: Option<&[u8]>) -> Result<Self> {
-        // The library takes the sizes in the file at their word.
-        let tokenizer = catch_unwind_silent(|| HuggingFace::from_bytes(json));
-        let mut tokenizer = match tokenizer {
-            Some(Ok(tokenizer)) => tokenizer,
-            Some(Err(error)) => {
-                return Err(Error::failed(format!(
-                    "not a tokenizer.json: {}",
-                    one_line(&*error)
-                )));
-            }
-            None => {
-                return Err(Error::failed(
-                    "not a tokenizer.json: its merges and vocabulary do not fit",
-                ));
-            }
-        };
+        let mut tokenizer = library(|| HuggingFace::from_bytes(json))?;
         check_added(json, &tokenizer)?;
         let end = end_token(config)?;
         let end = tokenizer
@@ -62,14 +47,8 @@ impl ByteLevelVocabulary {
             .ok_or_else(|| Error::failed(format!("eos_token {end} is not in the vocabulary")))?;
 
         tokenizer.with_padding(None);
-        let untruncated = tokenizer.with_truncation(None);
-        untruncated.map_err(|error| Error::failed(one_line(&*error)))?;
-        let sample = catch_unwind_silent(|| tokenizer.encode("a", true));
-        let sample = match sample {
-            Some(Ok(sample)) => sample,
-            Some(Err(error)) => return Err(Error::failed(one_line(&*error))),
-            None => return Err(Error::failed("a tokenizer.json that cannot encode a text")),
-        };
+        library(|| tokenizer.with_truncation(None).map(|_| ()))?;
+        let sample = library(|| tokenizer.encode("a", true))?;
         let begin = (sample
             .get_ids()
             .iter()
@@ -162,6 +141,9 @@ fn pieces(tokenizer: &HuggingFace) -> Result<Vec<Piece>> {
             pieces.resize(index + 1, Piece::default());
         }
         let spelled: Option<Vec<u8>> = text.chars().map(|c| bytes.get(&c).copied()).collect();
+        if !pieces[index].text.is_empty() {
+            return Err(Error::failed(format!("two tokens have the id {id}")));
+        }
         pieces[index] = Piece {
             bytes: spelled.unwrap_or_else(|| text.clone().into_bytes()),
             text,
@@ -239,7 +221,16 @@ fn end_token(config: Option<&[u8]>) -> Result<String> {
     }
 }
 
-fn one_line(error: &(dyn std::error::Error + Send + Sync)) -> String {
-    let message = error.to_string();
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+/// What the library makes of a file, or why it cannot: it takes the sizes in it at their word, and may panic.
+fn library<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let reason = match catch_unwind_silent(work) {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => error.to_string(),
+        None => "its vocabulary and its merges do not fit".into(),
+    };
+    let words: Vec<&str> = reason.split_whitespace().collect();
+    Err(Error::failed(format!(
+        "not a tokenizer.json: {}",
+        words.join(" ")
+    )))
 }

@@ -175,6 +175,8 @@ fn what_is_no_tokenizer_is_refused() {
     assert!(refused(&merges, Some(&config)).contains("tokenizer.json"));
     let large = json.replacen("\"!\":0", "\"!\":4000000000", 1);
     assert!(refused(&large, Some(&config)).contains("4000000000"));
+    let twice = json.replacen("\"#\":2,", "\"#\":0,", 1);
+    assert!(refused(&twice, Some(&config)).contains("two tokens have the id 0"));
     assert!(refused(&json[..json.len() / 2], Some(&config)).contains("tokenizer.json"));
     let elsewhere = json.replacen("\"id\":318", "\"id\":400", 1);
     assert!(refused(&elsewhere, Some(&config)).contains("400"));
