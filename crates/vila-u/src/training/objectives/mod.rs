@@ -7,6 +7,7 @@ mod held_out;
 pub(super) mod multimodal;
 mod sample_sheet;
 pub(super) mod tower;
+mod tower_losses;
 
 pub(super) use chunked_depth_loss::chunk_size;
 pub(super) use gradient_checkpointing::CheckpointedLayers;
