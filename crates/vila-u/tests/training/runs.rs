@@ -265,6 +265,24 @@ fn one_program_at_a_time_writes_in_a_run_folder() {
     train(TOWER, &out, &["steps=2"], true, None).expect("a run");
 }
 
+/// Of the nano world, whose samples followed from their numbers, older versions kept no state of the dataloader.
+#[test]
+fn a_checkpoint_of_an_older_version_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(TOWER, &out, &["steps=2"], false, None).expect("a run");
+    let path = out.join("checkpoints/step-00000002/data.json");
+    let older = r#"{"ranks": 1, "positions": [], "shards": [], "skipped": 0}"#;
+    fs::write(&path, older).expect("write");
+    let error = train(TOWER, &out, &["steps=3"], true, None).expect_err("an error");
+    assert!(matches!(error, Error::Usage(_)), "{error}");
+    let error = error.to_string();
+    for words in ["older version", "--set init=FOLDER"] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(!error.contains('\n'), "{error}");
+}
+
 #[test]
 fn a_longer_run_replaces_the_finished_model() {
     let folder = tempfile::tempdir().expect("a folder");
