@@ -286,7 +286,8 @@ mod tests {
         ] {
             assert_eq!(n(path), count, "{path}");
         }
-        assert!(n("/questions/all/n") >= 12 && n("/questions/by_kind/yes_no/n") > 0);
+        assert!(n("/questions/all/n") >= 8);
+        assert!(value["questions"]["by_kind"].as_object().unwrap().len() >= 4);
         assert_eq!(value["codebook"].as_array().unwrap().len(), 4);
         assert_eq!(value["split"], "test");
         // An untrained model is right by chance only.
