@@ -1,8 +1,8 @@
 //! Where training and evaluation samples come from: files in the common formats, and the nano world, which is
 //! rendered as it is needed.
 //!
-//! A recipe names [`Source`]s; [`weights`] says which of them a sample is from, [`stream`] gives its
-//! records in a shuffled order, read by [`formats`] from its shards, each of a [`SampleKind`], and [`prepare()`]
+//! A recipe names [`Source`]s; `weights` says which of them a sample is from, `stream` gives its
+//! records in a shuffled order, read by `formats` from its shards, each of a [`SampleKind`], and [`prepare()`]
 //! makes of a record what the model sees.
 
 pub(crate) mod formats;

@@ -14,7 +14,7 @@ pub(crate) struct Partition {
 
 impl Partition {
     /// All of the source.
-    pub const WHOLE: Self = Self {
+    pub(crate) const WHOLE: Self = Self {
         rank: 0,
         ranks: 1,
         worker: 0,

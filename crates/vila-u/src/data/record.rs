@@ -16,8 +16,8 @@ use crate::{
 pub(super) const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// What a caption answers.
-pub const DESCRIBE: &str = "Describe this picture.";
-pub const DESCRIBE_VIDEO: &str = "Describe this video.";
+pub(super) const DESCRIBE: &str = "Describe this picture.";
+pub(super) const DESCRIBE_VIDEO: &str = "Describe this video.";
 
 /// One sample of training or evaluation data. Its pictures are not yet decoded.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,7 +27,7 @@ use super::{record::Record, sample_kind::SampleKind};
 
 /// A record that cannot be used, by whatever names it in its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bad {
+pub(crate) struct Bad {
     pub key: String,
     pub reason: String,
 }

@@ -15,19 +15,19 @@ use resvg::{
 use super::Emoji;
 
 /// A square of premultiplied RGBA, row by row.
-pub struct Sprite {
+pub(crate) struct Sprite {
     pub side: u32,
     pub pixels: Vec<[u8; 4]>,
 }
 
 /// The emoji at `side` x `side` pixels.
-pub fn sprite(emoji: &Emoji, side: u32) -> Arc<Sprite> {
+pub(crate) fn sprite(emoji: &Emoji, side: u32) -> Arc<Sprite> {
     turned_sprite(emoji, side, 0)
 }
 
 /// The emoji at `side` x `side` pixels, turned clockwise about its middle by so many tenths of a
 /// degree. Turned art is given a larger square, by as much on every side, so that no corner is lost.
-pub fn turned_sprite(emoji: &Emoji, side: u32, tenths: i32) -> Arc<Sprite> {
+pub(crate) fn turned_sprite(emoji: &Emoji, side: u32, tenths: i32) -> Arc<Sprite> {
     type Cache = RwLock<HashMap<(char, u32, i32), Arc<Sprite>>>;
     static CACHE: LazyLock<Cache> = LazyLock::new(Cache::default);
     let key = (emoji.character, side, tenths.rem_euclid(3600));
@@ -76,7 +76,7 @@ fn rasterise(emoji: &Emoji, side: u32, tenths: i32) -> Sprite {
 }
 impl Sprite {
     /// Composites the sprite with its top left corner at (`left`, `top`); what falls outside is cut off.
-    pub fn composite_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {
+    pub(crate) fn composite_onto(&self, canvas: &mut RgbImage, left: i64, top: i64) {
         let (width, height) = (i64::from(canvas.width()), i64::from(canvas.height()));
         for (index, &[red, green, blue, alpha]) in self.pixels.iter().enumerate() {
             let x = left + index as i64 % i64::from(self.side);

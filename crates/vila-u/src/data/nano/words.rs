@@ -62,7 +62,7 @@ pub struct Question {
 }
 
 /// Number words, from zero.
-pub const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
+pub(super) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 
 impl Place {
     /// "at the top left", "in the middle".
@@ -289,7 +289,7 @@ pub(super) fn how_many(object: &Emoji) -> String {
 pub(super) struct Questions(pub Vec<Question>, pub u64);
 
 impl Questions {
-    pub fn ask(&mut self, kind: Kind, wordings: &[&str], answer: &str) {
+    pub(super) fn ask(&mut self, kind: Kind, wordings: &[&str], answer: &str) {
         self.0.push(Question {
             kind,
             question: wordings[self.1 as usize % wordings.len()].to_owned(),

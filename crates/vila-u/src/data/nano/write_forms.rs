@@ -32,7 +32,7 @@ use crate::{Error, Result, sequence::templates::VIDEO_FRAMES, text::conversation
 const SCENES: usize = 4;
 
 /// The files, to be written stretch by stretch.
-pub struct Forms {
+pub(super) struct Forms {
     folder: PathBuf,
     split: Split,
     seed: u64,
@@ -45,7 +45,7 @@ pub struct Forms {
 }
 
 impl Forms {
-    pub fn create(folder: &Path, split: Split, seed: u64) -> Result<Self> {
+    pub(super) fn create(folder: &Path, split: Split, seed: u64) -> Result<Self> {
         for name in ["videos", "comparisons"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(Error::io(path))?;
@@ -77,7 +77,7 @@ impl Forms {
     }
 
     /// What belongs to a stretch of scenes, whose pictures lie in `images`.
-    pub fn write(&mut self, scenes: Range<usize>) -> Result<()> {
+    pub(super) fn write(&mut self, scenes: Range<usize>) -> Result<()> {
         let own = scenes.start.div_ceil(SCENES)..scenes.end.div_ceil(SCENES);
         for index in scenes.clone() {
             let scene = Scene::sample(self.split, self.seed, index as u64);
@@ -158,7 +158,7 @@ impl Forms {
                "similarity_matrix": matrix})
     }
 
-    pub fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         let path = self.folder.join("videos.csv");
         self.captions.flush().map_err(Error::io(path))?;
         for lines in [
@@ -175,7 +175,7 @@ impl Forms {
 }
 
 /// What names the files of a number.
-pub fn key(index: usize) -> String {
+pub(super) fn key(index: usize) -> String {
     format!("{index:07}")
 }
 
@@ -200,22 +200,22 @@ fn not_written(error: csv::Error) -> Error {
 }
 
 /// A file of one JSON object a line.
-pub struct Lines {
+pub(super) struct Lines {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl Lines {
-    pub fn create(path: PathBuf) -> Result<Self> {
+    pub(super) fn create(path: PathBuf) -> Result<Self> {
         let file = BufWriter::new(File::create(&path).map_err(Error::io(&path))?);
         Ok(Self { path, file })
     }
 
-    pub fn write(&mut self, record: &Value) -> Result<()> {
+    pub(super) fn write(&mut self, record: &Value) -> Result<()> {
         writeln!(self.file, "{record}").map_err(Error::io(&self.path))
     }
 
-    pub fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         self.file.flush().map_err(Error::io(&self.path))
     }
 }
