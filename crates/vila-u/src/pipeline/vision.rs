@@ -13,9 +13,6 @@ use crate::{
     tower::{RqVaeSiglip, RqVaeSiglipConfig, SiglipConfig},
 };
 
-/// Side of the window that SSIM looks at, in pixels.
-const SSIM_WINDOW: u32 = 11;
-
 /// An image as the language model sees it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -146,12 +143,9 @@ impl Pipeline {
         let pixels = vision.pixels(&image.into())?;
         let image = one_image(vision.tower.decode(vision.tower.encode(pixels.clone()).z_q))?;
         let original = one_image(pixels)?;
-        // The decoder's images may be larger than what the encoder sees.
-        let same = original.dimensions() == image.dimensions();
-        let large = same && original.width() >= SSIM_WINDOW;
         Ok(Reconstruction {
-            psnr: same.then(|| psnr(&original, &image)),
-            ssim: large.then(|| ssim(&original, &image)),
+            psnr: psnr(&original, &image),
+            ssim: ssim(&original, &image),
             original,
             image,
         })

@@ -100,9 +100,10 @@ impl Video {
         let choice = |at: u32| (choices >> (16 * at)) as usize % 65_536;
         fn other<T: Copy + PartialEq>(list: &[T], own: T, choice: usize) -> T {
             let others: Vec<T> = list.iter().copied().filter(|one| *one != own).collect();
-            match choice.is_multiple_of(2) {
-                true => own,
-                false => others[choice / 2 % others.len()],
+            if choice.is_multiple_of(2) {
+                own
+            } else {
+                others[choice / 2 % others.len()]
             }
         }
         let mut ask = |question: String, yes: bool| {

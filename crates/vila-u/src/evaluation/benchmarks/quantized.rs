@@ -73,9 +73,12 @@ pub fn run(
             "this model is quantized already: give the one it was made from",
         ));
     }
-    let mut step = |format: WeightDtype, done: usize| match on_progress(format.name(), done, n) {
-        true => Ok(()),
-        false => Err(Error::Interrupted),
+    let mut step = |format: WeightDtype, done: usize| {
+        if on_progress(format.name(), done, n) {
+            Ok(())
+        } else {
+            Err(Error::Interrupted)
+        }
     };
     let whole = checkpoint::load(files, &Device::flex(), WeightDtype::F32)?;
     let mut references = Vec::with_capacity(2 * n);
@@ -183,9 +186,10 @@ impl Sums {
         self.surprise += f64::from(surprise.into_scalar::<f32>());
         self.difference += f64::from(difference.into_scalar::<f32>());
         self.norm += f64::from(norm.into_scalar::<f32>());
-        match self.surprise.is_finite() && self.difference.is_finite() {
-            true => Ok(()),
-            false => Err(Error::failed("the model's logits are not numbers")),
+        if self.surprise.is_finite() && self.difference.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::failed("the model's logits are not numbers"))
         }
     }
 

@@ -42,8 +42,8 @@ impl Bench<'_> {
             codes.extend(read_ints(quantized.codes)?);
             for (original, picture) in originals.iter().zip(&pictures) {
                 let original = resized(original, picture);
-                psnrs.push(psnr(&original, picture));
-                ssims.push(ssim(&original, picture));
+                psnrs.extend(psnr(&original, picture));
+                ssims.extend(ssim(&original, picture));
             }
             if rows.len() < 2 * SHOWN {
                 rows.extend(originals);
