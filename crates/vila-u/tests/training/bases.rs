@@ -24,7 +24,10 @@ fn a_base_becomes_a_vila_u() {
     ];
     let model = train(LANGUAGE, &folder.path().join("run"), &settings, false, None);
     let files = Files::folder(model.expect("a run"));
-    let made = checkpoint::load(&files, &Device::flex(), WeightDtype::F32).expect("a checkpoint");
+    let made = {
+        let _alone = alone();
+        checkpoint::load(&files, &Device::flex(), WeightDtype::F32).expect("a checkpoint")
+    };
     let llm = &made.config.llm;
     assert_eq!((llm.vocab_size, llm.hidden_size), (328, 64));
     assert_eq!((llm.kv_heads(), llm.head_dim()), (2, 20));

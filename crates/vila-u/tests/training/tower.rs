@@ -252,6 +252,7 @@ fn a_patch_has_the_same_codes_at_any_place() {
     let differ = |name: &str, settings: &[&str]| {
         let out = folder.path().join(name);
         let model = train(TOWER, &out, settings, false, None).expect("a run");
+        let _alone = alone();
         let device = Device::flex();
         let tower = load_tower(&Files::folder(&model), &device, WeightDtype::F32).expect("a tower");
         // Four patches of 8 x 8, all the same.
