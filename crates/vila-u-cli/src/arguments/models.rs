@@ -34,7 +34,7 @@ pub struct EvalQuantized {
 #[derive(Args)]
 pub struct EvalNano {
     /// Scenes, videos, comparisons or riddles for each measure
-    #[arg(short, default_value_t = 200)]
+    #[arg(short, default_value_t = 100)]
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
