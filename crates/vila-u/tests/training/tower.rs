@@ -9,7 +9,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
-use super::{LANGUAGE, TOWER, assert_same_model, mean, metrics, on_a_new_tower, tokenizers, train};
+use super::{
+    LANGUAGE, TOWER, alone, assert_same_model, mean, metrics, on_a_new_tower, tokenizers, train,
+};
 use vila_u::Error;
 use vila_u::checkpoint::{Files, WeightDtype, load_tower};
 use vila_u::training::losses::lpips::{BLOCKS, CONVOLUTIONS};
