@@ -1,7 +1,8 @@
 //! What a person sees: results on standard output, progress and messages on standard error,
-//! and Ctrl-C turned into a flag that long work looks at.
+//! and Ctrl-C (or what else asks the program to end) turned into a flag that long work looks at.
 
 use std::{
+    borrow::Cow,
     io::{IsTerminal, Write},
     sync::{
         Arc, Mutex,
@@ -49,6 +50,13 @@ impl Console {
             bar: Arc::new(Mutex::new(None)),
         };
         console.stop_on(SIGINT);
+        // With which systems end a program.
+        console.stop_on(SIGTERM);
+        // With which a terminal that is closed does, unless `nohup` keeps it off.
+        #[cfg(unix)]
+        if !is_ignored(libc::SIGHUP) {
+            console.stop_on(libc::SIGHUP);
+        }
         console
     }
 
@@ -59,8 +67,8 @@ impl Console {
         }
         let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
         match &*bar {
-            Some(bar) => bar.bar.suspend(|| eprintln!("{}", line.as_ref())),
-            None => eprintln!("{}", line.as_ref()),
+            Some(bar) => bar.bar.suspend(|| message(line.as_ref())),
+            None => message(line.as_ref()),
         }
     }
 
@@ -74,10 +82,10 @@ impl Console {
         self.print(&format!("{line}\n"))
     }
 
-    /// Exactly this, on standard output, at once.
+    /// This text, on standard output, at once.
     pub fn print(&self, text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())
+        out.write_all(printable(text, self.json).as_bytes())
             .and_then(|()| out.flush())
             .map_err(|e| Error::failed(format!("cannot write to standard output: {e}")))
     }
@@ -92,16 +100,13 @@ impl Console {
         let ends = flag::register_conditional_shutdown(signal, 128 + signal, self.stopped.clone());
         let set = ends.and_then(|_| flag::register(signal, self.stopped.clone()));
         if let Err(error) = set {
-            eprintln!("warning: signal {signal} will not save work in progress: {error}");
+            message(&format!(
+                "warning: signal {signal} will not save work in progress: {error}"
+            ));
         }
     }
 
-    /// Lets the signal with which systems end a program do the same as Ctrl-C.
-    pub fn stop_on_termination(&self) {
-        self.stop_on(SIGTERM);
-    }
-
-    /// Set once the person has pressed Ctrl-C.
+    /// Set once the program is asked to end.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         self.stopped.clone()
     }
@@ -172,9 +177,55 @@ impl Bar {
         self.last_line = Some(Instant::now());
         let rate = done.saturating_sub(self.before) as f64 / self.started.elapsed().as_secs_f64();
         let left = (total - done.min(total)) as f64 / rate.max(1e-9);
-        eprintln!(
+        message(&format!(
             "{} {done}/{total}, {rate:.2}/s, {left:.0} s left {note}",
             self.what
-        );
+        ));
+    }
+}
+
+/// A line on standard error. That nobody can read it there (closed, or on a full disk) is no reason to lose a result.
+pub fn message(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", printable(line, false));
+}
+
+/// The text without characters by which data could command the terminal: they are spelt out. `json`: as JSON has them.
+fn printable(text: &str, json: bool) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    let spell = |c: char| match c {
+        c if !commands(c) => c.to_string(),
+        c if json => format!("\\u{:04x}", u32::from(c)),
+        c => c.escape_default().to_string(),
+    };
+    Cow::Owned(text.chars().map(spell).collect())
+}
+
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: with no new action, this only reads the old one, all of which may be zeros.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let read = libc::sigaction(signal, std::ptr::null(), &mut action);
+        read == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_commands_no_terminal() {
+        assert_eq!(printable("a\tb\nä", false), "a\tb\nä");
+        let text = "red\u{1b}[31m\u{9b}2J\u{7f}\r";
+        assert_eq!(printable(text, false), "red\\u{1b}[31m\\u{9b}2J\\u{7f}\\r");
+        let json = serde_json::to_string(text).unwrap_or_default();
+        let shown = printable(&json, true);
+        assert!(!shown.chars().any(char::is_control), "{shown}");
+        let back = serde_json::from_str::<String>(&shown);
+        assert_eq!(back.ok().as_deref(), Some(text));
     }
 }

@@ -18,6 +18,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Bytes of a thread's stack, as much as a main thread usually has.
 const STACK: usize = 8 << 20;
 
+/// No machine has so many cores.
+const MOST_THREADS: usize = 4096;
+
 /// How long unused memory is kept, in milliseconds.
 const KEEP_MEMORY: i64 = 60_000;
 
@@ -28,24 +31,36 @@ fn main() -> ExitCode {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEEP_MEMORY as _) };
     let cli = Cli::parse();
     let console = console::Console::new(&cli.global);
+    if let Some(bytes) = cli.global.max_input_memory {
+        vila_u::media::set_memory_limit(bytes);
+    }
     // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and
     // generation starts thousands of short ones.
-    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);
-    let outcome = match pool.build_global() {
-        Ok(()) => rayon::scope(|_| run(&cli, &console)),
-        Err(error) => Err(Error::failed(format!("starting threads: {error}"))),
-    };
+    let outcome = start_threads().and_then(|()| rayon::scope(|_| run(&cli, &console)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.finish();
-            eprintln!("error: {error}");
+            console::message(&format!("error: {error}"));
             ExitCode::from(match error {
                 Error::Usage(_) => 2,
                 _ => 1,
             })
         }
     }
+}
+
+fn start_threads() -> vila_u::Result<()> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let asked = asked.and_then(|number| number.parse::<usize>().ok());
+    if asked.is_some_and(|threads| threads > MOST_THREADS) {
+        return Err(Error::usage(format!(
+            "RAYON_NUM_THREADS is more than {MOST_THREADS}: set it to the number of cores, or not at all"
+        )));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);
+    let started = pool.build_global();
+    started.map_err(|error| Error::failed(format!("starting threads: {error}")))
 }
 
 fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {

@@ -1,5 +1,8 @@
 //! Files and folders that are whole or not there: written under a temporary name beside their place,
 //! brought to disk, then renamed. A crash or a full disk leaves what was there before.
+//!
+//! A link is followed, and what it leads to replaced. What is no regular file (a device, a pipe, standard output) is
+//! written to as it is.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,26 +16,81 @@ use crate::{Error, Result};
 const FILE: &str = ".vila-u-";
 const FOLDER: &str = ".saving-";
 
-/// Writes `bytes` to `path`, replacing what was there, or leaves everything as it was.
+/// Links that lead to each other at most; more go in a circle.
+const MOST_LINKS: usize = 40;
+
+/// Writes `bytes` to `path`, or leaves everything as it was. A file that is replaced keeps its permissions.
+///
+/// Errors when it may not be written to.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = parent(path);
+    let target = match target(path).map_err(Error::io(path))? {
+        Target::Place(target) => target,
+        Target::Stream => {
+            let file = OpenOptions::new().write(true).open(path);
+            let written = file.and_then(|mut file| file.write_all(bytes));
+            return written.map_err(Error::io(path));
+        }
+    };
+    let folder = parent(&target);
     let attempt = || {
+        let before = match fs::metadata(&target) {
+            Ok(before) if before.permissions().readonly() => {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            Ok(before) => Some(before.permissions()),
+            Err(_) => None,
+        };
         let mut builder = tempfile::Builder::new();
         // Opened and written as any other new file: as readable, and without the temporary name in errors.
         let file = builder
             .prefix(FILE)
             .make_in(folder, |path| File::create_new(path))?;
         file.as_file().write_all(bytes)?;
+        if let Some(permissions) = before {
+            file.as_file().set_permissions(permissions)?;
+        }
         file.as_file().sync_all()?;
-        file.persist(path)?;
+        file.persist(&target)?;
         sync_entries(folder)
     };
     attempt().map_err(Error::io(path))
 }
 
+/// What a path leads to.
+enum Target {
+    /// Where a file is or will be.
+    Place(PathBuf),
+    /// Something that takes what is written to it.
+    Stream,
+}
+
+fn target(path: &Path) -> io::Result<Target> {
+    let mut place = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::symlink_metadata(&place) {
+            Ok(there) if there.is_symlink() => {
+                // `/dev/stdout` leads to an open file by a link of no real name.
+                if fs::canonicalize(parent(&place)).is_ok_and(|folder| folder.starts_with("/proc"))
+                {
+                    return Ok(Target::Stream);
+                }
+                place = parent(&place).join(fs::read_link(&place)?);
+            }
+            Ok(there) if !there.is_file() && !there.is_dir() => return Ok(Target::Stream),
+            _ => return Ok(Target::Place(place)),
+        }
+    }
+    Err(io::Error::other("links that lead in a circle"))
+}
+
 /// Lets `fill` fill a new folder, which then takes the place of what is at `dir`, or leaves everything
 /// as it was. Folders above it are made.
 pub fn folder(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let dir = match target(dir).map_err(Error::io(dir))? {
+        Target::Place(place) => place,
+        Target::Stream => return Err(Error::invalid(dir, "not a folder")),
+    };
+    let dir = dir.as_path();
     let parent = parent(dir);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     // Removed with everything in it when this function ends.
@@ -130,6 +188,68 @@ mod tests {
         let error = write(&missing, b"x").unwrap_err().to_string();
         assert!(error.starts_with(missing.to_str().unwrap()), "{error}");
         assert!(!error.contains(FILE), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_permissions_kept() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(&at("real.bin"), b"one").unwrap();
+        fs::set_permissions(at("real.bin"), fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("real.bin", at("link.bin")).unwrap();
+        symlink("new.bin", at("dangling.bin")).unwrap();
+        write(&at("link.bin"), b"two").unwrap();
+        write(&at("dangling.bin"), b"three").unwrap();
+        assert_eq!(fs::read(at("real.bin")).unwrap(), b"two");
+        assert_eq!(fs::read(at("new.bin")).unwrap(), b"three");
+        for link in ["link.bin", "dangling.bin"] {
+            assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink());
+        }
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("real.bin"), 0o640);
+        fs::set_permissions(at("real.bin"), fs::Permissions::from_mode(0o440)).unwrap();
+        let error = write(&at("link.bin"), b"four").unwrap_err().to_string();
+        assert!(error.contains("ermission"), "{error}");
+        assert_eq!(fs::read(at("real.bin")).unwrap(), b"two");
+        for (a, b) in [("a", "b"), ("b", "a")] {
+            symlink(b, at(a)).unwrap();
+        }
+        assert!(
+            write(&at("a"), b"x")
+                .unwrap_err()
+                .to_string()
+                .contains("circle")
+        );
+
+        fs::create_dir(at("real")).unwrap();
+        symlink("real", at("linked")).unwrap();
+        super::folder(&at("linked"), |new| {
+            fs::write(new.join("x"), "x").map_err(Error::io(new))
+        })
+        .unwrap();
+        assert!(fs::symlink_metadata(at("linked")).unwrap().is_symlink() && at("real/x").is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_written_to() {
+        let null = Path::new("/dev/null");
+        write(null, b"gone").unwrap();
+        assert!(!fs::metadata(null).unwrap().is_file());
+        // A pipe stays one, and a reader gets what is written.
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if made.is_ok_and(|status| status.success()) {
+            let read = {
+                let pipe = pipe.clone();
+                std::thread::spawn(move || fs::read(pipe))
+            };
+            write(&pipe, b"through").unwrap();
+            assert_eq!(read.join().unwrap().unwrap(), b"through");
+        }
     }
 
     #[test]

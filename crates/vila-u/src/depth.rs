@@ -135,11 +135,8 @@ impl DepthConfig {
     }
 
     /// A model with random weights: N(0, 1 / inputs) for linear layers, which keeps the variance of activations through
-    /// narrow ones too; N(0, 0.02^2) for positions, biases 0.
-    ///
-    /// # Panics
-    /// When [`DepthConfig::check`] fails.
-    pub fn init(&self, device: &Device) -> DepthTransformer {
+    /// narrow ones too; N(0, 0.02^2) for positions, biases 0. The config was checked.
+    pub(crate) fn init(&self, device: &Device) -> DepthTransformer {
         let width = self.embed_dim;
         let normal = |std| Initializer::Normal { mean: 0.0, std };
         let linear = |input: usize, output: usize| Linear {

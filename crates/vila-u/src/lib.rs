@@ -48,6 +48,7 @@ pub mod depth;
 pub mod device;
 mod error;
 pub mod evaluation;
+mod file_kind;
 pub mod generation;
 pub mod language;
 mod layers;

@@ -57,11 +57,8 @@ impl ProjectorConfig {
         Ok(())
     }
 
-    /// A projector with random weights from width `visual` to width `language`.
-    ///
-    /// # Panics
-    /// When [`ProjectorConfig::check`] fails.
-    pub fn init(&self, visual: usize, language: usize, device: &Device) -> Projector {
+    /// A projector with random weights from width `visual` to width `language`, of a config that was checked.
+    pub(crate) fn init(&self, visual: usize, language: usize, device: &Device) -> Projector {
         let depth = self.depth().expect("the config was checked");
         let layer = |index| {
             let input = if index == 0 { visual } else { language };

@@ -10,6 +10,7 @@ use clap::{
 };
 pub use inference::*;
 pub use models::*;
+use training::bytes;
 pub use training::*;
 use vila_u::{
     checkpoint::WeightDtype, data::nano::Split, device, evaluation::benchmarks::nano::Measure,
@@ -46,6 +47,10 @@ pub struct Global {
     /// 8 or 4 bits); f16 where the device computes in it
     #[arg(long, global = true, default_value = "f32", value_parser = formats(&WeightDtype::ALL))]
     pub dtype: WeightDtype,
+    /// Memory that a small image or video file may take to be read, 400 MiB unless given: 1GB, 2GiB, ... A larger file
+    /// may take 64 bytes more for each of its own
+    #[arg(long, global = true, value_name = "SIZE", value_parser = bytes)]
+    pub max_input_memory: Option<u64>,
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -102,7 +107,7 @@ pub enum Command {
             vila-u train --compare runs/one runs/two -o curves.png\n  \
             vila-u train recipe.toml --device cuda --ranks 8\n  \
             vila-u train recipe.toml --device cuda:3 --ranks 16 --rank 11 --leader node0:29500\n\n\
-            Ctrl-C and SIGTERM save and stop; a second one stops at once. --resume goes on exactly where the run \
+            Ctrl-C, SIGTERM and SIGHUP save and stop; a second one stops at once. --resume goes on exactly where the run \
             stopped, however it stopped.")]
     Train(Train),
     /// Look at a dataset, or write one

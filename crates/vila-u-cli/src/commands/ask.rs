@@ -8,7 +8,7 @@ use vila_u::{
     media::{self, video},
 };
 
-use super::{check_folder, create_folder, pipeline};
+use super::{check_folder, check_not_input, create_folder, pipeline};
 use crate::{
     arguments::{Ask, Global},
     console::Console,
@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
             // An answer begins with a space that belongs to the template.
             AskEvent::Text(said) if text.is_empty() => Ok(said.trim_start().to_string()),
             AskEvent::Text(said) => Ok(said.to_string()),
-            AskEvent::Generated(generated) => save(generated, output, &mut files),
+            AskEvent::Generated(generated) => save(args, generated, output, &mut files),
             AskEvent::Progress(progress) => {
                 let (done, total) = (progress.done as u64, progress.total as u64);
                 console.progress("generating", done, total, "");
@@ -100,16 +100,24 @@ fn options(args: &Ask) -> AskOptions {
 }
 
 /// Writes what was generated as the next file of the folder; how the answer names it.
-fn save(generated: &Generated, folder: &Path, files: &mut Vec<String>) -> Result<String> {
+fn save(
+    args: &Ask,
+    generated: &Generated,
+    folder: &Path,
+    files: &mut Vec<String>,
+) -> Result<String> {
     create_folder(folder)?;
+    let inputs = || args.image.iter().chain(&args.video);
     let file = match generated.frames.as_slice() {
         [image] => {
             let file = folder.join(format!("{:04}.png", files.len()));
+            check_not_input(&file, inputs())?;
             media::save_png(&file, image)?;
             file
         }
         frames => {
             let file = folder.join(format!("{:04}.mp4", files.len()));
+            check_not_input(&file, inputs())?;
             video::save(&file, frames, video::RATE)?;
             file
         }

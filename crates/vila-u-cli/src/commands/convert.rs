@@ -3,11 +3,12 @@
 use serde_json::json;
 use vila_u::{Result, training::losses::lpips_file};
 
-use super::check_file;
+use super::{check_file, check_not_input};
 use crate::{arguments::Convert, console::Console};
 
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     check_file(&args.output, "safetensors")?;
+    check_not_input(&args.output, &args.files)?;
     lpips_file::convert(&args.files, &args.output)?;
     let file = args.output.display().to_string();
     console.result(&file, json!({"file": file}))

@@ -3,9 +3,10 @@
 use serde_json::json;
 use vila_u::{
     Error, Result,
+    data::Skipped,
     media::{save_png, sheet::grid},
     training::{
-        data::inspect::{Inspected, inspect},
+        data::inspect::{Inspected, Inspection, inspect},
         recipe::Recipe,
     },
 };
@@ -15,6 +16,8 @@ use crate::{arguments::DataInspect, console::Console};
 
 /// Pictures side by side on the contact sheet.
 const COLUMNS: usize = 8;
+/// Skipped records that are named.
+const REASONS: usize = 5;
 
 pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
     if args.n == 0 {
@@ -22,7 +25,7 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
     }
     args.output.as_deref().map(check_folder).transpose()?;
     let recipe = Recipe::load(&args.recipe, &args.set)?;
-    let samples = inspect(&recipe, args.n)?;
+    let Inspection { samples, skipped } = inspect(&recipe, args.n)?;
     let mut first = 1;
     for sample in &samples {
         let mut value = to_json(sample)?;
@@ -30,6 +33,7 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
         console.result(describe(sample, first), value)?;
         first += sample.pictures.len();
     }
+    say_skipped(samples.len(), &skipped, console)?;
     if let Some(folder) = &args.output {
         create_folder(folder)?;
         let file = folder.join("sheet.png");
@@ -43,6 +47,32 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
             pictures.len(),
             file.display()
         ));
+    }
+    Ok(())
+}
+
+/// How many records were skipped and why the first of them; with --json as a last line.
+fn say_skipped(samples: usize, skipped: &[Skipped], console: &Console) -> Result<()> {
+    let records = skipped.iter().filter(|skipped| !skipped.picture).count();
+    if skipped.is_empty() {
+        return Ok(());
+    }
+    let pictures = skipped.len() - records;
+    console.say(format!(
+        "{records} of {} records cannot be used, {pictures} pictures of pages are left out",
+        samples + records
+    ));
+    for Skipped {
+        shard, key, reason, ..
+    } in skipped.iter().take(REASONS)
+    {
+        console.say(format!("  {key} of {}: {reason}", shard.display()));
+    }
+    if skipped.len() > REASONS {
+        console.say(format!("  and {} more", skipped.len() - REASONS));
+    }
+    if console.json {
+        console.result("", json!({"skipped": to_json(&skipped)?}))?;
     }
     Ok(())
 }

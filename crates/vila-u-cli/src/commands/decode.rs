@@ -1,6 +1,6 @@
 //! `vila-u decode`: codes to images.
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use serde_json::json;
 use vila_u::{
@@ -8,11 +8,14 @@ use vila_u::{
     safetensors::{Dtype, SafeTensors},
 };
 
-use super::{check_folder, create_folder, numbered, pipeline};
+use super::{check_folder, check_not_input, create_folder, numbered, pipeline};
 use crate::{
     arguments::{Decode, Global},
     console::Console,
 };
+
+/// Larger files of codes are refused before they are read.
+const LARGEST_FILE: u64 = 1 << 30;
 
 pub fn run(global: &Global, args: &Decode, console: &Console) -> Result<()> {
     check_folder(&args.output)?;
@@ -28,6 +31,7 @@ pub fn run(global: &Global, args: &Decode, console: &Console) -> Result<()> {
             .map_err(|error| Error::invalid(&args.file, error.to_string()))?;
         create_folder(&args.output)?;
         let file = numbered(&args.output, index);
+        check_not_input(&file, [&args.file])?;
         media::save_png(&file, &picture)?;
         files.push(file.display().to_string());
         console.progress("decoding", index as u64 + 1, codes.len() as u64, "");
@@ -37,7 +41,13 @@ pub fn run(global: &Global, args: &Decode, console: &Console) -> Result<()> {
 
 /// The tensor `codes` [n, h, w, D] of a safetensors file, i64 or i32: those of each image.
 fn read_codes(file: &Path) -> Result<Vec<Codes>> {
-    let bytes = std::fs::read(file).map_err(Error::io(file))?;
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(Error::io(file))?;
+    let read = opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(Error::io(file))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(Error::invalid(file, "larger than 1 GiB: divide it"));
+    }
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::invalid(file, format!("not a safetensors file: {e}")))?;
     let codes = tensors.tensor("codes").map_err(|_| {

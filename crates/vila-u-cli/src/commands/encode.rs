@@ -8,7 +8,7 @@ use vila_u::{
     safetensors::{Dtype, serialize, tensor::TensorView},
 };
 
-use super::{check_parent, pipeline};
+use super::{check_not_input, check_parent, pipeline};
 use crate::{
     arguments::{Encode, Global},
     console::Console,
@@ -16,6 +16,7 @@ use crate::{
 
 pub fn run(global: &Global, args: &Encode, console: &Console) -> Result<()> {
     check_parent(&args.output)?;
+    check_not_input(&args.output, &args.images)?;
     let pipeline = pipeline(global, console).vision_only().build()?;
     let (mut codes, mut features) = (Vec::new(), Vec::new());
     for (index, path) in args.images.iter().enumerate() {

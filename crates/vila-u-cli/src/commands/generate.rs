@@ -23,7 +23,15 @@ use crate::{
 pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let n = args.n as usize;
     let files = files(args, n)?;
-    args.codes.as_deref().map(check_parent).transpose()?;
+    if let Some(codes) = &args.codes {
+        check_parent(codes)?;
+        if files.contains(codes) {
+            return Err(Error::usage(format!(
+                "-o and --codes are both {}: name two files",
+                codes.display()
+            )));
+        }
+    }
     let pipeline = pipeline(global, console).build()?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let options = options(args, &pipeline, seed)?;

@@ -76,6 +76,20 @@ fn check_parent(file: &Path) -> Result<()> {
     }
 }
 
+/// Refuses an output that is one of the inputs, whatever links lead to it: it would be gone if anything failed, and
+/// its picture in any case.
+fn check_not_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let same = |input: &&PathBuf| same_file::is_same_file(output, input).unwrap_or(false);
+    match inputs.into_iter().find(same) {
+        Some(input) => Err(Error::usage(format!(
+            "{} is the input {}: name another output",
+            output.display(),
+            input.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a folder whose name is that of a file.
 fn check_folder(folder: &Path) -> Result<()> {
     if folder.exists() && !folder.is_dir() {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vila_u::{Result, media};
 
-use super::{check_file, pipeline};
+use super::{check_file, check_not_input, pipeline};
 use crate::{
     arguments::{Global, Reconstruct},
     console::Console,
@@ -11,6 +11,7 @@ use crate::{
 
 pub fn run(global: &Global, args: &Reconstruct, console: &Console) -> Result<()> {
     check_file(&args.output, "png")?;
+    check_not_input(&args.output, [&args.image])?;
     let pipeline = pipeline(global, console).vision_only().build()?;
     let back = pipeline.reconstruct(media::load(&args.image)?)?;
     let (psnr, ssim) = (back.psnr, back.ssim);

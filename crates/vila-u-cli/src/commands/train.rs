@@ -26,7 +26,6 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let Some(path) = &args.recipe else {
         return super::train_compare::run(args, console);
     };
-    console.stop_on_termination();
     let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     let ranks = args.ranks.into();
@@ -51,10 +50,13 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     };
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
-    let reached = last.clone();
+    let skipped = Arc::new(AtomicU64::new(0));
+    let (reached, counted) = (last.clone(), skipped.clone());
     let watch = Watch {
         progress: Box::new(move |progress| {
             reached.store(progress.step, Ordering::Relaxed);
+            let records = progress.metrics.get("skipped").copied().unwrap_or(0.0);
+            counted.store(records as u64, Ordering::Relaxed);
             let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
             let mut note = format!(
                 "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
@@ -86,6 +88,15 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     };
     let finished = training::run(&recipe, &device, start, watch);
     let ended = launcher.end();
+    let skipped = skipped.load(Ordering::Relaxed);
+    if skipped > 0 {
+        let list = recipe.out.join("skipped.jsonl");
+        console.finish();
+        console.say(format!(
+            "{skipped} records could not be used: {} says why",
+            list.display()
+        ));
+    }
     match finished {
         Ok(model) => {
             ended?;
@@ -93,7 +104,7 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
                 return Ok(());
             }
             let model = model.display().to_string();
-            console.result(&model, json!({"model": model}))
+            console.result(&model, json!({"model": model, "skipped": skipped}))
         }
         // To stop when asked to is no failure.
         Err(Error::Interrupted) => {

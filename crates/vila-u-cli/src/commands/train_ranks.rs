@@ -120,6 +120,9 @@ fn spawn(global: &Global, args: &Train, rank: usize, leader: &str) -> Result<Chi
         &device::of_rank(&global.device, rank)?,
         "train",
     ]);
+    if let Some(bytes) = global.max_input_memory {
+        command.args(["--max-input-memory", &format!("{}MB", bytes as f64 / 1e6)]);
+    }
     command.args(&args.recipe);
     command.args(args.set.iter().map(|setting| format!("--set={setting}")));
     command.args(args.resume.then_some("--resume"));

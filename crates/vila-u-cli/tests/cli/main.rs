@@ -6,6 +6,7 @@ mod abilities;
 mod bad_input;
 mod bench;
 mod hub;
+mod inputs_and_outputs;
 mod nano;
 mod plan;
 mod quantized;

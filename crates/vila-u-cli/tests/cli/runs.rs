@@ -220,14 +220,62 @@ fn a_run_that_is_killed_again_and_again_is_the_uninterrupted_one() {
 
 #[cfg(unix)]
 fn terminate(child: &Child) {
+    signal(child, "-TERM");
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, signal: &str) {
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-TERM", &pid])
+            .args([signal, &pid])
             .status()
             .unwrap()
             .success()
     );
+}
+
+/// As when its terminal is closed; under `nohup` it goes on.
+#[cfg(unix)]
+#[test]
+fn a_run_whose_terminal_goes_saves_and_stops() {
+    let folder = recipe();
+    for (program, stops) in [("env", true), ("nohup", false)] {
+        let name = format!("out={program}");
+        let out = folder.path().join(program);
+        let mut child = Command::new(program)
+            .arg(env!("CARGO_BIN_EXE_vila-u"))
+            .args(arguments(&name, "steps=30", false))
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for(&mut child, &out, 5);
+        signal(&child, "-HUP");
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{program}");
+        assert_eq!(out.join("model").exists(), !stops, "{program}");
+    }
+}
+
+/// Nothing half-written is left of what a signal ends.
+#[cfg(unix)]
+#[test]
+fn what_is_ended_while_it_writes_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let nano = ["data", "nano", "--out", "world", "-n", "1000000"];
+    let mut child = spawn(folder.path(), &nano);
+    let start = Instant::now();
+    while fs::read_dir(folder.path()).unwrap().next().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
+        sleep(Duration::from_millis(3));
+    }
+    terminate(&child);
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{message}");
+    assert!(message.contains("interrupted"), "{message}");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
 }
 
 #[cfg(unix)]

@@ -4,42 +4,60 @@ use std::arch::asm;
 
 use super::{BLOCK, DEPTH, Row, SIDE, Shape, Sums};
 
-/// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
-pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    assert!(left.len() == right.len() && left.len() >= BLOCK && left.len().is_multiple_of(BLOCK));
-    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
-    unsafe {
+/// Adds up the products of `depth` pairs of tiles, two of the left factor (4 and 5) and two of the right one (6 and 7),
+/// in four tiles (0 to 3), and stores these at `sums`. The instructions of `load` fill the pairs, those of `next` go on
+/// to the next ones; `row` is 64, the bytes of a row of a tile.
+///
+/// The caller says why memory outside of what it has is neither read nor written.
+macro_rules! multiply_tiles {
+    (load: [$($load:literal),*], next: [$($next:literal),*], depth: $depth:expr, sums: $sums:expr, $($operands:tt)*) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
             "tilezero tmm2",
             "tilezero tmm3",
             "2:",
-            "tileloadd tmm4, [{left} + {row}]",
-            "tileloadd tmm6, [{right} + {row}]",
-            "tileloadd tmm7, [{right} + {row} + 1024]",
-            "tileloadd tmm5, [{left} + {row} + 1024]",
+            $($load,)*
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {left}, 2048",
-            "add {right}, 2048",
+            $($next,)*
             "dec {depth}",
             "jnz 2b",
             "tilestored [{sums} + {line}], tmm0",
             "tilestored [{sums} + {line} + 64], tmm1",
             "tilestored [{sums} + {line} + 2048], tmm2",
             "tilestored [{sums} + {line} + 2112], tmm3",
-            left = inout(reg) left.as_ptr() => _,
-            right = inout(reg) right.as_ptr() => _,
-            depth = inout(reg) left.len() / BLOCK => _,
-            sums = in(reg) sums.0.as_mut_ptr(),
+            $($operands)*
+            depth = inout(reg) $depth => _,
+            sums = in(reg) $sums.0.as_mut_ptr(),
             row = in(reg) 64_usize,
             line = in(reg) 128_usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack)
+        )
+    };
+}
+
+/// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
+pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
+    assert!(left.len() == right.len() && left.len() >= BLOCK && left.len().is_multiple_of(BLOCK));
+    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
+    unsafe {
+        multiply_tiles!(
+            load: [
+                "tileloadd tmm4, [{left} + {row}]",
+                "tileloadd tmm6, [{right} + {row}]",
+                "tileloadd tmm7, [{right} + {row} + 1024]",
+                "tileloadd tmm5, [{left} + {row} + 1024]"
+            ],
+            next: ["add {left}, 2048", "add {right}, 2048"],
+            depth: left.len() / BLOCK,
+            sums: sums,
+            left = inout(reg) left.as_ptr() => _,
+            right = inout(reg) right.as_ptr() => _,
         );
     }
 }
@@ -59,42 +77,23 @@ pub(crate) fn multiply_signals(
     assert!(last + (SIDE - 1) * length + BLOCK <= signals.len());
     // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
     unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "mov {right}, [{offsets}]",
-            "lea {right}, [{signals} + 4 * {right}]",
-            "tileloadd tmm4, [{left} + {row}]",
-            "tileloadd tmm6, [{right} + {length}]",
-            "tileloadd tmm7, [{right} + {length} + 64]",
-            "tileloadd tmm5, [{left} + {row} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {left}, 2048",
-            "add {offsets}, 8",
-            "dec {depth}",
-            "jnz 2b",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 64], tmm1",
-            "tilestored [{sums} + {line} + 2048], tmm2",
-            "tilestored [{sums} + {line} + 2112], tmm3",
+        multiply_tiles!(
+            load: [
+                "mov {right}, [{offsets}]",
+                "lea {right}, [{signals} + 4 * {right}]",
+                "tileloadd tmm4, [{left} + {row}]",
+                "tileloadd tmm6, [{right} + {length}]",
+                "tileloadd tmm7, [{right} + {length} + 64]",
+                "tileloadd tmm5, [{left} + {row} + 1024]"
+            ],
+            next: ["add {left}, 2048", "add {offsets}, 8"],
+            depth: offsets.len(),
+            sums: sums,
             left = inout(reg) left.as_ptr() => _,
             offsets = inout(reg) offsets.as_ptr() => _,
-            depth = inout(reg) offsets.len() => _,
             right = out(reg) _,
             signals = in(reg) signals.as_ptr(),
             length = in(reg) 4 * length,
-            sums = in(reg) sums.0.as_mut_ptr(),
-            row = in(reg) 64_usize,
-            line = in(reg) 128_usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack)
         );
     }
 }
@@ -113,42 +112,21 @@ pub(crate) fn multiply_along(
     assert!(right.iter().all(|right| depth * SIDE <= right.len()));
     // SAFETY: the shape of the tiles is set; tiles are read within the slices, and sums written within theirs.
     unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{upper} + {length}]",
-            "tileloadd tmm6, [{first} + {row}]",
-            "tileloadd tmm7, [{second} + {row}]",
-            "tileloadd tmm5, [{lower} + {length}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {upper}, 64",
-            "add {lower}, 64",
-            "add {first}, 1024",
-            "add {second}, 1024",
-            "dec {depth}",
-            "jnz 2b",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 64], tmm1",
-            "tilestored [{sums} + {line} + 2048], tmm2",
-            "tilestored [{sums} + {line} + 2112], tmm3",
+        multiply_tiles!(
+            load: [
+                "tileloadd tmm4, [{upper} + {length}]",
+                "tileloadd tmm6, [{first} + {row}]",
+                "tileloadd tmm7, [{second} + {row}]",
+                "tileloadd tmm5, [{lower} + {length}]"
+            ],
+            next: ["add {upper}, 64", "add {lower}, 64", "add {first}, 1024", "add {second}, 1024"],
+            depth: depth,
+            sums: sums,
             upper = inout(reg) left.as_ptr() => _,
             lower = inout(reg) left[SIDE * length..].as_ptr() => _,
             first = inout(reg) right[0].as_ptr() => _,
             second = inout(reg) right[1].as_ptr() => _,
-            depth = inout(reg) depth => _,
             length = in(reg) 2 * length,
-            sums = in(reg) sums.0.as_mut_ptr(),
-            row = in(reg) 64_usize,
-            line = in(reg) 128_usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack)
         );
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use memmap2::Mmap;
 
-use crate::{Error, Result};
+use crate::{Error, Result, file_kind};
 
 /// No configuration or tokenizer file is larger; more is refused before it is read.
 const MAX_SMALL_FILE: u64 = 64 << 20;
@@ -98,7 +98,10 @@ impl Files {
                 if contents.len() as u64 > MAX_SMALL_FILE {
                     return Err(Error::invalid(path, "larger than 64 MiB"));
                 }
-                Ok(contents)
+                match file_kind::mistaken(&contents) {
+                    Some(what) => Err(Error::invalid(path, what)),
+                    None => Ok(contents),
+                }
             }
             Root::Memory { .. } => Ok(self.bytes(name)?.to_vec()),
         }

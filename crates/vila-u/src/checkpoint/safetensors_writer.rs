@@ -20,7 +20,8 @@ use crate::{Error, Result};
 /// Bytes of tensors in one file, as Hugging Face's default (one tensor may be larger).
 pub(super) const SHARD: usize = 5_000_000_000;
 
-/// Writes the tensors to `folder` in `weight_dtype`, one in memory at a time.
+/// Writes the tensors to `folder` in `weight_dtype`, one in memory at a time. `before_tensor` is called before each, and
+/// its error ends the writing.
 ///
 /// # Errors
 /// When the disk is full or cannot be written, or a value does not fit `weight_dtype`.
@@ -29,15 +30,18 @@ pub(super) fn write(
     tensors: &[TensorToSave],
     weight_dtype: WeightDtype,
     shard: usize,
+    before_tensor: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let shards = split(tensors, weight_dtype, shard);
+    let write_file =
+        |name: &str, tensors| write_file(&folder.join(name), tensors, weight_dtype, before_tensor);
     if let [whole] = shards.as_slice() {
-        return write_file(&folder.join("model.safetensors"), whole, weight_dtype);
+        return write_file("model.safetensors", whole);
     }
     let mut weight_map = Map::new();
     for (index, tensors) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write_file(&folder.join(&name), tensors, weight_dtype)?;
+        write_file(&name, tensors)?;
         weight_map.extend(tensors.iter().map(|t| (t.key.clone(), name.clone().into())));
     }
     weight_map.sort_keys();
@@ -70,7 +74,12 @@ fn split<'a, 'v>(
 }
 
 /// One file: the length of the header, the header, the tensors.
-fn write_file(path: &Path, tensors: &[TensorToSave], weight_dtype: WeightDtype) -> Result<()> {
+fn write_file(
+    path: &Path,
+    tensors: &[TensorToSave],
+    weight_dtype: WeightDtype,
+    before_tensor: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     // The format's own order: wider dtypes first, then by name.
     let mut tensors: Vec<&TensorToSave> = tensors.iter().collect();
     tensors.sort_by_key(|tensor| {
@@ -109,6 +118,7 @@ fn write_file(path: &Path, tensors: &[TensorToSave], weight_dtype: WeightDtype) 
     io(out.write_all(&header))?;
     io(out.write_all(&b"       "[..padding]))?;
     for tensor in tensors {
+        before_tensor()?;
         let data = tensor.read(weight_dtype)?;
         io(out.write_all(data.as_bytes()))?;
     }
@@ -156,7 +166,7 @@ mod tests {
         // A weight has 96 bytes and a bias 16.
         for (shard, files) in [(1 << 20, 1), (250, 2), (112, 3), (1, 6)] {
             let folder = tempfile::tempdir().unwrap();
-            write(folder.path(), &tensors, WeightDtype::F32, shard).unwrap();
+            write(folder.path(), &tensors, WeightDtype::F32, shard, &|| Ok(())).unwrap();
             let files_written = std::fs::read_dir(folder.path()).unwrap().count();
             assert_eq!(files_written, if files == 1 { 1 } else { files + 1 });
             let opened = Tensors::open(&Files::folder(folder.path())).unwrap();
@@ -178,7 +188,7 @@ mod tests {
     #[test]
     fn nothing_to_write() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &[], WeightDtype::F32, SHARD).unwrap();
+        write(folder.path(), &[], WeightDtype::F32, SHARD, &|| Ok(())).unwrap();
         let none = Layers { layers: Vec::new() };
         let files = Files::folder(folder.path());
         assert!(Tensors::open(&files).unwrap().by_key.is_empty());
@@ -194,6 +204,7 @@ mod tests {
                 full,
                 &tensors_to_save(&layers(), Component::Llm),
                 WeightDtype::F32,
+                &|| Ok(()),
             );
             assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
         }

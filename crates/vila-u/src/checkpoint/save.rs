@@ -1,7 +1,9 @@
 //! A model becomes a checkpoint that the authors' code loads.
 
 use std::{
+    cell::Cell,
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -37,6 +39,8 @@ pub struct ModelWeights<'a> {
     llm: Vec<TensorToSave<'a>>,
     mm_projector: Vec<TensorToSave<'a>>,
     vision_tower: Vec<TensorToSave<'a>>,
+    /// Called before each tensor is read; its error ends the writing.
+    before_tensor: Box<dyn Fn() -> Result<()> + 'a>,
 }
 
 impl ModelWeights<'static> {
@@ -47,25 +51,41 @@ impl ModelWeights<'static> {
             llm: tensors_to_save(&model.llm, Component::Llm),
             mm_projector: tensors_to_save(&model.mm_projector, projector),
             vision_tower: tensors_to_save(&model.vision_tower, Component::VisionTower),
+            before_tensor: Box::new(|| Ok(())),
         }
     }
 }
 
 /// Writes a checkpoint again in another dtype, to the new folder `dir`, one tensor in memory at a time.
 ///
+/// `on_tensor` gets how many of all tensors are written; with [`ControlFlow::Break`] nothing is left of the folder.
+///
 /// # Errors
-/// As [`save`], and when `files` is not a whole checkpoint.
-pub fn convert(dir: &Path, files: &Files, weight_dtype: WeightDtype) -> Result<()> {
+/// As [`save`], when `files` is not a whole checkpoint, and [`Error::Interrupted`].
+pub fn convert(
+    dir: &Path,
+    files: &Files,
+    weight_dtype: WeightDtype,
+    on_tensor: &dyn Fn(usize, usize) -> ControlFlow<()>,
+) -> Result<()> {
     let config = config::read(files)?;
     let model = config.init(&Device::flex());
     let projector = Component::projector(&config.mm_projector);
     let llm = ComponentWeights::check(files, Component::Llm, &model.llm)?;
     let mm_projector = ComponentWeights::check(files, projector, &model.mm_projector)?;
     let vision_tower = ComponentWeights::check(files, Component::VisionTower, &model.vision_tower)?;
+    let (llm, mm_projector) = (llm.tensors_to_save(), mm_projector.tensors_to_save());
+    let vision_tower = vision_tower.tensors_to_save();
+    let total = llm.len() + mm_projector.len() + vision_tower.len();
+    let done = Cell::new(0);
     let weights = ModelWeights {
-        llm: llm.tensors_to_save(),
-        mm_projector: mm_projector.tensors_to_save(),
-        vision_tower: vision_tower.tensors_to_save(),
+        llm,
+        mm_projector,
+        vision_tower,
+        before_tensor: Box::new(|| match on_tensor(done.replace(done.get() + 1), total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
+        }),
     };
     save(dir, &config, &weights, files, weight_dtype)
 }
@@ -96,7 +116,7 @@ pub fn save(
                 Component::VisionTower => &weights.vision_tower,
                 _ => &weights.mm_projector,
             };
-            write(folder, tensors, weight_dtype, SHARD)
+            write(folder, tensors, weight_dtype, SHARD, &weights.before_tensor)
         },
     )
 }
@@ -202,6 +222,7 @@ pub fn save_tower(
             &tensors_to_save(model, component),
             weight_dtype,
             SHARD,
+            &|| Ok(()),
         )?;
         write_encoder(out, config, siglip, like)
     })
@@ -219,6 +240,7 @@ pub fn save_alone<M: Module>(module: &M, dir: &Path) -> Result<()> {
         &tensors_to_save(module, Component::Alone),
         WeightDtype::F32,
         SHARD,
+        &|| Ok(()),
     )
 }
 

@@ -28,6 +28,9 @@ pub enum Source {
     },
 }
 
+/// The branch that is meant where none is named.
+const MAIN: &str = "main";
+
 /// `ORG/NAME` at a branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
@@ -59,7 +62,7 @@ impl FromStr for Repository {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
         // These become parts of paths.
         let word = |word: &str| {
             !word.is_empty()
@@ -89,7 +92,7 @@ impl FromStr for Repository {
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.organisation, self.name)?;
-        if self.revision != "main" {
+        if self.revision != MAIN {
             write!(f, "@{}", self.revision)?;
         }
         Ok(())
@@ -202,8 +205,20 @@ impl Repository {
         // A revision is a commit, or a name whose commit the cache has noted.
         let commit = fs::read_to_string(folder.join("refs").join(&self.revision));
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
-        let snapshot = folder.join("snapshots").join(safe_path::relative(commit)?);
-        snapshot.is_dir().then(|| Files::folder(snapshot))
+        let snapshots = folder.join("snapshots");
+        let snapshot = snapshots.join(safe_path::relative(commit)?);
+        if snapshot.is_dir() {
+            return Some(Files::folder(snapshot));
+        }
+        // A cache that was copied may have lost its note of what the main branch is.
+        let mut entries = fs::read_dir(snapshots)
+            .ok()?
+            .flatten()
+            .map(|entry| entry.path());
+        let only = entries
+            .next()
+            .filter(|_| self.revision == MAIN && entries.next().is_none())?;
+        only.is_dir().then(|| Files::folder(only))
     }
 
     fn online<T>(
@@ -362,6 +377,15 @@ mod tests {
             assert!(is_complete(&cached), "{name}");
         }
         assert!(repository("a/b@other").cached(cache.path()).is_none());
+        // Without a note of what `main` is, one snapshot is it and two may be anything.
+        fs::remove_file(folder.join("refs/main")).unwrap();
+        assert!(is_complete(
+            &repository("a/b").cached(cache.path()).unwrap()
+        ));
+        write(folder.join("snapshots/4567def/config.json"), "{}");
+        assert!(repository("a/b").cached(cache.path()).is_none());
+        fs::remove_dir_all(folder.join("snapshots/4567def")).unwrap();
+        write(folder.join("refs/main"), "0123abc\n");
         // One of two shards.
         let index = r#"{"weight_map": {"x": "1.safetensors", "y": "2.safetensors"}}"#;
         write(snapshot.join("llm/model.safetensors.index.json"), index);

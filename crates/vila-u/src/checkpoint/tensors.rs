@@ -24,7 +24,7 @@ use super::{
     stored_tensor::{StoredTensor, TensorStorage},
     weight_files::WeightFiles,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, file_kind};
 
 /// Every tensor of a folder, by key.
 #[derive(Debug)]
@@ -93,8 +93,17 @@ impl Tensors {
     }
 
     fn add_file(&mut self, files: &Files, name: &str) -> Result<()> {
+        let bytes = files.bytes(name)?;
+        let packed = !name.ends_with(".safetensors") && bytes.starts_with(b"PK");
+        // PyTorch's own files are zip archives.
+        if let Some(what) = file_kind::mistaken(&bytes).filter(|_| !packed) {
+            return Err(Error::invalid(
+                files.path(name),
+                format!("no weights: {what}"),
+            ));
+        }
         let tensors = if name.ends_with(".safetensors") {
-            safetensors_file(&files.path(name), files.bytes(name)?)?
+            safetensors_file(&files.path(name), bytes)?
         } else {
             pytorch_file(files, name)?
         };

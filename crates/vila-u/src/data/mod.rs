@@ -6,6 +6,9 @@
 //! makes of a record what the model sees.
 
 pub(crate) mod formats;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod fuzz;
 pub mod nano;
 pub(crate) mod partition;
 pub(crate) mod pattern;
@@ -22,3 +25,4 @@ pub use prepare::{Prepared, prepare};
 pub use record::{Image, Pictures, Record, Text};
 pub use sample_kind::{KindWeights, SampleKind};
 pub use source::Source;
+pub use stream::Skipped;

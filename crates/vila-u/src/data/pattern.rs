@@ -20,7 +20,12 @@ pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
         } else if path.contains(['*', '?', '[']) {
             let found = glob::glob(&path).map_err(|error| wrong(error.to_string()))?;
             for path in found {
-                shards.push(path.map_err(|error| wrong(error.to_string()))?);
+                let path = path.map_err(|error| wrong(error.to_string()))?;
+                // What macOS puts beside files on other disks.
+                let name = path.file_name().unwrap_or_default();
+                if !name.as_encoded_bytes().starts_with(b"._") {
+                    shards.push(path);
+                }
             }
         } else {
             return Err(wrong(format!("there is no {path}")));

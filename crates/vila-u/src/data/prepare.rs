@@ -11,7 +11,7 @@ use crate::{
     },
     model::VilaUConfig,
     sequence::{Role, Sample, templates},
-    text::Tokenizer,
+    text::{IMAGE_PLACEHOLDER, Tokenizer},
 };
 
 /// A sample and its pictures, read and made square.
@@ -20,13 +20,15 @@ pub struct Prepared {
     pub sample: Sample,
     /// `[images, 3, size, size]` in -1..1, in reading order.
     pub pixels: Vec<f32>,
+    /// Why pictures of a page are not in it: those that cannot be read.
+    pub left_out: Vec<String>,
 }
 
 /// Reads the pictures of a record and makes it the sample that the model is trained with. A caption is one to be
 /// predicted.
 ///
 /// Pictures to look at are squeezed to a square (or padded, where the model's config says so),
-/// pictures to generate are cropped to one.
+/// pictures to generate are cropped to one. A page goes on without the pictures that cannot be read.
 ///
 /// Errors name the record, or the file that cannot be read.
 pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> Result<Prepared> {
@@ -50,6 +52,7 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
         }
         Ok(values)
     };
+    let mut left_out = Vec::new();
     let (sample, pixels) = match (&record.text, &record.pictures) {
         (Text::Turns(turns), Pictures::Images(images)) => {
             let sample = templates::chat(tokenizer, turns, images.len(), true).map_err(named)?;
@@ -78,8 +81,25 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
             (sample, pixels.collect())
         }
         (Text::Page(text), Pictures::Images(images)) => {
-            let sample = templates::document(tokenizer, text, images.len()).map_err(named)?;
-            let pixels = read(images, &sample)?;
+            let mut parts = text.split(IMAGE_PLACEHOLDER);
+            let mut text: String = parts.next().unwrap_or_default().into();
+            let (mut pixels, mut shown) = (Vec::new(), 0);
+            // Of a text that names another number of pictures, the rest is for the template to refuse.
+            let mut images = images.iter();
+            for part in parts {
+                match images.next().map(|image| image.read(size)) {
+                    Some(Err(error)) => left_out.push(error.to_string()),
+                    Some(Ok(picture)) => {
+                        pixels.extend(square(&picture, &Role::Document));
+                        shown += 1;
+                        text += IMAGE_PLACEHOLDER;
+                    }
+                    None => text += IMAGE_PLACEHOLDER,
+                }
+                text += part;
+            }
+            let given = shown + images.len();
+            let sample = templates::document(tokenizer, &text, given).map_err(named)?;
             (sample, pixels)
         }
         (Text::Page(_), Pictures::Frames(_) | Pictures::Video(_)) => {
@@ -90,5 +110,9 @@ pub fn prepare(record: &Record, tokenizer: &Tokenizer, config: &VilaUConfig) -> 
             return prepare(&described, tokenizer, config);
         }
     };
-    Ok(Prepared { sample, pixels })
+    Ok(Prepared {
+        sample,
+        pixels,
+        left_out,
+    })
 }

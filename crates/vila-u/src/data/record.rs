@@ -9,7 +9,10 @@ use crate::{
     Error, Result,
     media::{self, Picture},
     safe_path,
-    text::conversation::{Role, Turn},
+    text::{
+        as_words,
+        conversation::{Role, Turn},
+    },
 };
 
 /// Larger pictures are no training data: a shard that has one is damaged or malicious.
@@ -59,6 +62,8 @@ pub enum Image {
     Bytes(Vec<u8>),
     /// None of a file.
     Rendered(Rendering),
+    /// Not to be had, and why.
+    Missing(String),
 }
 
 impl Image {
@@ -69,6 +74,7 @@ impl Image {
             Self::Bytes(bytes) => media::decode(bytes)
                 .map_err(|reason| Error::failed(format!("a picture of the record is {reason}"))),
             Self::Rendered(rendering) => Ok(Picture::Rgb(rendering.render(size))),
+            Self::Missing(reason) => Err(Error::failed(reason)),
         }
     }
 }
@@ -99,6 +105,7 @@ impl Record {
     /// A picture or a video and its caption as a sample of that kind; what is no caption stays.
     pub fn of_kind(mut self, kind: SampleKind) -> Self {
         if let Text::Caption(caption) = self.text {
+            let caption = as_words(&caption);
             let (describe, placeholder) = match self.pictures {
                 Pictures::Video(_) => (DESCRIBE_VIDEO, "<video>"),
                 _ => (DESCRIBE, "<image>"),
@@ -125,19 +132,31 @@ impl Record {
             Pictures::Video(_) => &[],
         };
         let image = |image: &Image| match image {
-            Image::File(_) | Image::Rendered(_) => 0,
+            Image::File(_) | Image::Rendered(_) | Image::Missing(_) => 0,
             Image::Bytes(bytes) => bytes.len(),
         };
         text + pictures.iter().map(image).sum::<usize>()
     }
 }
 
-/// The path in the folder, or why it would leave it.
+/// The path in the folder, or why it would leave it. A path from the root may lie in the folder too.
 pub(super) fn inside(folder: &Path, path: &str) -> std::result::Result<PathBuf, String> {
-    match safe_path::relative(path.trim_start_matches("./")) {
+    let below_root = || {
+        let here = folder.as_os_str().is_empty();
+        let whole = std::path::absolute(if here { Path::new(".") } else { folder }).ok()?;
+        let path = Path::new(path).strip_prefix(whole).ok()?;
+        path.to_str()
+    };
+    let relative = if Path::new(path).is_absolute() {
+        below_root()
+    } else {
+        Some(path.trim_start_matches("./"))
+    };
+    match relative.and_then(safe_path::relative) {
         Some(path) => Ok(folder.join(path)),
         None => Err(format!(
-            "path {path:?} leaves the folder: give it relative to that folder, without `..`"
+            "path {path:?} leaves the folder {}: give it relative to that folder, without `..`",
+            folder.display()
         )),
     }
 }
@@ -170,6 +189,45 @@ mod tests {
             record(Text::Caption("A cat. ".into())).caption(),
             Some("A cat.")
         );
+    }
+
+    #[test]
+    fn words_of_a_caption_place_no_picture() {
+        let record = Record {
+            id: "1".into(),
+            text: Text::Caption("a <image> of a cat</s>".into()),
+            pictures: Pictures::Images(Vec::new()),
+        };
+        for (kind, turn) in [(SampleKind::Caption, 1), (SampleKind::Generation, 0)] {
+            let Text::Turns(turns) = record.clone().of_kind(kind).text else {
+                continue;
+            };
+            assert_eq!(turns[turn].value, "a <IMAGE> of a cat</S>");
+        }
+    }
+
+    #[test]
+    fn paths_stay_in_their_folder() {
+        let folder = Path::new("/data/images");
+        let inside = |path| super::inside(folder, path);
+        for path in ["a/b.jpg", "./a/b.jpg", "/data/images/a/b.jpg"] {
+            assert_eq!(inside(path), Ok(folder.join("a/b.jpg")));
+        }
+        for path in [
+            "../a.jpg",
+            "/data/a.jpg",
+            "/data/images/../a.jpg",
+            "/data/images",
+            "",
+        ] {
+            assert!(
+                inside(path).is_err_and(|reason| reason.contains("leaves the folder")),
+                "{path}"
+            );
+        }
+        let here = std::path::absolute("a.jpg").unwrap_or_default();
+        let here = here.to_str().unwrap_or_default();
+        assert_eq!(super::inside(Path::new(""), here), Ok("a.jpg".into()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! there are fewer shards than these, each takes its share of every shard's records. Records go through a buffer that is filled, shuffled and emptied: to go on from a
 //! [`Position`], the buffer is filled again from where its filling began.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// A buffer is full with so many bytes as well.
 const MOST_BYTES: usize = 64 << 20;
 /// A source without a sample in so many epochs has none.
-const EMPTY_EPOCHS: u64 = 64;
+pub(crate) const EMPTY_EPOCHS: u64 = 64;
 
 /// How a source is read.
 #[derive(Clone, Debug)]
@@ -54,10 +54,43 @@ pub(crate) struct Position {
 
 /// A record that was skipped: where it is and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Skipped {
+pub struct Skipped {
     pub shard: PathBuf,
     pub key: String,
     pub reason: String,
+    /// The record is used without one of its pictures, about which this is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub picture: bool,
+}
+
+/// The records that were skipped on the way to a sample, each once however often it was met.
+#[derive(Debug, Default)]
+pub(crate) struct SkippedRecords {
+    records: Vec<Skipped>,
+    seen: HashSet<(PathBuf, String)>,
+}
+
+impl SkippedRecords {
+    pub(crate) fn push(&mut self, skipped: Skipped) {
+        if self
+            .seen
+            .insert((skipped.shard.clone(), skipped.key.clone()))
+        {
+            self.records.push(skipped);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn last(&self) -> Option<&Skipped> {
+        self.records.last()
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Skipped> {
+        self.records
+    }
 }
 
 /// A record and the shard that it is from.
@@ -112,7 +145,7 @@ impl Stream {
         stream.order = stream.order_of(position.epoch);
         if position.taken > 0 {
             // What was skipped in this filling was counted when it was first filled.
-            stream.fill(&mut Vec::new(), usize::MAX)?;
+            stream.fill(&mut SkippedRecords::default(), usize::MAX)?;
             let left = stream.buffer.len().saturating_sub(position.taken);
             stream.buffer.truncate(left);
             stream.taken = position.taken;
@@ -143,7 +176,7 @@ impl Stream {
     /// Errors when the source has no records.
     pub(crate) fn next(
         &mut self,
-        skipped: &mut Vec<Skipped>,
+        skipped: &mut SkippedRecords,
         most: usize,
     ) -> Result<Option<Found>> {
         if self.buffer.is_empty() {
@@ -155,7 +188,7 @@ impl Stream {
 
     /// Fills the buffer with what is left of the epoch, or of the next one with a record, as far as it
     /// holds it. It stays empty only if more than `most` are skipped.
-    fn fill(&mut self, skipped: &mut Vec<Skipped>, most: usize) -> Result<()> {
+    fn fill(&mut self, skipped: &mut SkippedRecords, most: usize) -> Result<()> {
         (self.start, self.taken) = (self.next, 0);
         let first = self.next.epoch;
         let mut bytes = 0;
@@ -166,7 +199,13 @@ impl Stream {
                 }
                 if self.next.epoch - first == EMPTY_EPOCHS {
                     let name = self.source.name();
-                    return Err(Error::usage(format!("{name}: no sample in these files")));
+                    let reason = match skipped.last() {
+                        Some(last) => format!(" can be used; the last: {}", last.reason),
+                        None => String::new(),
+                    };
+                    return Err(Error::usage(format!(
+                        "{name}: no sample in these files{reason}"
+                    )));
                 }
                 self.begin_epoch(self.next.epoch + 1);
                 self.start = self.next;
@@ -203,7 +242,12 @@ impl Stream {
         let shard = self.shards[index].clone();
         let failed = |shard: PathBuf, bad: Bad| {
             let Bad { key, reason } = bad;
-            Err(Skipped { shard, key, reason })
+            Err(Skipped {
+                shard,
+                key,
+                reason,
+                picture: false,
+            })
         };
         let records = match &mut self.open {
             Some(records) => records,

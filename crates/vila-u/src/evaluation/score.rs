@@ -29,7 +29,7 @@ pub fn score(
     tokenizer: &Tokenizer,
     record: &Record,
 ) -> Result<Scored> {
-    let Prepared { sample, pixels } = prepare(record, tokenizer, config)?;
+    let Prepared { sample, pixels, .. } = prepare(record, tokenizer, config)?;
     let (images, size) = (
         sample.images().len(),
         config.siglip.vision_config.image_size,

@@ -39,7 +39,7 @@ impl KvCache {
     ///
     /// # Panics
     /// When the new positions do not fit in the capacity.
-    pub fn append(&mut self, layer: usize, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+    pub(crate) fn append(&mut self, layer: usize, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
         let [_, _, count, _] = new[0].dims();
         let end = self.length + count;
         let mut new = new.into_iter();

@@ -28,6 +28,7 @@ pub(crate) use rope::RotaryEmbedding;
 pub use rope::{Rope, RopeScaling};
 
 use crate::{
+    Result,
     attention::{multi_head_attention, split_heads},
     layers::apply,
 };
@@ -75,11 +76,8 @@ pub struct GatedMlp {
 }
 
 impl LlamaConfig {
-    /// A model with random weights, N(0, 0.02) as LLaMA is trained from.
-    ///
-    /// # Panics
-    /// When [`LlamaConfig::check`] fails.
-    pub fn init(&self, device: &Device) -> Llama {
+    /// A model with random weights, N(0, 0.02) as LLaMA is trained from. The config was checked.
+    pub(crate) fn init(&self, device: &Device) -> Llama {
         let normal = Initializer::Normal {
             mean: 0.0,
             std: 0.02,
@@ -131,6 +129,14 @@ impl LlamaConfig {
 }
 
 impl Llama {
+    /// A model with random weights; they are initialised when first used.
+    ///
+    /// A usage error when [`LlamaConfig::check`] fails.
+    pub fn new(config: &LlamaConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        Ok(config.init(device))
+    }
+
     /// Where the model is.
     pub fn device(&self) -> Device {
         self.model.embed_tokens.weight.device()

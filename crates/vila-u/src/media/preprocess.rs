@@ -1,8 +1,13 @@
 //! A picture -> what the vision tower sees: a square of numbers in [-1, 1].
 
-use image::{Rgb, RgbImage, imageops};
+use std::borrow::Cow;
+
+use image::{RgbImage, imageops};
 
 use super::{Picture, resize};
+
+/// The bars of [`ResizeMode::Pad`].
+const GREY: u8 = 127;
 
 /// How a picture becomes a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +38,17 @@ pub(crate) fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage
             resize::bicubic_rgba(image, size, size)
         }
         (ResizeMode::StretchNative, Picture::Indexed(image)) => resize::nearest(image, size, size),
-        (ResizeMode::Stretch | ResizeMode::StretchNative, _) => resize(&picture.rgb()),
-        (ResizeMode::Crop, _) => resize(&crop(&picture.rgb())),
-        (ResizeMode::Pad, _) => resize(&pad(&picture.rgb())),
+        (ResizeMode::Stretch | ResizeMode::StretchNative, _) => resize(&colours(picture)),
+        (ResizeMode::Crop, _) => resize(&crop(&colours(picture))),
+        (ResizeMode::Pad, _) => resize::bicubic_padded(&colours(picture), size, GREY),
+    }
+}
+
+/// The colours of a picture, copied only where it has transparency.
+fn colours(picture: &Picture) -> Cow<'_, RgbImage> {
+    match picture {
+        Picture::Rgb(image) | Picture::Indexed(image) => Cow::Borrowed(image),
+        Picture::Rgba(_) => Cow::Owned(picture.rgb()),
     }
 }
 
@@ -55,17 +68,10 @@ fn crop(image: &RgbImage) -> RgbImage {
     imageops::crop_imm(image, left, 0, side, side).to_image()
 }
 
-fn pad(image: &RgbImage) -> RgbImage {
-    let (width, height) = image.dimensions();
-    let side = width.max(height);
-    let mut square = RgbImage::from_pixel(side, side, Rgb([127; 3]));
-    let (left, top) = ((side - width) / 2, (side - height) / 2);
-    imageops::replace(&mut square, image, left.into(), top.into());
-    square
-}
-
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
 
     fn columns(width: u32, height: u32) -> Picture {

@@ -7,10 +7,13 @@ use image::{
     RgbImage, RgbaImage, buffer::ConvertBuffer,
 };
 
-use crate::{Error, Result};
+use super::{jpeg, memory_limit::check_memory, webp};
+use crate::{Error, Result, file_kind};
 
-/// Larger images are refused: decoded they would fill gigabytes, whatever the size of their file.
-pub(super) const MOST_PIXELS: u64 = 1 << 27;
+/// What a decoder may take before the size of the image is known: colour profiles are packed.
+pub(super) const HEADER: u64 = 64 << 20;
+/// Bytes a pixel that decoders keep beside the decoded ones, and that copies of another kind of pixel take.
+const BESIDE: u64 = 9;
 /// Larger image files are refused before they are read.
 const LARGEST_FILE: u64 = 1 << 30;
 
@@ -74,7 +77,8 @@ impl From<DynamicImage> for Picture {
 /// The format is told from the content: PNG, JPEG, GIF, WebP, BMP or TIFF. Of 16-bit channels the
 /// high byte is kept. An orientation stored in the file is applied.
 ///
-/// Errors name the file, which cannot be read, is no image, or has too many pixels.
+/// Errors name the file, which cannot be read, is no image or cut short, or takes too much memory
+/// ([`super::set_memory_limit`]).
 ///
 /// ```no_run
 /// let picture = vila_u::media::load("photo.jpg".as_ref())?;
@@ -92,11 +96,25 @@ pub fn load(path: &Path) -> Result<Picture> {
 /// ```
 pub fn decode(bytes: &[u8]) -> Result<Picture> {
     let format = format(bytes)?;
+    let cut = match format {
+        ImageFormat::Jpeg => !jpeg::is_whole(bytes),
+        ImageFormat::WebP => webp::chunks(bytes).any(|chunk| !chunk.whole),
+        _ => false,
+    };
+    if cut {
+        return Err(Error::failed("cut short: get the whole file"));
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits());
+    reader.limits(limits(HEADER));
     let mut decoder = reader.into_decoder().map_err(explain)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height)?;
+    let need = decoder
+        .total_bytes()
+        .saturating_add(pixels(width, height).saturating_mul(BESIDE));
+    let what = format!("{width} x {height} pixels");
+    check_memory(&what, need, bytes.len() as u64)?;
+    decoder.set_limits(limits(need)).map_err(explain)?;
     let bilevel = decoder.original_color_type() == ExtendedColorType::L1;
     let orientation = decoder.orientation().map_err(explain)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
@@ -129,30 +147,28 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat> {
-    image::guess_format(bytes)
-        .ok()
-        .filter(ImageFormat::reading_enabled)
-        .ok_or_else(|| {
-            Error::failed("not an image: PNG, JPEG, GIF, WebP, BMP and TIFF can be read")
-        })
+    let known = image::guess_format(bytes).ok();
+    known.filter(ImageFormat::reading_enabled).ok_or_else(|| {
+        let what = file_kind::mistaken(bytes);
+        let what = what.unwrap_or("PNG, JPEG, GIF, WebP, BMP and TIFF can be read");
+        Error::failed(format!("not an image: {what}"))
+    })
 }
 
-pub(super) fn limits() -> Limits {
+pub(super) fn limits(bytes: u64) -> Limits {
     let mut limits = Limits::default();
-    // Up to 8 bytes a pixel, and what decoders keep beside them.
-    limits.max_alloc = Some(12 * MOST_PIXELS);
+    limits.max_alloc = Some(bytes);
     limits
+}
+
+pub(super) fn pixels(width: u32, height: u32) -> u64 {
+    u64::from(width) * u64::from(height)
 }
 
 pub(super) fn check_size(width: u32, height: u32) -> Result<()> {
     if width == 0 || height == 0 {
         return Err(Error::usage(format!(
             "an image of {width} x {height} pixels"
-        )));
-    }
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(Error::usage(format!(
-            "{width} x {height} pixels are more than the {MOST_PIXELS} that are read: make the image smaller"
         )));
     }
     Ok(())
@@ -291,9 +307,17 @@ mod tests {
                 .to_string()
                 .contains("PNG")
         );
+        let pointer = decode(b"version https://git-lfs.github.com/spec/v1\n").unwrap_err();
+        assert!(pointer.to_string().contains("git lfs pull"), "{pointer}");
         let mut bomb = png(&[0; 3], 1, 1, ColorType::Rgb8);
         bomb[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
-        assert!(decode(&bomb).is_err());
+        let crc = crc32(&bomb[12..29]).to_be_bytes();
+        bomb[29..33].copy_from_slice(&crc);
+        let error = decode(&bomb).unwrap_err().to_string();
+        assert!(
+            error.contains("65535 x 65535") && error.contains("--max-input-memory"),
+            "{error}"
+        );
         let path = Path::new("no such file.png");
         assert!(
             load(path)
@@ -301,6 +325,25 @@ mod tests {
                 .to_string()
                 .starts_with("no such file.png")
         );
+    }
+
+    /// As PNG checks its chunks with.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc.sum()
+    }
+
+    #[test]
+    fn a_jpeg_that_is_cut_short_is_refused() {
+        let mut file = Vec::new();
+        let image = RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8, y as u8, 0]));
+        JpegEncoder::new(&mut file).encode_image(&image).unwrap();
+        assert!(decode(&file).is_ok());
+        for length in [file.len() / 10, file.len() / 2, file.len() - 1] {
+            let error = decode(&file[..length]).unwrap_err().to_string();
+            assert!(error.contains("cut short"), "{length}: {error}");
+        }
     }
 
     fn some_files() -> Vec<Vec<u8>> {

@@ -5,7 +5,9 @@
 //! stretched by the scale when shrinking (so nothing is skipped); along rows and along columns, in
 //! fixed-point arithmetic, rounded to a byte after each.
 
-use image::{ImageBuffer, Pixel, RgbImage, RgbaImage, buffer::ConvertBuffer};
+use std::collections::VecDeque;
+
+use image::{ImageBuffer, Pixel, Rgb, RgbImage, RgbaImage, buffer::ConvertBuffer};
 
 /// An image with one byte a channel.
 type Bytes<P> = ImageBuffer<P, Vec<u8>>;
@@ -36,6 +38,59 @@ pub(crate) fn bicubic<P: Pixel<Subpixel = u8>>(
     } else {
         along_columns(&along_rows(image, width), height)
     }
+}
+
+/// [`bicubic`] of the image in the middle of a square as long as its longer side, filled up with `fill`. The square
+/// itself, which can be a thousand times as large as the image, is never made.
+pub(crate) fn bicubic_padded(image: &RgbImage, size: u32, fill: u8) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let side = width.max(height) as usize;
+    let (left, top) = ((side - width as usize) / 2, (side - height as usize) / 2);
+    if side == size as usize {
+        let mut square = RgbImage::from_pixel(size, size, Rgb([fill; 3]));
+        image::imageops::replace(&mut square, image, left as i64, top as i64);
+        return square;
+    }
+    let windows = windows(side, size as usize);
+    // A row of the square outside of the image stays what it is.
+    let bar = vec![fill; 3 * size as usize];
+    let narrow = |row: usize| -> Vec<u8> {
+        let Some(row) = row.checked_sub(top).filter(|row| *row < height as usize) else {
+            return bar.clone();
+        };
+        let pixels = &image.as_raw()[row * 3 * width as usize..][..3 * width as usize];
+        let value = |column: usize, channel: usize| match column.checked_sub(left) {
+            Some(column) if column < width as usize => pixels[3 * column + channel],
+            _ => fill,
+        };
+        let pixel = |window: &Window| {
+            let columns = window.start..window.start + window.weights.len();
+            [0, 1, 2].map(|channel| {
+                let samples = columns.clone().map(|column| value(column, channel));
+                weigh(samples, &window.weights)
+            })
+        };
+        windows.iter().flat_map(pixel).collect()
+    };
+    let mut resized = RgbImage::new(size, size);
+    // The rows that a window shares with the one before it are narrowed once.
+    let mut rows: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
+    for (window, output) in windows
+        .iter()
+        .zip(resized.chunks_exact_mut(3 * size as usize))
+    {
+        let end = window.start + window.weights.len();
+        while rows.front().is_some_and(|(row, _)| *row < window.start) {
+            rows.pop_front();
+        }
+        for row in rows.back().map_or(window.start, |(row, _)| row + 1)..end {
+            rows.push_back((row, narrow(row)));
+        }
+        for (at, output) in output.iter_mut().enumerate() {
+            *output = weigh(rows.iter().map(|(_, row)| row[at]), &window.weights);
+        }
+    }
+    resized
 }
 
 /// Nearest neighbour, for colours that must not be mixed.
@@ -96,7 +151,7 @@ fn along_rows<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32) -> Bytes<P>
         for (window, output) in windows.iter().zip(output.chunks_exact_mut(channels)) {
             for (channel, output) in output.iter_mut().enumerate() {
                 let input = row[window.start * channels + channel..].iter();
-                *output = weigh(input.step_by(channels), &window.weights);
+                *output = weigh(input.step_by(channels).copied(), &window.weights);
             }
         }
     }
@@ -114,15 +169,15 @@ fn along_columns<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, height: u32) -> Byte
     for (window, output) in windows.iter().zip(resized.chunks_exact_mut(stride)) {
         for (x, output) in output.iter_mut().enumerate() {
             let column = input[window.start * stride + x..].iter();
-            *output = weigh(column.step_by(stride), &window.weights);
+            *output = weigh(column.step_by(stride).copied(), &window.weights);
         }
     }
     resized
 }
 
-fn weigh<'a>(samples: impl Iterator<Item = &'a u8>, weights: &[i32]) -> u8 {
+fn weigh(samples: impl Iterator<Item = u8>, weights: &[i32]) -> u8 {
     let half = 1 << (PRECISION - 1);
-    let sum = samples.zip(weights).fold(half, |sum, (&sample, weight)| {
+    let sum = samples.zip(weights).fold(half, |sum, (sample, weight)| {
         sum + i32::from(sample) * weight
     });
     (sum >> PRECISION).clamp(0, 255) as u8
@@ -171,7 +226,7 @@ fn cubic(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use image::{Rgb, Rgba};
+    use image::Rgba;
     use proptest::prelude::*;
 
     use super::*;
@@ -207,6 +262,18 @@ mod tests {
             let image = noise(w, h, seed);
             let opaque: RgbaImage = image.convert();
             prop_assert_eq!(bicubic_rgba(&opaque, to_w, to_h), bicubic(&image, to_w, to_h));
+        }
+
+        #[test]
+        fn padding_is_as_if_the_square_were_made(
+            w in 1u32..40, h in 1u32..40, size in 1u32..40, seed: u32, fill: u8,
+        ) {
+            let image = noise(w, h, seed);
+            let side = w.max(h);
+            let mut square = RgbImage::from_pixel(side, side, Rgb([fill; 3]));
+            let (left, top) = ((side - w) / 2, (side - h) / 2);
+            image::imageops::replace(&mut square, &image, left.into(), top.into());
+            prop_assert_eq!(bicubic_padded(&image, size, fill), bicubic(&square, size, size));
         }
 
         #[test]

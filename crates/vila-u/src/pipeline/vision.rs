@@ -119,11 +119,20 @@ impl Pipeline {
     /// # let pipeline = Pipeline::builder("nano").vision_only().build()?;
     /// let codes = Codes::new([8, 8, 4], vec![0; 256])?;
     /// assert_eq!(pipeline.decode(&codes)?.dimensions(), (64, 64));
-    /// assert!(pipeline.decode(&Codes::new([8, 8, 4], vec![-1; 256])?).is_err());
+    /// assert!(pipeline.decode(&Codes::new([8, 8, 4], vec![1 << 62; 256])?).is_err());
     /// # Ok::<(), vila_u::Error>(())
     /// ```
     pub fn decode(&self, codes: &Codes) -> Result<RgbImage> {
         let vision = self.vision();
+        let size = self.codebook_size();
+        let known = |code: &&i64| usize::try_from(**code).is_ok_and(|code| code < size);
+        // Before they become numbers of the device, which may be narrower.
+        if let Some(code) = codes.values().iter().find(|code| !known(code)) {
+            return Err(Error::usage(format!(
+                "code {code} is not one of this model's, which are 0 to {}",
+                size.saturating_sub(1)
+            )));
+        }
         one_image(vision.tower.decode_codes(codes.tensor(&vision.device()))?)
     }
 

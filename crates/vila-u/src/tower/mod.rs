@@ -39,12 +39,19 @@ pub struct VisionTower {
     pub rqtransformer: DepthTransformer,
 }
 
-impl VisionTowerConfig {
+impl VisionTower {
     /// Untrained; weights are initialised when first used. `siglip` is what `pretrained_model` names.
     ///
-    /// # Panics
-    /// When [`Self::check`] fails.
-    pub fn init(&self, siglip: &SiglipConfig, device: &Device) -> VisionTower {
+    /// A usage error when [`VisionTowerConfig::check`] fails.
+    pub fn new(config: &VisionTowerConfig, siglip: &SiglipConfig, device: &Device) -> Result<Self> {
+        config.check(siglip)?;
+        Ok(config.init(siglip, device))
+    }
+}
+
+impl VisionTowerConfig {
+    /// Untrained, of a config that was checked; weights are initialised when first used.
+    pub(crate) fn init(&self, siglip: &SiglipConfig, device: &Device) -> VisionTower {
         VisionTower {
             rqvaesiglip: self.rqvaesiglip.init(siglip, device),
             rqtransformer: self.rqtransformer.init(device),
@@ -64,11 +71,8 @@ pub struct RqVaeSiglip {
 }
 
 impl RqVaeSiglipConfig {
-    /// Untrained; weights are initialised when first used. `siglip` is what `pretrained_model` names.
-    ///
-    /// # Panics
-    /// When [`Self::check`] fails.
-    pub fn init(&self, siglip: &SiglipConfig, device: &Device) -> RqVaeSiglip {
+    /// Untrained, of a config that was checked; weights are initialised when first used.
+    pub(crate) fn init(&self, siglip: &SiglipConfig, device: &Device) -> RqVaeSiglip {
         RqVaeSiglip {
             siglip_model: siglip.init(device),
             quantizer: ResidualQuantizer::new(self, device),
@@ -81,6 +85,14 @@ impl RqVaeSiglipConfig {
 }
 
 impl RqVaeSiglip {
+    /// Untrained; weights are initialised when first used. `siglip` is what `pretrained_model` names.
+    ///
+    /// A usage error when [`RqVaeSiglipConfig::check`] fails.
+    pub fn new(config: &RqVaeSiglipConfig, siglip: &SiglipConfig, device: &Device) -> Result<Self> {
+        config.check(siglip)?;
+        Ok(config.init(siglip, device))
+    }
+
     /// The features that are quantized: `[batch, 3, size, size]` in -1..1 -> `[batch, h, w, C]`.
     pub fn features(&self, pixels: Tensor<4>) -> Tensor<4> {
         let features = self.siglip_model.vision_model.features(pixels);

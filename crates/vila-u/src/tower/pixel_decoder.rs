@@ -131,11 +131,8 @@ impl PixelDecoderConfig {
         Ok(())
     }
 
-    /// Untrained; weights are initialised when first used.
-    ///
-    /// # Panics
-    /// When [`Self::check`] fails.
-    pub fn init(&self, device: &Device) -> PixelDecoder {
+    /// Untrained, of a config that was checked; weights are initialised when first used.
+    pub(crate) fn init(&self, device: &Device) -> PixelDecoder {
         let block = |inputs, outputs| ResidualBlock::new(inputs, outputs, self.dropout, device);
         let coarsest = self.ch_mult.len() - 1;
         let widest = self.ch * self.ch_mult[coarsest];

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use vila_u_kernels::flush_denormals;
 
 use crate::checkpoint::config::GenerationConfig;
 use crate::{Error, Result};
@@ -37,6 +38,8 @@ pub use trainer::{Progress, Start, Throughput, Watch};
 /// it is kept, and `failed.json` names its samples); [`Error::Interrupted`] when stopped through the watch, after
 /// saving. Whether there is memory enough says [`plan::check`], before.
 pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {
+    flush_denormals();
+    rayon::broadcast(|_| flush_denormals());
     let device = device.clone().autodiff();
     let group = start.process_group.clone();
     let finished = if recipe.is_tower() {

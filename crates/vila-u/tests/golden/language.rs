@@ -21,7 +21,7 @@ fn config() -> LlamaConfig {
 }
 
 fn load(config: &LlamaConfig) -> Llama {
-    let mut llm = config.init(&Device::flex());
+    let mut llm = Llama::new(config, &Device::flex()).unwrap();
     load_into(&mut llm, &folder().join("checkpoint/llm"), Component::Llm).unwrap();
     llm
 }

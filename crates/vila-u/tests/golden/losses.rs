@@ -94,7 +94,7 @@ fn discriminator() -> Discriminator {
         layers: 3,
         width: 8,
     };
-    let mut model = config.init(&Device::flex().autodiff());
+    let mut model = Discriminator::new(&config, &Device::flex().autodiff()).unwrap();
     let set = |conv: &mut Conv2d, salt, scale: f64| {
         conv.weight = parameter(tensor(salt, conv.weight.dims(), scale));
         if let Some(bias) = &mut conv.bias {
@@ -133,7 +133,7 @@ fn siglip() -> Siglip {
         (*hidden, *layers, *heads) = (8, 1, 1);
     }
     let device = Device::flex().autodiff();
-    let mut siglip = config.init(&device);
+    let mut siglip = Siglip::new(&config, &device).unwrap();
     siglip.logit_scale = parameter(Tensor::from_floats([10f32.ln()], &device));
     siglip.logit_bias = parameter(Tensor::from_floats([-2.0], &device));
     siglip

@@ -4,7 +4,7 @@ use burn::{
     module::Param,
     tensor::{Device, Tensor},
 };
-use vila_u::tower::{CodebookUpdate, Quantized, ResidualQuantizer};
+use vila_u::tower::{CodebookUpdate, Quantized, ResidualQuantizer, RqVaeSiglip};
 
 use crate::{
     fixture::{Recorded, assert_close},
@@ -145,7 +145,7 @@ fn coarser_code_grid() {
     let mut config = config.rqvaesiglip;
     config.code_shape = [4, 4, 3];
     config.shared_codebook = false;
-    let mut model = config.init(&siglip, &device);
+    let mut model = RqVaeSiglip::new(&config, &siglip, &device).unwrap();
     assert_eq!(model.quantizer.codebooks.len(), 3);
 
     // A row that is one latent block side by side: top left, top right, bottom left, bottom right.
@@ -186,7 +186,8 @@ fn from_scratch() {
     let (config, siglip) = configs();
     let mut config = config.rqvaesiglip;
     config.n_embed = 300;
-    let mut quantizer = config.init(&siglip, &device).quantizer;
+    let tower = RqVaeSiglip::new(&config, &siglip, &device).unwrap();
+    let mut quantizer = tower.quantizer;
     let features = recorded.tensor::<4>("input");
     let mut rng = StdRng::seed_from_u64(1);
     let loss = |quantized: Quantized| quantized.commitment_loss.into_scalar::<f32>();

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use vila_u::{
     checkpoint::{Component, load_into},
-    tower::{RqVaeSiglip, SiglipConfig, VisionTowerConfig},
+    tower::{RqVaeSiglip, SiglipConfig, VisionTower, VisionTowerConfig},
     training::losses::contrastive::sigmoid,
 };
 
@@ -20,7 +20,7 @@ pub fn configs() -> (VisionTowerConfig, SiglipConfig) {
 
 pub fn model(device: &Device) -> RqVaeSiglip {
     let (tower, siglip) = configs();
-    let mut model = tower.init(&siglip, device);
+    let mut model = VisionTower::new(&tower, &siglip, device).unwrap();
     let folder = folder().join("checkpoint/vision_tower");
     load_into(&mut model, &folder, Component::VisionTower).unwrap();
     model.rqvaesiglip
@@ -101,7 +101,7 @@ fn latents_are_resized_before_decoding() {
     let device = Device::flex();
     let (mut config, siglip) = configs();
     config.rqvaesiglip.decoder_latent_shape = Some([12, 10]);
-    let mut tower = config.init(&siglip, &device);
+    let mut tower = VisionTower::new(&config, &siglip, &device).unwrap();
     let folder = folder().join("checkpoint/vision_tower");
     load_into(&mut tower, &folder, Component::VisionTower).unwrap();
     let resized = tower.rqvaesiglip;

@@ -479,6 +479,59 @@ fn too_many_bad_records_stop_the_run() {
     assert_eq!(skipped.lines().count(), 5);
 }
 
+/// Three bad records that come again in every epoch are three, over a stop and a resumption too. A page without one of
+/// its pictures is none of them.
+#[test]
+fn a_bad_record_counts_once_however_often_it_is_met() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, pages) = (
+        folder.path().join("six.jsonl"),
+        folder.path().join("pages.jsonl"),
+    );
+    let record = |n: usize| {
+        let image = if n < 3 {
+            "missing.jpg"
+        } else {
+            "000000000001.jpg"
+        };
+        let record = json!({"id": n, "image": image, "conversations": [
+            {"from": "human", "value": "<image>"}, {"from": "gpt", "value": said(n)},
+        ]});
+        format!("{record}\n")
+    };
+    fs::write(&lines, (0..6).map(record).collect::<String>()).expect("write");
+    let page = json!({"text_list": ["One.", "Two."], "image_info": [
+        {"image_name": "000000000001.jpg", "matched_text_index": 0},
+        {"image_name": "missing.jpg", "matched_text_index": 1},
+    ]});
+    fs::write(&pages, page.to_string()).expect("write");
+    let images = "folder = \"DATA/sharegpt4v/images/coco/train2017\"";
+    let source =
+        |format: &str, path: &Path| format!("format = \"{format}\"\npath = {path:?}\n{images}");
+    let recipe = language(
+        "pretrain",
+        &[&source("llava", &lines), &source("mmc4", &pages)],
+    );
+    let settings = [init(), "data.max_skipped=3".into(), "steps=12".into()];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let out = folder.path().join("run");
+    let stopped = train(&recipe, &out, &settings, false, Some(6));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    train(&recipe, &out, &settings, true, None).expect("a run");
+    let text = fs::read_to_string(out.join("skipped.jsonl")).expect("skipped");
+    let skipped: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let pictures = skipped.iter().filter(|one| one["picture"] == true).count();
+    assert_eq!((skipped.len(), pictures), (4, 1), "{text}");
+    let last = metrics(&out).pop().expect("a step");
+    assert_eq!(
+        (last["skipped"].as_f64(), last["pictures_left_out"].as_f64()),
+        (Some(3.0), Some(1.0))
+    );
+}
+
 #[test]
 fn mistakes_in_sources_are_named() {
     for (kind, source, expected) in [
@@ -580,7 +633,7 @@ fn videos_are_read_from_mp4_files() {
             format!("{objective}.visual_token_dropout=0.0"),
         ];
         let recipe = Recipe::load(&path, &settings).expect("a recipe");
-        let mut samples = inspect(&recipe, 9).expect("samples");
+        let mut samples = inspect(&recipe, 9).expect("samples").samples;
         samples.sort_by(|a, b| a.key.cmp(&b.key));
         let names: Vec<&str> = samples.iter().map(|sample| sample.key.as_str()).collect();
         assert_eq!(names, keys);
@@ -624,7 +677,7 @@ fn inspecting_shows_what_is_learnt() {
         "stages.0.objective.cfg_dropout=0.0".into(),
     ];
     let recipe = Recipe::load(&path, &settings).expect("a recipe");
-    let samples = inspect(&recipe, 21).expect("samples");
+    let samples = inspect(&recipe, 21).expect("samples").samples;
     // None comes twice: they end where the seven conversations do.
     assert!((19..=21).contains(&samples.len()), "{}", samples.len());
     for sample in &samples {

@@ -3,14 +3,14 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufReader, Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
 
 use tar::Archive;
 
 use super::Bad;
-use crate::{Error, Result, data::record::LARGEST_IMAGE};
+use crate::{Error, Result, data::record::LARGEST_IMAGE, file_kind};
 
 /// Tar files consist of blocks of so many bytes.
 const BLOCK: u64 = 512;
@@ -25,6 +25,13 @@ pub(super) struct Member {
     pub ending: String,
     /// The reason if it is too large to be read.
     pub content: std::result::Result<Vec<u8>, String>,
+}
+
+/// Whether a file of an archive is not one of its author's: macOS and Windows put such beside them.
+pub(super) fn is_metadata(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let folder = path.split('/').any(|folder| folder == "__MACOSX");
+    folder || name.starts_with("._") || matches!(name, ".DS_Store" | "Thumbs.db" | "desktop.ini")
 }
 
 /// The files of an archive, each read when its turn comes. After an error nothing follows.
@@ -44,8 +51,13 @@ struct Header {
 impl Members {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or_default();
+        let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+        let head = file.fill_buf().map_err(Error::io(path))?;
+        if let Some(what) = file_kind::mistaken(head) {
+            return Err(Error::invalid(path, format!("no tar archive: {what}")));
+        }
         Ok(Self {
-            file: BufReader::new(File::open(path).map_err(Error::io(path))?),
+            file,
             name: name.to_string_lossy().into_owned(),
             ended: false,
         })
@@ -84,7 +96,7 @@ impl Members {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            if !header.regular {
+            if !header.regular || is_metadata(&header.path) {
                 self.pass(header.size, 0)?;
                 continue;
             }
@@ -217,6 +229,37 @@ pub mod tests {
         assert_eq!(index.read("c.txt").unwrap(), b"c");
         assert_eq!(index.read(&long).unwrap(), content);
         assert!(index.read("d").unwrap_err().contains("d is not in"));
+    }
+
+    #[test]
+    fn what_systems_put_beside_files_is_passed_over() {
+        let files: [(&str, &[u8]); 6] = [
+            ("._1.jpg", b"\0\x05\x16\x07"),
+            ("a/._1.txt", b"\0\x05\x16\x07"),
+            ("__MACOSX/1.jpg", b"x"),
+            (".DS_Store", b"x"),
+            ("a/Thumbs.db", b"x"),
+            ("1.jpg", b"A"),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), tar(&files)).unwrap();
+        let keys = Members::open(file.path()).unwrap();
+        let keys: Vec<String> = keys.map(|member| member.ok().unwrap().key).collect();
+        assert_eq!(keys, ["1"]);
+    }
+
+    #[test]
+    fn other_files_of_that_name_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (head, expected) in [
+            (&b"\x1f\x8b\x08"[..], "gzip"),
+            (b"", "empty"),
+            (b"PK\x03\x04", "zip"),
+        ] {
+            std::fs::write(file.path(), head).unwrap();
+            let error = Members::open(file.path()).err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::Bad;
-use crate::{Error, Result};
+use super::{BYTE_ORDER_MARK, Bad, UTF16};
+use crate::{Error, Result, file_kind};
 
 /// A longer object is no record.
 const LONGEST: usize = 64 << 20;
@@ -25,13 +25,21 @@ pub(super) struct Entries<R = BufReader<File>> {
 
 impl Entries {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
-        Self::new(file).map_err(Error::io(path))
+        let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+        let head = file.fill_buf().map_err(Error::io(path))?;
+        match file_kind::mistaken(head) {
+            Some(what) if !head.is_empty() => {
+                Err(Error::invalid(path, format!("not JSON: {what}")))
+            }
+            _ => Self::new(file).map_err(Error::io(path)),
+        }
     }
 }
 
 impl<R: BufRead> Entries<R> {
+    /// Errors for text that is not UTF-8.
     pub(super) fn new(mut file: R) -> std::io::Result<Self> {
+        skip_byte_order_mark(&mut file)?;
         let array = skip_space(&mut file)? == Some(b'[');
         if array {
             file.consume(1);
@@ -138,6 +146,15 @@ impl<R: BufRead> Iterator for Entries<R> {
     }
 }
 
+/// Passes over the mark that some programs put before UTF-8; other marks are of text that cannot be read.
+fn skip_byte_order_mark(file: &mut impl BufRead) -> std::io::Result<()> {
+    match file.fill_buf()?.first().copied() {
+        Some(0xef) => file.read_exact(&mut [0; 3]),
+        Some(0xfe | 0xff) => Err(std::io::Error::other(UTF16)),
+        _ => Ok(()),
+    }
+}
+
 /// Passes over white space; the byte that follows.
 fn skip_space(file: &mut impl BufRead) -> std::io::Result<Option<u8>> {
     loop {
@@ -199,12 +216,42 @@ impl From<Texts> for Vec<String> {
     }
 }
 
-/// JSON text as a `T`, or why it is none.
+/// JSON text as a `T`, or why it is none. `NaN` and infinities, which Python writes, are read as `null`.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let parsed = serde_json::from_slice(bytes).or_else(|error| match without_nan(bytes) {
+        Some(text) => serde_json::from_slice(&text),
+        None => Err(error),
+    });
+    parsed.map_err(|error| match error.classify() {
         serde_json::error::Category::Data => error.to_string(),
         _ => format!("not JSON: {error}"),
     })
+}
+
+/// The text with `null` for each number that JSON has no word for; none if it has none of these.
+fn without_nan(text: &[u8]) -> Option<Vec<u8>> {
+    const NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    let mut replaced = Vec::with_capacity(text.len());
+    let (mut at, mut found, mut string, mut escaped) = (0, false, false, false);
+    while let Some(&byte) = text.get(at) {
+        let number = NUMBERS.iter().find(|number| text[at..].starts_with(number));
+        if let Some(number) = number.filter(|_| !string) {
+            replaced.extend(b"null");
+            at += number.len();
+            found = true;
+            continue;
+        }
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if string => escaped = true,
+            b'"' => string = !string,
+            _ => {}
+        }
+        replaced.push(byte);
+        at += 1;
+    }
+    found.then_some(replaced)
 }
 
 #[cfg(test)]
@@ -242,6 +289,29 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let object = json!({"a": 1});
+        assert_eq!(
+            values(&format!("\u{feff}{object}\n{object}")),
+            vec![object.clone(); 2]
+        );
+        assert_eq!(values(&format!("\u{feff}[{object}]")), vec![object.clone()]);
+        assert_eq!(parse::<Value>("\u{feff}{\"a\": 1}".as_bytes()), Ok(object));
+        for text in [b"\xff\xfe{\0}\0", b"\xfe\xff\0{\0}"] {
+            let error = Entries::new(Cursor::new(text.to_vec())).err().unwrap();
+            assert!(error.to_string().contains("UTF-16"));
+        }
+    }
+
+    #[test]
+    fn numbers_that_json_has_no_word_for_are_null() {
+        let text = br#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN \" Infinity"}"#;
+        let expected = json!({"a": null, "b": [null, null], "c": "NaN \" Infinity"});
+        assert_eq!(parse::<Value>(text), Ok(expected));
+        assert!(parse::<Value>(b"{\"a\": NaNa}").is_err());
+    }
+
+    #[test]
     fn a_file_that_is_cut_off_says_so() {
         let last = |text: &str| entries(text.as_bytes()).pop().unwrap();
         assert!(last(r#"[{"a": 1}, {"b"#).unwrap_err().contains("ends"));
@@ -253,7 +323,8 @@ mod tests {
         #[test]
         fn any_bytes_end(text: Vec<u8>, array: bool) {
             let text = if array { [b"[".as_slice(), &text].concat() } else { text };
-            prop_assert!(entries(&text).len() <= text.len() + 1);
+            let entries = Entries::new(Cursor::new(text.clone())).map_or(0, |entries| entries.count());
+            prop_assert!(entries <= text.len() + 1);
         }
 
         #[test]

@@ -100,7 +100,7 @@ mod tests {
         };
         let name = |image: &Image| match image {
             Image::File(path) => path.to_str().unwrap().to_string(),
-            Image::Bytes(_) | Image::Rendered(_) => String::new(),
+            _ => String::new(),
         };
         images.iter().map(name).collect()
     }

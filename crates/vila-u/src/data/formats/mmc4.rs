@@ -9,14 +9,15 @@
 //! (`docs_no_face_shard_0_v3.jsonl.zip`) or not. Pictures lie in a folder by `image_name`, in
 //! a tar file of the shard's name in that folder, or in the record as `image_base64`, as the authors'
 //! training code and OpenFlamingo (`scripts/convert_mmc4_to_wds.py`: tar shards of such records) have
-//! it. Each picture goes before its sentence; of more than six, the first six of the list are used.
+//! it. Each picture goes before its sentence; of more than six, the first six of the list are used. A page without
+//! one of its pictures is a page all the same.
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Bad, Records,
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     Error, Result,
     data::record::{Image, Pictures, Record, Text, inside},
+    text::as_words,
 };
 
 /// Pictures of one page.
@@ -36,7 +38,7 @@ const MOST_IMAGES: usize = 6;
 struct Page {
     text_list: Vec<String>,
     image_info: Vec<Info>,
-    similarity_matrix: Option<Vec<Vec<f64>>>,
+    similarity_matrix: Option<Vec<Vec<IgnoredAny>>>,
 }
 
 #[derive(Deserialize)]
@@ -109,10 +111,8 @@ fn record(
             "similarity_matrix is not {pictures} pictures x {sentences} sentences"
         ));
     }
-    // Words of the page that look like the place of a picture are none.
-    let mut text: Vec<String> = (page.text_list.iter())
-        .map(|sentence| sentence.replace("<image>", "<IMAGE>"))
-        .collect();
+    let sentences_as_words = page.text_list.iter().map(|sentence| as_words(sentence));
+    let mut text: Vec<String> = sentences_as_words.collect();
     let mut images = Vec::new();
     for info in page.image_info.iter().take(MOST_IMAGES) {
         let at = info.matched_text_index;
@@ -121,11 +121,11 @@ fn record(
         })?;
         sentence.insert_str(0, "<image>");
         let image = match (&info.image_base64, &info.image_name) {
-            (Some(content), _) => super::base64(content).map(Image::Bytes)?,
-            (None, Some(name)) => find(name)?,
-            (None, None) => return Err("a picture has neither image_name nor image_base64".into()),
+            (Some(content), _) => super::base64(content).map(Image::Bytes),
+            (None, Some(name)) => find(name),
+            (None, None) => Err("a picture has neither image_name nor image_base64".into()),
         };
-        images.push((at, image));
+        images.push((at, image.unwrap_or_else(Image::Missing)));
     }
     images.sort_by_key(|(at, _)| *at);
     Ok(Record {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_do_not_fit_are_bad() {
+    fn pages_without_a_picture_and_the_rest_are_as_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let shard = folder.path().join("s.jsonl");
         let matrix = json!({"text_list": ["a"], "image_info": [], "similarity_matrix": [[1.0]]});
@@ -233,16 +233,18 @@ mod tests {
         ];
         fs::write(&shard, lines.join("\n")).unwrap();
         let records = read(&shard, folder.path());
-        for (record, expected) in records.iter().zip([
-            "beyond the page's 3 sentences",
-            "leaves the folder",
-            "base64",
-            "similarity_matrix",
-        ]) {
-            let reason = &record.as_ref().unwrap_err().reason;
-            assert!(reason.contains(expected), "{reason}");
-        }
         assert_eq!(records.len(), 5);
+        let bad = |at: usize| records[at].as_ref().unwrap_err().reason.as_str();
+        assert!(bad(0).contains("beyond the page's 3 sentences"));
+        assert!(bad(3).contains("similarity_matrix"));
+        for (at, expected) in [(1, "leaves the folder"), (2, "base64")] {
+            let Pictures::Images(images) = &records[at].as_ref().unwrap().pictures else {
+                return assert_eq!("images", "");
+            };
+            let missing =
+                |image: &Image| matches!(image, Image::Missing(why) if why.contains(expected));
+            assert!(missing(&images[0]), "{images:?}");
+        }
         assert!(records[4].is_ok());
     }
 }

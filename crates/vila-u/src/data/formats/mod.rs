@@ -18,6 +18,11 @@ pub(super) mod vflan;
 pub(super) mod webdataset;
 mod zipped;
 
+#[cfg(test)]
+pub(super) mod tests {
+    pub use super::{archive::tests::tar, pickle::tests::dumped, zipped::tests::zip};
+}
+
 use serde::{Deserialize, Serialize};
 
 pub use llava::read_jsonl;
@@ -70,6 +75,24 @@ impl DatasetFormat {
     pub fn needs_kind(self) -> bool {
         !self.kinds().is_empty() && self != Self::Parquet
     }
+}
+
+/// Before UTF-8 text that some programs write.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+const UTF16: &str = "UTF-16, not UTF-8: convert it (`iconv -f UTF-16 -t UTF-8`)";
+
+/// A text file's content, or why it is none.
+fn utf8(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    if bytes.starts_with(&[0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe]) {
+        return Err(UTF16.into());
+    }
+    let text = String::from_utf8(bytes);
+    let text =
+        text.map_err(|_| "not UTF-8: convert it (`iconv -f LATIN1 -t UTF-8`, if it is that)")?;
+    Ok(text
+        .strip_prefix('\u{feff}')
+        .map(str::to_string)
+        .unwrap_or(text))
 }
 
 /// What base64 text holds, or why it is none. Line breaks in it do not count.

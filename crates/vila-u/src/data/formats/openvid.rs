@@ -10,7 +10,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek},
     path::Path,
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use super::{Bad, Records};
 use crate::{
     Error, Result,
     data::record::{Pictures, Record, Text, inside},
+    file_kind,
 };
 
 /// A longer row is none: somewhere a quote was not closed.
@@ -48,7 +49,11 @@ impl Read for Rows {
 
 /// The videos of a shard, which lie in `folder`.
 pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    if let Some(what) = file_kind::mistaken_file(&mut file).map_err(Error::io(path))? {
+        return Err(Error::invalid(path, format!("no CSV table: {what}")));
+    }
+    file.rewind().map_err(Error::io(path))?;
     let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
     let mut csv = Reader::from_reader(Rows {
         file,

@@ -25,6 +25,7 @@ use crate::{
     Error, Result,
     catch_unwind::catch_unwind_silent,
     data::record::{Image, LARGEST_IMAGE, Pictures, Record, Text, inside},
+    file_kind,
     text::conversation::Turn,
 };
 
@@ -44,6 +45,9 @@ const ROWS: usize = 16;
 pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
+    if let Some(what) = file_kind::mistaken_file(&mut file).map_err(Error::io(path))? {
+        return Err(invalid(format!("no Parquet table: {what}")));
+    }
     footer::check(&mut file).map_err(invalid)?;
     // Damaged files make the library panic here and there.
     let rows = guarded(|| {
@@ -340,6 +344,20 @@ mod tests {
         let images = [b"A", b"B"].map(|content| Image::Bytes(content.to_vec()));
         assert_eq!(record.pictures, Pictures::Images(images.to_vec()));
         assert_eq!(record.caption(), Some("Dogs."));
+    }
+
+    /// As Hugging Face, polars and duckdb write them (`tests/parquet`).
+    #[test]
+    fn tables_of_every_compression_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
+        for name in ["brotli", "dd_gzip", "gzip", "lz4", "pl_lz4"] {
+            let path = folder.join(format!("{name}.parquet"));
+            let records: Vec<_> = open(&path, &folder).unwrap().collect();
+            assert!(
+                !records.is_empty() && records.iter().all(|record| record.is_ok()),
+                "{name}: {records:?}"
+            );
+        }
     }
 
     /// Wherever a byte of the table's description is wrong: the library panics for some of them.

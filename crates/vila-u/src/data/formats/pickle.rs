@@ -6,13 +6,14 @@
 //! leaves the stack as soon as nothing can change it: a few are in memory at a time, however large the
 //! file.
 //!
-//! Texts that come again are looked up where they first stood. What is in memory is bounded, and so is
-//! how deep lists and dictionaries lie inside each other.
+//! What comes again is read again where it first stood, text or list or dictionary. What is in memory is
+//! bounded, and so is how deep lists and dictionaries lie inside each other.
 
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufReader, Read},
+    ops::Range,
     path::Path,
 };
 
@@ -31,20 +32,24 @@ const DEEPEST: u8 = 8;
 /// Values above the mark of the records, after which the first of them is whole: an unfinished one has
 /// above it, level by level, at most a key and a value.
 const WAITING: usize = 2 * DEEPEST as usize + 2;
-/// Texts of a file that may come again.
-const MOST_TEXTS: usize = 1 << 24;
+/// Values of a file that may come again.
+const MOST_MEMOS: usize = 1 << 24;
 /// Texts up to this length are kept, longer ones are read again.
 const KEPT: usize = 64;
 
 /// The elements of a pickled list, numbered from 1. After an error nothing follows.
 pub(super) struct Elements {
     file: BufReader<File>,
+    /// Where the file is read.
+    at: u64,
     stack: Vec<Item>,
     /// Elements that are not yet given out.
     whole: VecDeque<Built>,
-    texts: HashMap<u32, Repeated>,
+    memos: HashMap<u32, Memo>,
     /// Values memoized without a number of their own.
     memoized: u32,
+    /// Reading again what was memoized.
+    again: bool,
     number: u64,
     /// Bytes of memory that are left.
     left: u64,
@@ -54,7 +59,8 @@ pub(super) struct Elements {
 enum Item {
     /// The outermost list, whose elements go to the reader.
     Records,
-    Mark,
+    /// Where it stands.
+    Mark(u64),
     Value(Built),
 }
 
@@ -64,14 +70,19 @@ struct Built {
     depth: u8,
     /// Bytes of memory.
     size: u64,
-    /// Where the bytes of a text stand.
-    text: Option<(u64, u64)>,
+    /// Where its first instruction stands.
+    start: u64,
+    memo: Option<u32>,
 }
 
-/// A text that may come again.
-enum Repeated {
+/// A value that may come again.
+enum Memo {
     Kept(String),
-    At { offset: u64, length: u64 },
+    /// The instructions that make it, and whether they were carried out again.
+    Made {
+        by: Range<u64>,
+        again: bool,
+    },
 }
 
 /// Why a file cannot be read on.
@@ -82,10 +93,12 @@ impl Elements {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(Self {
             file: BufReader::new(file),
+            at: 0,
             stack: Vec::new(),
             whole: VecDeque::new(),
-            texts: HashMap::new(),
+            memos: HashMap::new(),
             memoized: 0,
+            again: false,
             number: 0,
             left: LARGEST,
             ended: false,
@@ -99,11 +112,12 @@ impl Elements {
                 self.left += element.size;
                 return Ok(Some(element.value));
             }
+            let start = self.at;
             let [code] = self.bytes()?;
             let waiting = self.stack.get(2..).unwrap_or_default();
             if begins_value(code)
                 && waiting.len() >= WAITING
-                && matches!(self.stack[..2], [Item::Records, Item::Mark])
+                && matches!(self.stack[..2], [Item::Records, Item::Mark(_)])
                 && waiting.iter().all(|item| matches!(item, Item::Value(_)))
                 && let Item::Value(first) = self.stack.remove(2)
             {
@@ -114,20 +128,21 @@ impl Elements {
                     let element = self.pop()?;
                     self.whole.push_back(element);
                 }
-                (b'e', [Item::Records, Item::Mark, rest @ ..])
+                (b'e', [Item::Records, Item::Mark(_), rest @ ..])
                     if rest.iter().all(|item| matches!(item, Item::Value(_))) =>
                 {
-                    let elements = self.pop_mark()?;
+                    let (_, elements) = self.pop_mark()?;
                     self.whole.extend(elements);
                 }
                 (b'.', [Item::Records]) => return Ok(None),
                 (b'.', _) => return Err("it is no list of records".into()),
-                _ => self.carry_out(code)?,
+                _ => self.carry_out(code, start)?,
             }
         }
     }
 
-    fn carry_out(&mut self, code: u8) -> std::result::Result<(), Reason> {
+    /// Carries out the instruction `code`, which stands at `start`.
+    fn carry_out(&mut self, code: u8, start: u64) -> std::result::Result<(), Reason> {
         match code {
             // PROTO
             START => {
@@ -140,19 +155,19 @@ impl Elements {
             0x95 => drop(self.bytes::<8>()?),
             b'(' => {
                 self.spend(OVERHEAD)?;
-                self.stack.push(Item::Mark);
+                self.stack.push(Item::Mark(start));
             }
             b']' if self.stack.is_empty() && self.number == 0 => self.stack.push(Item::Records),
             // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT
-            b']' | b')' => self.push(Value::Array(Vec::new()), 1)?,
-            b'}' => self.push(Value::Object(Map::new()), 1)?,
+            b']' | b')' => self.push(Value::Array(Vec::new()), 1, start)?,
+            b'}' => self.push(Value::Object(Map::new()), 1, start)?,
             // APPEND, APPENDS
             b'a' => {
                 let last = self.pop()?;
                 self.extend(vec![last])?;
             }
             b'e' => {
-                let values = self.pop_mark()?;
+                let (_, values) = self.pop_mark()?;
                 self.extend(values)?;
             }
             // SETITEM, SETITEMS
@@ -162,13 +177,13 @@ impl Elements {
                 self.set(vec![key, value])?;
             }
             b'u' => {
-                let values = self.pop_mark()?;
+                let (_, values) = self.pop_mark()?;
                 self.set(values)?;
             }
             // TUPLE, TUPLE1, TUPLE2, TUPLE3
             b't' => {
-                let values = self.pop_mark()?;
-                self.push(Value::Array(Vec::new()), 1)?;
+                let (mark, values) = self.pop_mark()?;
+                self.push(Value::Array(Vec::new()), 1, mark)?;
                 self.extend(values)?;
             }
             0x85..=0x87 => {
@@ -176,53 +191,54 @@ impl Elements {
                 for _ in 0x85..=code {
                     values.insert(0, self.pop()?);
                 }
-                self.push(Value::Array(Vec::new()), 1)?;
+                let first = values.first().map_or(start, |first: &Built| first.start);
+                self.push(Value::Array(Vec::new()), 1, first)?;
                 self.extend(values)?;
             }
             // NONE, NEWTRUE, NEWFALSE
-            b'N' => self.push(Value::Null, 0)?,
-            0x88 | 0x89 => self.push(Value::Bool(code == 0x88), 0)?,
+            b'N' => self.push(Value::Null, 0, start)?,
+            0x88 | 0x89 => self.push(Value::Bool(code == 0x88), 0, start)?,
             // BININT, BININT1, BININT2, LONG1, BINFLOAT
             b'J' => {
                 let number = i32::from_le_bytes(self.bytes()?);
-                self.push(number.into(), 0)?;
+                self.push(number.into(), 0, start)?;
             }
             b'K' => {
                 let [number] = self.bytes()?;
-                self.push(number.into(), 0)?;
+                self.push(number.into(), 0, start)?;
             }
             b'M' => {
                 let number = u16::from_le_bytes(self.bytes()?);
-                self.push(number.into(), 0)?;
+                self.push(number.into(), 0, start)?;
             }
             0x8a => {
                 let [length] = self.bytes()?;
                 let bytes = self.take(u64::from(length))?;
-                self.push(long(&bytes), 0)?;
+                self.push(long(&bytes), 0, start)?;
             }
             b'G' => {
                 let number = f64::from_be_bytes(self.bytes()?);
                 let number = Number::from_f64(number).map_or(Value::Null, Value::Number);
-                self.push(number, 0)?;
+                self.push(number, 0, start)?;
             }
             // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8; the same of bytes, BYTEARRAY8, and of the
             // texts of Python 2
             0x8c | b'C' | b'U' => {
                 let [length] = self.bytes()?;
-                self.text(u64::from(length))?;
+                self.text(u64::from(length), start)?;
             }
             b'X' | b'B' | b'T' => {
                 let length = u32::from_le_bytes(self.bytes()?);
-                self.text(u64::from(length))?;
+                self.text(u64::from(length), start)?;
             }
             0x8d | 0x8e | 0x96 => {
                 let length = u64::from_le_bytes(self.bytes()?);
-                self.text(length)?;
+                self.text(length, start)?;
             }
             // MEMOIZE, BINPUT, LONG_BINPUT
             0x94 => {
                 self.remember(self.memoized)?;
-                self.memoized = self.memoized.saturating_add(1);
+                self.memoized = self.memoized.saturating_add((!self.again).into());
             }
             b'q' => {
                 let [at] = self.bytes()?;
@@ -235,37 +251,30 @@ impl Elements {
             // BINGET, LONG_BINGET
             b'h' => {
                 let [at] = self.bytes()?;
-                self.repeat(u32::from(at))?;
+                self.repeat(u32::from(at), start)?;
             }
             b'j' => {
                 let at = u32::from_le_bytes(self.bytes()?);
-                self.repeat(at)?;
+                self.repeat(at, start)?;
             }
             other => return Err(refusal(other)),
         }
         Ok(())
     }
 
-    fn push(&mut self, value: Value, depth: u8) -> std::result::Result<(), Reason> {
-        self.push_text(value, depth, None)
-    }
-
-    fn push_text(
-        &mut self,
-        value: Value,
-        depth: u8,
-        text: Option<(u64, u64)>,
-    ) -> std::result::Result<(), Reason> {
+    /// Puts a value on the stack whose first instruction stands at `start`.
+    fn push(&mut self, value: Value, depth: u8, start: u64) -> std::result::Result<(), Reason> {
         if self.stack.is_empty() {
             return Err("it is no list of records".into());
         }
-        let size = OVERHEAD + text.map_or(0, |(_, length)| length);
+        let size = OVERHEAD + value.as_str().map_or(0, |text| text.len() as u64);
         self.spend(size)?;
         let built = Built {
             value,
             depth,
             size,
-            text,
+            start,
+            memo: None,
         };
         self.stack.push(Item::Value(built));
         Ok(())
@@ -278,21 +287,20 @@ impl Elements {
         }
     }
 
-    /// The values above the last mark.
-    fn pop_mark(&mut self) -> std::result::Result<Vec<Built>, Reason> {
+    /// Where the last mark stands, and the values above it.
+    fn pop_mark(&mut self) -> std::result::Result<(u64, Vec<Built>), Reason> {
         let mut values = Vec::new();
         loop {
             match self.stack.pop() {
                 Some(Item::Value(value)) => values.push(value),
-                Some(Item::Mark) => {
+                Some(Item::Mark(start)) => {
                     self.left += OVERHEAD;
-                    break;
+                    values.reverse();
+                    return Ok((start, values));
                 }
                 _ => return Err("its instructions do not fit together".into()),
             }
         }
-        values.reverse();
-        Ok(values)
     }
 
     /// Puts the values at the end of the list on top of the stack.
@@ -306,8 +314,7 @@ impl Elements {
             top.size += built.size;
             list.push(built.value);
         }
-        self.stack.push(Item::Value(top));
-        Ok(())
+        self.put_back(top)
     }
 
     /// Puts keys and values, one after the other, into the dictionary on top of the stack.
@@ -326,63 +333,86 @@ impl Elements {
             top.size += size + built.size;
             object.insert(key, built.value);
         }
+        self.put_back(top)
+    }
+
+    /// Puts a list or dictionary back on the stack that has got something more.
+    fn put_back(&mut self, top: Built) -> std::result::Result<(), Reason> {
+        if let Some(Memo::Made { by, again }) = top.memo.and_then(|memo| self.memos.get_mut(&memo))
+        {
+            if *again {
+                return Err("a list or dictionary contains itself".into());
+            }
+            by.end = self.at;
+        }
         self.stack.push(Item::Value(top));
         Ok(())
     }
 
     /// Pushes a text of so many bytes. Bytes that are no text stand for nothing that is read.
-    fn text(&mut self, length: u64) -> std::result::Result<(), Reason> {
-        let offset = self.file.stream_position().map_err(unreadable)?;
-        let value = utf8(self.take(length)?);
-        self.push_text(value, 0, Some((offset, length)))
+    fn text(&mut self, length: u64, start: u64) -> std::result::Result<(), Reason> {
+        let bytes = self.take(length)?;
+        let text = String::from_utf8(bytes).map_or(Value::Null, Value::String);
+        self.push(text, 0, start)
     }
 
-    /// Notes the value on top of the stack under a number, if it is a text.
-    fn remember(&mut self, at: u32) -> std::result::Result<(), Reason> {
-        let Some(Item::Value(Built {
-            value,
-            text: Some((offset, length)),
-            ..
-        })) = self.stack.last()
-        else {
-            return Ok(());
-        };
-        let repeated = match value {
-            Value::String(text) if text.len() <= KEPT => Repeated::Kept(text.clone()),
-            _ => Repeated::At {
-                offset: *offset,
-                length: *length,
-            },
-        };
-        self.texts.insert(at, repeated);
-        if self.texts.len() > MOST_TEXTS {
-            Err("it has more texts than can be kept: divide it".into())
+    /// Notes the value on top of the stack under a number.
+    fn remember(&mut self, memo: u32) -> std::result::Result<(), Reason> {
+        if let Some(Item::Value(top)) = self.stack.last_mut()
+            && !self.again
+        {
+            let value = match &top.value {
+                Value::String(text) if text.len() <= KEPT => Memo::Kept(text.clone()),
+                _ => Memo::Made {
+                    by: top.start..self.at,
+                    again: false,
+                },
+            };
+            top.memo = Some(memo);
+            self.memos.insert(memo, value);
+        }
+        if self.memos.len() > MOST_MEMOS {
+            Err("it has more values than can be kept: divide it".into())
         } else {
             Ok(())
         }
     }
 
-    fn repeat(&mut self, at: u32) -> std::result::Result<(), Reason> {
-        let (offset, length) = match self.texts.get(&at) {
-            Some(Repeated::Kept(text)) => {
+    /// Pushes what was noted under a number, for an instruction that stands at `start`.
+    fn repeat(&mut self, memo: u32, start: u64) -> std::result::Result<(), Reason> {
+        let made = match self.memos.get_mut(&memo) {
+            Some(Memo::Kept(text)) => {
                 let text = text.clone();
-                return self.push(Value::String(text), 0);
+                return self.push(Value::String(text), 0, start);
             }
-            Some(Repeated::At { offset, length }) => (*offset, *length),
-            None => return Err("a list or dictionary stands in it twice".into()),
+            Some(Memo::Made { by, again }) => {
+                *again = true;
+                by.clone()
+            }
+            None => return Err("its instructions do not fit together".into()),
         };
-        let here = self.file.stream_position().map_err(unreadable)?;
-        self.file
-            .seek(SeekFrom::Start(offset))
-            .map_err(unreadable)?;
-        let value = utf8(self.take(length)?);
-        self.file.seek(SeekFrom::Start(here)).map_err(unreadable)?;
-        self.push_text(value, 0, Some((offset, length)))
+        let (here, outer) = (self.at, std::mem::replace(&mut self.again, true));
+        self.go_to(made.start)?;
+        while self.at < made.end {
+            let start = self.at;
+            let [code] = self.bytes()?;
+            self.carry_out(code, start)?;
+        }
+        self.again = outer;
+        self.go_to(here)
+    }
+
+    fn go_to(&mut self, at: u64) -> std::result::Result<(), Reason> {
+        let by = at.wrapping_sub(self.at) as i64;
+        self.file.seek_relative(by).map_err(unreadable)?;
+        self.at = at;
+        Ok(())
     }
 
     fn bytes<const N: usize>(&mut self) -> std::result::Result<[u8; N], Reason> {
         let mut bytes = [0; N];
         self.file.read_exact(&mut bytes).map_err(unreadable)?;
+        self.at += N as u64;
         Ok(bytes)
     }
 
@@ -393,6 +423,7 @@ impl Elements {
         let mut bytes = Vec::new();
         let mut limited = (&mut self.file).take(length);
         limited.read_to_end(&mut bytes).map_err(unreadable)?;
+        self.at += bytes.len() as u64;
         if bytes.len() as u64 == length {
             Ok(bytes)
         } else {
@@ -469,10 +500,6 @@ fn deeper(depth: u8) -> std::result::Result<u8, Reason> {
     } else {
         Err(format!("lists and dictionaries {DEEPEST} levels deep"))
     }
-}
-
-fn utf8(bytes: Vec<u8>) -> Value {
-    String::from_utf8(bytes).map_or(Value::Null, Value::String)
 }
 
 /// A whole number of any length, little end first; one that is too long for us is none.
@@ -582,6 +609,24 @@ pub mod tests {
         assert_eq!(Value::Array(small), json!([{"a": 1}, {}, {"b": 2}]));
     }
 
+    /// Written by CPython 3.11: `r = {"a": [1, (2, 3)], "b": "x" * 70}; pickle.dumps([r, {"c": r["a"]}, r], protocol)`.
+    #[test]
+    fn what_stands_twice_is_read_twice() {
+        for pickle in [
+            b"\x80\x04\x95q\0\0\0\0\0\0\0]\x94(}\x94(\x8c\x01a\x94]\x94(K\x01K\x02K\x03\x86\x94e\x8c\x01b\x94\
+              \x8cFxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\x94u}\x94\x8c\x01c\x94h\x03sh\x01e."
+                .as_slice(),
+            b"\x80\x02]q\0(}q\x01(X\x01\0\0\0aq\x02]q\x03(K\x01K\x02K\x03\x86q\x04eX\x01\0\0\0bq\x05XF\0\0\0\
+              xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxq\x06u}q\x07X\x01\0\0\0cq\x08h\x03\
+              sh\x01e.",
+        ] {
+            let first = json!({"a": [1, [2, 3]], "b": "x".repeat(70)});
+            let expected = [first.clone(), json!({"c": [1, [2, 3]]}), first];
+            let values: Vec<Value> = read(pickle).into_iter().map(|value| value.unwrap()).collect();
+            assert_eq!(values, expected);
+        }
+    }
+
     #[test]
     fn nothing_is_imported_called_or_built_too_large() {
         let deep = [b"\x80\x04](".as_slice(), &b"]".repeat(20), &b"a".repeat(20)].concat();
@@ -589,6 +634,13 @@ pub mod tests {
         // A text of a mebibyte, and then as often as it takes.
         let text = [unicode(&"a".repeat(1 << 20)), vec![b'q', 0]].concat();
         let again = [b"\x80\x04](](".as_slice(), &text, &b"h\x00".repeat(200)].concat();
+        // A list of 99 lists of 99 lists ...
+        let mut bomb = b"\x80\x04](".to_vec();
+        for level in 0..7 {
+            bomb.extend([b']', b'q', level, b'(']);
+            bomb.extend([b'h', level.saturating_sub(1)].repeat(if level > 0 { 99 } else { 0 }));
+            bomb.push(b'e');
+        }
         for (pickle, expected) in [
             (b"\x80\x04]cos\nsystem\n".as_slice(), "GLOBAL"),
             (b"\x80\x04](\x8c\x02os\x8c\x06system\x93", "STACK_GLOBAL"),
@@ -603,7 +655,9 @@ pub mod tests {
             (b"\x80\x04]X\xff\xff\xff\xffa", "larger than 128 MiB"),
             (b"\x80\x04]\x8d\xff\xff\xff\xff\xff\xff\xff\xff", "larger"),
             (b"\x80\x04](}K\x01K\x02s", "is no text"),
-            (b"\x80\x04](]q\x05h\x05", "twice"),
+            (b"\x80\x04](]q\x05h\x05a", "contains itself"),
+            (b"\x80\x04](h\x05", "fit together"),
+            (&bomb, "larger than 128 MiB"),
             (b"\x80\x04]u", "fit together"),
             (&deep, "levels deep"),
             (&marks, "larger than 128 MiB"),

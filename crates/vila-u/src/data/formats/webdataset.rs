@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{
     Bad, Records,
     archive::{Member, Members},
+    json,
 };
 use crate::{
     Result,
@@ -85,10 +86,13 @@ impl Group {
             }
         };
         match member.ending.as_str() {
-            "txt" => self.text = Some(String::from_utf8_lossy(&content).into_owned()),
-            "json" => match serde_json::from_slice(&content) {
+            "txt" => match super::utf8(content) {
+                Ok(text) => self.text = Some(text),
+                Err(reason) => self.wrong = Some(format!(".txt is {reason}")),
+            },
+            "json" => match json::parse(&content) {
                 Ok(facts) => self.facts = Some(facts),
-                Err(error) => self.wrong = Some(format!(".json is not JSON: {error}")),
+                Err(reason) => self.wrong = Some(format!(".json is {reason}")),
             },
             ending if IMAGES.contains(&ending) => self.image = Some(content),
             _ => {}
@@ -138,7 +142,7 @@ mod tests {
     fn read_bytes(shard: &[u8]) -> Vec<std::result::Result<Record, Bad>> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), shard).unwrap();
-        open(file.path()).unwrap().collect()
+        open(file.path()).map_or(Vec::new(), Iterator::collect)
     }
 
     #[test]
@@ -188,6 +192,24 @@ mod tests {
         assert!(reason(1).contains("no caption"));
         assert!(reason(2).contains("not JSON"));
         assert_eq!(records[3].as_ref().unwrap().id, "4");
+    }
+
+    #[test]
+    fn captions_are_utf8_and_metadata_may_have_nan() {
+        let records = read(&[
+            ("1.jpg", b"A"),
+            ("1.txt", "\u{feff}a cat".as_bytes()),
+            ("2.jpg", b"A"),
+            ("2.txt", b"\xff\xfea\0"),
+            ("3.jpg", b"A"),
+            ("3.txt", b"caf\xe9"),
+            ("4.jpg", b"A"),
+            ("4.json", br#"{"caption": "a dog", "similarity": NaN}"#),
+        ]);
+        assert_eq!(records[0].as_ref().unwrap().caption(), Some("a cat"));
+        let reason = |at: usize| records[at].clone().unwrap_err().reason;
+        assert!(reason(1).contains("UTF-16") && reason(2).contains("not UTF-8"));
+        assert_eq!(records[3].as_ref().unwrap().caption(), Some("a dog"));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::{
 use flate2::read::DeflateDecoder;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::archive::is_metadata;
 use crate::{Error, Result};
 
 /// No shard is larger when unpacked.
@@ -24,7 +25,7 @@ pub(super) fn open(path: &Path, ending: &str) -> Result<BufReader<Box<dyn Read +
     let mut archive = ZipArchive::new(file).map_err(damaged)?;
     let names = archive.file_names().enumerate();
     let mut readable = names.filter_map(|(index, name)| Some((index, name.ok()?.into_owned())));
-    let found = readable.find(|(_, name)| name.ends_with(ending));
+    let found = readable.find(|(_, name)| name.ends_with(ending) && !is_metadata(name));
     drop(readable);
     let (index, found) =
         found.ok_or_else(|| invalid(format!("holds no file that ends in {ending}")))?;

@@ -36,7 +36,7 @@ fn source(folder: &Path, shards: &[usize]) -> Source {
     }
 }
 
-fn next(stream: &mut Stream, skipped: &mut Vec<Skipped>) -> u64 {
+fn next(stream: &mut Stream, skipped: &mut SkippedRecords) -> u64 {
     let found = stream.next(skipped, usize::MAX).unwrap().unwrap();
     found.record.id.parse().unwrap()
 }
@@ -80,7 +80,7 @@ proptest! {
         for index in 0..parts {
             let part = part(index, parts);
             let mut stream = stream(&source, part, buffer, Position::default());
-            let mut skipped = Vec::new();
+            let mut skipped = SkippedRecords::default();
             loop {
                 let id = next(&mut stream, &mut skipped);
                 // A buffer never reaches from one epoch into the next.
@@ -90,7 +90,7 @@ proptest! {
                 }
                 *seen.entry((epoch, id)).or_default() += 1;
             }
-            for skipped in skipped {
+            for skipped in skipped.into_vec() {
                 *bad.entry((skipped.shard, skipped.key)).or_default() += 1;
             }
         }
@@ -99,9 +99,8 @@ proptest! {
                 prop_assert_eq!(seen.get(&(epoch, id)), Some(&1), "epoch {} record {}", epoch, id);
             }
         }
-        // Of later epochs a part may have met some already.
+        // However often they were met.
         prop_assert_eq!(bad.len(), total / 7);
-        prop_assert!(bad.values().all(|times| *times >= 2), "{:?}", bad);
     }
 
     #[test]
@@ -116,15 +115,15 @@ proptest! {
         let part = part(parts - 1, parts);
         let mut first = stream(&source, part, buffer, Position::default());
         for _ in 0..taken {
-            next(&mut first, &mut Vec::new());
+            next(&mut first, &mut SkippedRecords::default());
         }
         let mut second = stream(&source, part, buffer, first.position());
-        let (mut skipped, mut again) = (Vec::new(), Vec::new());
+        let (mut skipped, mut again) = (SkippedRecords::default(), SkippedRecords::default());
         for _ in 0..40 {
             prop_assert_eq!(first.position(), second.position());
             prop_assert_eq!(next(&mut first, &mut skipped), next(&mut second, &mut again));
         }
-        prop_assert_eq!(skipped, again);
+        prop_assert_eq!(skipped.into_vec(), again.into_vec());
     }
 }
 
@@ -134,7 +133,7 @@ fn the_order_is_shuffled_and_new_in_every_epoch() {
     let source = source(folder.path(), &[6; 4]);
     let mut stream = stream(&source, Partition::WHOLE, 12, Position::default());
     let mut epoch = || -> Vec<u64> {
-        let ids = (0..21).map(|_| next(&mut stream, &mut Vec::new()));
+        let ids = (0..21).map(|_| next(&mut stream, &mut SkippedRecords::default()));
         ids.collect()
     };
     let (first, second) = (epoch(), epoch());
@@ -153,12 +152,13 @@ fn what_cannot_be_opened_is_skipped_and_nothing_at_all_is_an_error() {
     // A folder is no file of records.
     fs::create_dir(folder.path().join("2.jsonl")).unwrap();
     let mut stream = stream(&source, Partition::WHOLE, 2, Position::default());
-    let mut skipped = Vec::new();
+    let mut skipped = SkippedRecords::default();
     for _ in 0..6 {
         next(&mut stream, &mut skipped);
     }
     next(&mut stream, &mut skipped);
-    assert!((1..3).contains(&skipped.len()), "{skipped:?}");
+    let skipped = skipped.into_vec();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
     assert!(skipped[0].shard.ends_with("2.jsonl"));
 
     let empty = folder.path().join("empty.jsonl");
@@ -166,15 +166,22 @@ fn what_cannot_be_opened_is_skipped_and_nothing_at_all_is_an_error() {
     source.path = empty.to_str().unwrap().into();
     let mut stream =
         Stream::new(&source, options(Partition::WHOLE, 2), Position::default()).unwrap();
-    let error = stream.next(&mut Vec::new(), 10).unwrap_err();
+    let mut skipped = SkippedRecords::default();
+    let error = stream.next(&mut skipped, 10).unwrap_err();
     assert!(error.to_string().contains("no sample"), "{error}");
-    // Nothing but bad records: it gives up.
+    // Nothing but bad records: it gives up, after more than it may skip or after many epochs of the same.
     fs::write(&empty, "1\n2\n3\n").unwrap();
-    let mut stream =
-        Stream::new(&source, options(Partition::WHOLE, 2), Position::default()).unwrap();
-    let mut skipped = Vec::new();
-    assert!(stream.next(&mut skipped, 10).unwrap().is_none());
-    assert_eq!(skipped.len(), 11);
+    let opened =
+        || Stream::new(&source, options(Partition::WHOLE, 2), Position::default()).unwrap();
+    assert!(opened().next(&mut skipped, 2).unwrap().is_none());
+    assert_eq!(skipped.len(), 3);
+    let error = opened()
+        .next(&mut SkippedRecords::default(), 10)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("can be used; the last"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -186,7 +193,10 @@ fn the_nano_world_has_no_end_and_is_read_in_order() {
     };
     let mut first = Stream::new(&source, options(1), Position::default()).unwrap();
     let ids = |stream: &mut Stream, count: usize| -> Vec<String> {
-        let mut id = || stream.next(&mut Vec::new(), 0).unwrap().unwrap().record.id;
+        let mut id = || {
+            let found = stream.next(&mut SkippedRecords::default(), 0);
+            found.unwrap().unwrap().record.id
+        };
         (0..count).map(|_| id()).collect()
     };
     assert_eq!(ids(&mut first, 3), ["text 1", "text 3", "text 5"]);

@@ -1,21 +1,19 @@
-//! An animated GIF or WebP.
+//! An animated GIF, WebP or PNG.
 
-use std::{
-    io::Cursor,
-    path::{Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+use image::{ImageFormat, RgbaImage};
+
+use super::{
+    FrameRead, Video, animated_gif::AnimatedGif, animated_png::AnimatedPng,
+    animated_webp::AnimatedWebp,
 };
-
-use image::{
-    AnimationDecoder, Frame, Frames, ImageDecoder, ImageFormat, ImageResult,
-    codecs::{gif::GifDecoder, webp::WebPDecoder},
-};
-
-use super::{FrameRead, Video};
 use crate::{
     Error, Result,
     media::{
         Picture,
-        read::{check_size, explain, limits, read_file},
+        memory_limit::check_memory,
+        read::{HEADER, check_size, explain, pixels, read_file},
     },
 };
 
@@ -23,6 +21,8 @@ use crate::{
 const MOST_FRAMES: u64 = 10_000;
 /// Those of all frames together: a frame has all its pixels, however few of them the file describes.
 const MOST_PIXELS: u64 = 1 << 32;
+/// Pictures that decoding a frame takes: the canvas, the one before, the frame alone and whole.
+const DECODING: u64 = 4;
 
 pub(super) struct Animation {
     path: PathBuf,
@@ -39,41 +39,49 @@ impl Animation {
         })
     }
 
-    fn frames(&self) -> Result<Frames<'_>> {
-        let cursor = Cursor::new(self.bytes.as_slice());
-        if self.format == ImageFormat::Gif {
-            let mut decoder = GifDecoder::new(cursor).map_err(explain)?;
-            check_size(decoder.dimensions().0, decoder.dimensions().1)?;
-            decoder.set_limits(limits()).map_err(explain)?;
-            return Ok(decoder.into_frames());
-        }
-        let mut decoder = WebPDecoder::new(cursor).map_err(explain)?;
-        check_size(decoder.dimensions().0, decoder.dimensions().1)?;
-        decoder.set_limits(limits()).map_err(explain)?;
-        if decoder.has_animation() {
-            Ok(decoder.into_frames())
-        } else {
-            Err(Error::failed("a WebP image, not an animation"))
+    /// The frames, for so many of which there must be memory.
+    fn frames(&self, kept: usize) -> Result<Box<dyn Iterator<Item = Result<RgbaImage>> + '_>> {
+        let check = |(width, height)| {
+            check_size(width, height)?;
+            let pictures = DECODING + kept as u64;
+            let need = pixels(width, height).saturating_mul(4 * pictures);
+            let what = format!("{kept} frames of {width} x {height} pixels");
+            check_memory(&what, need, self.bytes.len() as u64)
+        };
+        let no_animation = |kind| Error::failed(format!("a {kind} image, not an animation"));
+        match self.format {
+            ImageFormat::Gif => {
+                let gif = AnimatedGif::open(&self.bytes, HEADER)?;
+                check(gif.dimensions())?;
+                Ok(Box::new(gif.frames()))
+            }
+            ImageFormat::Png => {
+                let png = AnimatedPng::open(&self.bytes).ok_or_else(|| no_animation("PNG"))?;
+                check((png.width, png.height))?;
+                Ok(Box::new(png.frames().map(|frame| frame.map_err(explain))))
+            }
+            _ => {
+                let webp = AnimatedWebp::open(&self.bytes).ok_or_else(|| no_animation("WebP"))?;
+                check((webp.width, webp.height))?;
+                Ok(Box::new(webp.frames().map(|frame| frame.map_err(explain))))
+            }
         }
     }
 
-    /// The frames in their order. An error after the first ends them: the file is cut short there. A WebP that
-    /// ends in the description of a frame, its first 32 bytes, is not opened at all.
-    fn decoded(&self) -> Result<impl Iterator<Item = Result<Frame>>> {
-        let frames = self.frames().map_err(Error::in_file(&self.path))?;
-        let known = |(index, frame): &(usize, ImageResult<Frame>)| *index == 0 || frame.is_ok();
+    /// The frames in their order. An error after the first ends them: the file is cut short there.
+    fn decoded(&self, kept: usize) -> Result<impl Iterator<Item = Result<RgbaImage>>> {
+        let frames = self.frames(kept).map_err(Error::in_file(&self.path))?;
+        let known = |(index, frame): &(usize, Result<RgbaImage>)| *index == 0 || frame.is_ok();
         let frames = frames.enumerate().take_while(known);
-        Ok(frames
-            .map(|(_, frame)| frame.map_err(|error| Error::in_file(&self.path)(explain(error)))))
+        Ok(frames.map(|(_, frame)| frame.map_err(Error::in_file(&self.path))))
     }
 
     /// How many frames there are; an error if they have more pixels together.
     fn count(&self, most_pixels: u64) -> Result<usize> {
         let mut total = 0;
-        for frame in self.decoded()? {
-            let (width, height) = frame?.buffer().dimensions();
-            let pixels = u64::from(width) * u64::from(height);
-            let most = MOST_FRAMES.min(most_pixels / pixels.max(1));
+        for frame in self.decoded(0)? {
+            let (width, height) = frame?.dimensions();
+            let most = MOST_FRAMES.min(most_pixels / pixels(width, height).max(1));
             total += 1;
             if total > most {
                 return Err(Error::invalid(
@@ -95,10 +103,10 @@ impl Video for Animation {
 
     fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
         let mut pictures = Vec::with_capacity(wanted.len());
-        for (index, frame) in self.decoded()?.enumerate() {
+        for (index, frame) in self.decoded(wanted.len())?.enumerate() {
             let frame = frame?;
             if wanted.contains(&index) {
-                pictures.push(Picture::Rgba(frame.into_buffer()));
+                pictures.push(Picture::Rgba(frame));
             }
             if pictures.len() == wanted.len() {
                 break;
@@ -116,12 +124,12 @@ mod tests {
         fs::{self, File},
     };
 
-    use image::{DynamicImage, codecs::gif::GifEncoder};
+    use image::{DynamicImage, Frame, codecs::gif::GifEncoder};
 
     use super::{
         super::{
             FrameSampling, RATE, frames, save,
-            tests::{dot, levels},
+            tests::{dot, levels, sample},
         },
         *,
     };
@@ -177,6 +185,50 @@ mod tests {
             error.contains("more than 11 frames of 100 x 50 pixels"),
             "{error}"
         );
+    }
+
+    /// Frames that are put over or in place of what was before, which stays, is cleared or comes back; and what
+    /// Pillow 13.0.0 makes of them (`tests/videos/README.md`).
+    #[test]
+    fn frames_are_put_together_as_pillow_does() {
+        let folder = sample("animations");
+        let mut seen = 0;
+        for entry in fs::read_dir(&folder).unwrap() {
+            let expected = entry.unwrap().path();
+            let name = expected.file_stem().unwrap().to_str().unwrap();
+            if !expected.to_str().unwrap().ends_with(".png") || !name.contains('.') {
+                continue;
+            }
+            let path = folder.join(name);
+            let Picture::Rgba(expected) = load(&expected).unwrap() else {
+                return assert_eq!(name, "a picture with transparency");
+            };
+            let frames = frames(&path, 6, FrameSampling::Inference).unwrap();
+            // Decoders of lossy frames round otherwise, above all where colours change.
+            let most = if name == "lossy.webp" { 12 } else { 0 };
+            for (index, frame) in frames.iter().enumerate() {
+                let Picture::Rgba(frame) = frame else {
+                    return assert_eq!(name, "frames with transparency");
+                };
+                for (x, y, pixel) in frame.enumerate_pixels() {
+                    let expected = expected.get_pixel(x, y + index as u32 * frame.height());
+                    let apart = pixel
+                        .0
+                        .iter()
+                        .zip(expected.0)
+                        .map(|(a, b)| a.abs_diff(b))
+                        .max();
+                    // What nobody sees may have any colour.
+                    let unseen = pixel[3] == 0 && expected[3] == 0;
+                    assert!(
+                        unseen || apart <= Some(most),
+                        "{name}, frame {index}, {x} {y}: {pixel:?}, not {expected:?}"
+                    );
+                }
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 15);
     }
 
     #[test]

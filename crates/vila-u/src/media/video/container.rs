@@ -15,7 +15,7 @@ use shiguredo_mp4::{
     boxes::{AvccBox, HdlrBox, SampleEntry, TfhdBox, TrakBox, TrexBox, TrunBox},
 };
 
-use super::h264::Colours;
+use super::h264_colours::Colours;
 use crate::{Error, Result};
 
 /// Larger indices are refused: hours of video have some megabytes.
@@ -122,10 +122,13 @@ impl Index {
                 Some(SampleEntry::Avc1(entry)) => {
                     let colour = entry.unknown_boxes.iter();
                     let mut colour = colour.filter(|b| b.box_type == BoxType::Normal(*b"colr"));
-                    let colours = colour.next().map(|colour| Colours::of(&colour.payload));
+                    let colours = colour.next().map(|colour| Colours::of_box(&colour.payload));
+                    let avcc = entry.avcc_box.clone();
+                    let sps = avcc.sps_list.first().map_or(&[][..], Vec::as_slice);
+                    let colours = colours.unwrap_or_default().and_of_stream(sps);
                     return Ok(VideoTrack::H264(Box::new(Track {
-                        avcc: entry.avcc_box.clone(),
-                        colours: colours.unwrap_or_default(),
+                        avcc,
+                        colours,
                         trak,
                     })));
                 }

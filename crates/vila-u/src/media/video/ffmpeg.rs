@@ -4,6 +4,7 @@
 //! one local file of a known container and no network, and is stopped when it takes too long.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -22,7 +23,11 @@ use image::RgbImage;
 use super::{FrameRead, Video};
 use crate::{
     Error, Result,
-    media::{Picture, read::check_size},
+    media::{
+        Picture,
+        memory_limit::check_memory,
+        read::{check_size, pixels},
+    },
 };
 
 /// Time for one run.
@@ -99,6 +104,7 @@ impl Ffmpeg {
 
     /// Runs it on the video. The first frame has number 0, and none is repeated or left out.
     fn run(&self, filter: &str, output: &[&str]) -> Result<Run> {
+        let frames_as_they_are = frames_as_they_are(&self.program);
         let failed = |reason: std::io::Error| self.failed(&reason.to_string());
         let path = std::path::absolute(&self.path).map_err(Error::io(&self.path))?;
         let mut input = std::ffi::OsString::from("file:");
@@ -109,7 +115,8 @@ impl Ffmpeg {
             .args(["-format_whitelist", CONTAINERS, "-i"])
             .arg(input)
             .args(["-map", "0:v:0", "-an", "-sn", "-dn"])
-            .args(["-vf", &format!("settb=1/25,setpts=N,{filter}"), "-r", "25"])
+            .args(["-vf", &format!("settb=1/25,setpts=N,{filter}")])
+            .args([frames_as_they_are, "passthrough"])
             .args(output)
             .arg("pipe:1")
             .stdin(Stdio::null())
@@ -191,12 +198,15 @@ impl Video for Ffmpeg {
             .iter()
             .map(|index| format!("eq(n,{index})"))
             .collect();
+        let length = std::fs::metadata(&self.path)
+            .map_err(Error::io(&self.path))?
+            .len();
         let filter = format!("select='{}',setpts=N", chosen.join("+"));
         let output = ["-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe"];
         let mut run = self.run(&filter, &output)?;
         let mut found = Vec::with_capacity(wanted.len());
         while found.len() < wanted.len() {
-            match ppm(&mut run.out) {
+            match ppm(&mut run.out, wanted.len(), length) {
                 Ok(Some(image)) => found.push(Picture::Rgb(image)),
                 Ok(None) => break,
                 Err(reason) => return Err(self.failed(&reason.to_string())),
@@ -254,8 +264,30 @@ fn installed() -> Option<PathBuf> {
     files.find(|file| file.is_file())
 }
 
-/// The next image of a stream of binary PPM images: `P6 width height 255` and the pixels.
-fn ppm(stream: &mut impl BufRead) -> Result<Option<RgbImage>> {
+/// What the option is called by which an `ffmpeg` neither repeats frames nor leaves any out, for a constant rate or
+/// any other reason: since 5.1 `-fps_mode`, before that `-vsync`, which later ones do not know.
+fn frames_as_they_are(program: &Path) -> &'static str {
+    static NAMES: Mutex<BTreeMap<PathBuf, &str>> = Mutex::new(BTreeMap::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(name) = names.get(program) {
+        return name;
+    }
+    let help = Command::new(program)
+        .args(["-nostdin", "-v", "quiet", "-h", "long"])
+        .stdin(Stdio::null())
+        .output();
+    let knows = help.is_ok_and(|help| {
+        let text = String::from_utf8_lossy(&help.stdout).into_owned();
+        text.contains("-fps_mode")
+    });
+    let name = if knows { "-fps_mode" } else { "-vsync" };
+    names.insert(program.to_path_buf(), name);
+    name
+}
+
+/// The next of `count` images of a stream of binary PPM images: `P6 width height 255` and the pixels. `length`: of the
+/// file that they are from.
+fn ppm(stream: &mut impl BufRead, count: usize, length: u64) -> Result<Option<RgbImage>> {
     let read = |error: std::io::Error| Error::failed(error.to_string());
     if stream.fill_buf().map_err(read)?.is_empty() {
         return Ok(None);
@@ -280,9 +312,12 @@ fn ppm(stream: &mut impl BufRead) -> Result<Option<RgbImage>> {
         return Err(other());
     }
     check_size(width, height)?;
-    let mut pixels = vec![0; width as usize * height as usize * 3];
-    match stream.read_exact(&mut pixels) {
-        Ok(()) => Ok(RgbImage::from_raw(width, height, pixels)),
+    let bytes = 3 * pixels(width, height);
+    let what = format!("{count} frames of {width} x {height} pixels");
+    check_memory(&what, bytes.saturating_mul(count as u64), length)?;
+    let mut image = vec![0; bytes as usize];
+    match stream.read_exact(&mut image) {
+        Ok(()) => Ok(RgbImage::from_raw(width, height, image)),
         Err(_) => Ok(None),
     }
 }
@@ -310,23 +345,56 @@ mod tests {
     #[test]
     fn images_are_read_one_after_the_other() {
         let mut stream: &[u8] = b"P6\n2 1\n255\nabcdefP6\n1 1\n255\nxyzP6\n1 1\n255\nx";
-        let first = ppm(&mut stream).unwrap().unwrap();
+        let first = ppm(&mut stream, 1, 0).unwrap().unwrap();
         assert_eq!(
             (first.dimensions(), first.as_raw().as_slice()),
             ((2, 1), &b"abcdef"[..])
         );
-        assert_eq!(ppm(&mut stream).unwrap().unwrap().as_raw(), b"xyz");
+        assert_eq!(ppm(&mut stream, 1, 0).unwrap().unwrap().as_raw(), b"xyz");
         // The last is cut short.
-        assert!(ppm(&mut stream).unwrap().is_none());
-        assert!(ppm(&mut stream).unwrap().is_none());
+        assert!(ppm(&mut stream, 1, 0).unwrap().is_none());
+        assert!(ppm(&mut stream, 1, 0).unwrap().is_none());
         for wrong in [
             &b"P5\n1 1\n255\nx"[..],
             b"P6\n99999 99999\n255\n",
             b"P6\n0 1\n255\n",
             b"x",
         ] {
-            assert!(ppm(&mut &wrong[..]).is_err());
+            assert!(ppm(&mut &wrong[..], 1, 0).is_err());
         }
+    }
+
+    /// Twenty frames, five a second, all of them different: what a constant rate would repeat.
+    #[test]
+    fn no_frame_is_repeated_or_left_out() {
+        if installed().is_none() {
+            return;
+        }
+        let frames = frames(&sample("slow.mkv"), 20, FrameSampling::Inference).unwrap();
+        assert_eq!(frames.len(), 20);
+        for pair in frames.windows(2) {
+            assert!(pair[0].rgb() != pair[1].rgb());
+        }
+        let mut video = Ffmpeg::open(&sample("slow.mkv"), "a video").unwrap();
+        assert_eq!(video.total().unwrap(), 20);
+    }
+
+    /// Versions before 5.1 know one name, later ones the other.
+    #[cfg(unix)]
+    #[test]
+    fn every_version_is_asked_by_the_name_that_it_knows() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        for (version, help, expected) in [
+            ("4.2", "-vsync set video sync method", "-vsync"),
+            ("9.0", "-fps_mode set framerate mode", "-fps_mode"),
+        ] {
+            let program = folder.path().join(version);
+            std::fs::write(&program, format!("#!/bin/sh\necho '{help}'\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(frames_as_they_are(&program), expected);
+        }
+        assert_eq!(frames_as_they_are(Path::new("none")), "-vsync");
     }
 
     /// With `ffmpeg` the frames, without it what to do.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{FrameRead, Video};
-use crate::{Error, Result, media::load};
+use crate::{
+    Error, Result,
+    media::{load, memory_limit::check_memory, read::pixels},
+};
 
 /// Endings of the files that are taken for frames.
 const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff"];
@@ -22,7 +25,10 @@ impl Folder {
         for entry in fs::read_dir(path).map_err(Error::io(path))? {
             let path = entry.map_err(Error::io(path))?.path();
             let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-            if path.is_file() && ENDINGS.iter().any(|&known| ending == known) {
+            // macOS puts `._frame1.png` beside `frame1.png` on other disks.
+            let name = path.file_name().unwrap_or_default();
+            let metadata = name.as_encoded_bytes().starts_with(b"._");
+            if !metadata && path.is_file() && ENDINGS.iter().any(|&known| ending == known) {
                 files.push(path);
             }
         }
@@ -41,8 +47,17 @@ impl Video for Folder {
     }
 
     fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
-        let pictures = wanted.iter().map(|&index| load(&self.files[index]));
-        Ok(FrameRead::All(pictures.collect::<Result<_>>()?))
+        let (mut pictures, mut taken, mut read) = (Vec::with_capacity(wanted.len()), 0, 0);
+        for &index in wanted {
+            let file = &self.files[index];
+            let picture = load(file)?;
+            let (width, height) = picture.dimensions();
+            taken += 4 * pixels(width, height);
+            read += fs::metadata(file).map_err(Error::io(file))?.len();
+            check_memory("the frames", taken, read).map_err(Error::in_file(file))?;
+            pictures.push(picture);
+        }
+        Ok(FrameRead::All(pictures))
     }
 }
 
@@ -90,6 +105,7 @@ mod tests {
             dot(level).save(path).unwrap();
         }
         fs::write(folder.path().join("notes.txt"), "not a frame").unwrap();
+        fs::write(folder.path().join("._frame2.png"), "no picture").unwrap();
         let seen = |count, sampling| levels(&frames(folder.path(), count, sampling).unwrap());
         assert_eq!(seen(3, FrameSampling::Inference), [0, 2, 10]);
         assert_eq!(seen(2, FrameSampling::Inference), [0, 10]);

@@ -14,44 +14,8 @@ use openh264::{
     formats::{RgbSliceU8, YUVBuffer, YUVSource},
 };
 
+use super::h264_colours::Colours;
 use crate::{Error, Result};
-
-/// What the numbers of a frame mean.
-#[derive(Clone, Copy)]
-pub(super) struct Colours {
-    /// Shares of red and blue in the luma.
-    weights: [f32; 2],
-    /// 0..=255, rather than 16..=235 (luma) and 16..=240 (chroma).
-    full: bool,
-}
-
-impl Default for Colours {
-    /// ITU-R BT.601, as decoders take it where a file does not say.
-    fn default() -> Self {
-        Self {
-            weights: [0.299, 0.114],
-            full: false,
-        }
-    }
-}
-
-impl Colours {
-    /// From the content of a `colr` box: `nclx` or `nclc`, primaries, transfer, matrix, range.
-    pub(super) fn of(colr: &[u8]) -> Self {
-        let matrix = match colr {
-            [b'n', b'c', b'l', b'x' | b'c', _, _, _, _, 0, matrix, ..] => *matrix,
-            _ => 2,
-        };
-        Self {
-            weights: match matrix {
-                1 => [0.2126, 0.0722],
-                9 | 10 => [0.2627, 0.0593],
-                _ => Self::default().weights,
-            },
-            full: colr.starts_with(b"nclx") && colr.get(10).is_some_and(|range| range & 0x80 != 0),
-        }
-    }
-}
 
 /// Decodes one frame after the other.
 pub(super) struct Decoder {

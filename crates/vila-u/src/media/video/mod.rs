@@ -1,13 +1,17 @@
-//! Videos as frames: a folder of image files, an animated GIF or WebP, an MP4 with H.264, or
+//! Videos as frames: a folder of image files, an animated GIF, WebP or PNG, an MP4 with H.264, or
 //! whatever an installed `ffmpeg` decodes; and frames as videos.
 //!
 //! Frames are chosen by their number in the order they are shown in, whatever the time between them.
 
+mod animated_gif;
+mod animated_png;
+mod animated_webp;
 mod animation;
 mod container;
 mod ffmpeg;
 mod folder;
 mod h264;
+mod h264_colours;
 mod mp4;
 mod write;
 
@@ -16,7 +20,7 @@ use std::{fs::File, io::Read, path::Path};
 use image::{ImageFormat, RgbImage};
 
 use super::Picture;
-use crate::{Error, Result};
+use crate::{Error, Result, file_kind};
 pub use write::{RATE, VideoFormat, check, save};
 
 /// Bytes at the beginning of a file in which its kind is looked for.
@@ -156,7 +160,8 @@ fn open(path: &Path) -> Result<Box<dyn Video>> {
     File::open(path)
         .and_then(|file| file.take(HEAD).read_to_end(&mut head))
         .map_err(Error::io(path))?;
-    if let Ok(format @ (ImageFormat::Gif | ImageFormat::WebP)) = image::guess_format(&head) {
+    let format = image::guess_format(&head);
+    if let Ok(format @ (ImageFormat::Gif | ImageFormat::WebP | ImageFormat::Png)) = format {
         return Ok(Box::new(animation::Animation::open(path, format)?));
     }
     if mp4::begins(&head) {
@@ -169,8 +174,12 @@ fn open(path: &Path) -> Result<Box<dyn Video>> {
         Some(kind) => Ok(Box::new(ffmpeg::Ffmpeg::open(path, &kind)?)),
         None => Err(Error::invalid(
             path,
-            "not a video that can be read: give an MP4, an animated GIF or WebP, a folder of frames, or \
-             what an installed `ffmpeg` decodes (WebM, MKV, AVI, MPEG)",
+            match file_kind::mistaken(&head) {
+                Some(what) => format!("not a video: {what}"),
+                None => "not a video that can be read: give an MP4, an animated GIF, WebP or PNG, a folder of \
+                         frames, or what an installed `ffmpeg` decodes (WebM, MKV, AVI, MPEG)"
+                    .into(),
+            },
         )),
     }
 }
@@ -234,8 +243,15 @@ mod tests {
     #[test]
     fn other_files_say_what_to_do() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = frames(file.path(), 8, FrameSampling::Inference).unwrap_err();
-        assert!(error.to_string().contains("ffmpeg"));
+        for (content, expected) in [
+            (&b""[..], "empty"),
+            (b"<html>", "web page"),
+            (b"words", "ffmpeg"),
+        ] {
+            std::fs::write(file.path(), content).unwrap();
+            let error = frames(file.path(), 8, FrameSampling::Inference).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
         let error = frames(Path::new("none.mp4"), 8, FrameSampling::Inference).unwrap_err();
         assert!(matches!(error, Error::Io { .. }));
     }

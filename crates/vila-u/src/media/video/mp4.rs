@@ -12,13 +12,20 @@ use shiguredo_mp4::bitstream::h264::{LengthSize, length_prefixed_to_annexb, pars
 use super::{
     FrameRead, Video,
     container::{ByteRange, Index, MOST_FRAMES, VideoTrack},
-    h264::{Colours, Decoder},
+    h264::Decoder,
+    h264_colours::Colours,
 };
 use crate::{
     Error, Result,
-    media::{Picture, read::check_size},
+    media::{
+        Picture,
+        memory_limit::check_memory,
+        read::{check_size, pixels},
+    },
 };
 
+/// Bytes a pixel that the decoder takes: the frames that others are coded by, and the one that is shown.
+const DECODING: u64 = 12;
 /// A frame with more bytes is none.
 const LARGEST_FRAME: u64 = 64 << 20;
 
@@ -40,6 +47,8 @@ pub(super) struct Mp4 {
     length_size: LengthSize,
     orientation: Orientation,
     colours: Colours,
+    width: u32,
+    height: u32,
 }
 
 /// Whether a file begins as MP4 files do.
@@ -93,6 +102,8 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         length_size,
         orientation: orientation(&track.trak.tkhd_box.matrix),
         colours: track.colours,
+        width: sps.width.into(),
+        height: sps.height.into(),
     })))
 }
 
@@ -116,6 +127,11 @@ impl Video for Box<Mp4> {
 
     /// Decodes from the first frame to the last one wanted. Frames that cannot be decoded are not there.
     fn read(&mut self, wanted: &[usize]) -> Result<FrameRead> {
+        let frames = wanted.len() as u64;
+        let need = (3 * frames + DECODING) * pixels(self.width, self.height);
+        let what = format!("{frames} frames of {} x {} pixels", self.width, self.height);
+        let length = self.file.metadata().map_err(Error::io(&self.path))?.len();
+        check_memory(&what, need, length).map_err(Error::in_file(&self.path))?;
         let mut decoder = Decoder::new(self.colours).map_err(Error::in_file(&self.path))?;
         // Parameters are checked when the first frame needs them.
         let _ = decoder.decode(&self.parameters);
@@ -278,6 +294,78 @@ mod tests {
             .rgb();
         let Rgb([r, g, b]) = *red.get_pixel(9, 9);
         assert!(r > 248 && g < 6 && b < 6, "{r} {g} {b}");
+    }
+
+    /// Eight bars of 16 x 16 pixels, coded by either matrix in either range, which the container says, the stream,
+    /// both, or neither; and what ffmpeg 7.0.2 makes of each.
+    #[test]
+    fn colours_are_what_ffmpeg_makes_of_them() {
+        type Bars = [[u8; 3]; 8];
+        const LIMITED_601: Bars = [
+            [234, 20, 19],
+            [20, 200, 30],
+            [30, 39, 220],
+            [240, 240, 240],
+            [15, 15, 15],
+            [200, 200, 200],
+            [249, 200, 10],
+            [100, 61, 160],
+        ];
+        const FULL_601: Bars = [
+            [234, 20, 20],
+            [20, 200, 30],
+            [30, 41, 221],
+            [240, 240, 240],
+            [15, 15, 15],
+            [200, 200, 200],
+            [249, 200, 10],
+            [100, 60, 159],
+        ];
+        const LIMITED_709: Bars = [
+            [234, 20, 19],
+            [20, 200, 29],
+            [30, 41, 220],
+            [240, 240, 240],
+            [15, 15, 15],
+            [200, 200, 200],
+            [251, 200, 11],
+            [101, 60, 160],
+        ];
+        const FULL_709: Bars = [
+            [235, 21, 20],
+            [20, 199, 30],
+            [31, 40, 220],
+            [240, 240, 240],
+            [15, 15, 15],
+            [200, 200, 200],
+            [251, 200, 10],
+            [100, 61, 160],
+        ];
+        let said = ["box", "stream", "both"];
+        let files = [
+            ("601_tv", LIMITED_601),
+            ("601_pc", FULL_601),
+            ("709_tv", LIMITED_709),
+            ("709_pc", FULL_709),
+        ];
+        let tagged = files
+            .iter()
+            .flat_map(|(name, bars)| said.map(|by| (format!("{name}_{by}"), bars)));
+        for (name, bars) in tagged.chain([("601_tv_neither".into(), &LIMITED_601)]) {
+            let path = sample(&format!("colours/{name}.mp4"));
+            let frame = frames(&path, 1, FrameSampling::Inference)
+                .unwrap()
+                .remove(0)
+                .rgb();
+            for (x, expected) in (8..).step_by(16).zip(bars) {
+                let seen = frame.get_pixel(x, 8).0;
+                let apart = seen.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
+                assert!(
+                    apart.max() <= Some(2),
+                    "{name}: {seen:?} is not {expected:?}"
+                );
+            }
+        }
     }
 
     #[test]

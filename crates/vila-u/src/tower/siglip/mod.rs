@@ -16,6 +16,8 @@ pub use config::{Activation, SiglipConfig, SiglipTextConfig, SiglipVisionConfig}
 pub use text::TextModel;
 pub use vision::VisionModel;
 
+use crate::Result;
+
 #[derive(Module, Debug)]
 pub struct Siglip {
     pub text_model: TextModel,
@@ -27,11 +29,8 @@ pub struct Siglip {
 }
 
 impl SiglipConfig {
-    /// Untrained; weights are initialised when first used.
-    ///
-    /// # Panics
-    /// When [`SiglipConfig::check`] fails.
-    pub fn init(&self, device: &Device) -> Siglip {
+    /// Untrained, of a config that was checked; weights are initialised when first used.
+    pub(crate) fn init(&self, device: &Device) -> Siglip {
         // The paper's start: logits of 10 cos - 10, so that the many negative pairs of a batch do
         // not dominate the first steps.
         let constant = |value: f64| Initializer::Constant { value }.init([1], device);
@@ -45,6 +44,14 @@ impl SiglipConfig {
 }
 
 impl Siglip {
+    /// Untrained; weights are initialised when first used.
+    ///
+    /// A usage error when [`SiglipConfig::check`] fails.
+    pub fn new(config: &SiglipConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        Ok(config.init(device))
+    }
+
     /// Token ids `[texts, tokens]` -> L2-normalised embeddings `[texts, hidden]`.
     pub fn text_embeds(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         normalise(self.text_model.pooled(ids))

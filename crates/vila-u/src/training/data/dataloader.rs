@@ -14,7 +14,7 @@ use std::thread;
 use super::dataloader_state::{DataLoaderState, DataProgress, trained};
 use crate::data::partition::Partition;
 use crate::data::seed::mix;
-use crate::data::stream::{Position, ReadOptions, Skipped, Stream};
+use crate::data::stream::{EMPTY_EPOCHS, Position, ReadOptions, Skipped, SkippedRecords, Stream};
 use crate::data::weights::choose;
 use crate::data::{KindWeights, Record, Source};
 use crate::training::recipe::Data;
@@ -36,6 +36,11 @@ pub(crate) trait MakeSample: Clone + Send + 'static {
     ///
     /// Errors say why the record cannot be used.
     fn make(&self, n: u64, record: Record) -> Result<Self::Sample>;
+
+    /// Why pictures of the record are not in the sample.
+    fn left_out(_sample: &Self::Sample) -> &[String] {
+        &[]
+    }
 }
 
 /// A sample after its key and its shard.
@@ -45,7 +50,7 @@ type Keyed<S> = (String, PathBuf, S);
 struct WorkerOutput<S> {
     /// None when it has skipped more than it may.
     sample: Option<Keyed<S>>,
-    /// What it skipped on the way to the sample.
+    /// What it skipped on the way to the sample, and of the sample.
     skipped: Vec<Skipped>,
     /// Where it then stands in the sample's source.
     position: Position,
@@ -66,6 +71,12 @@ impl<S> LoadedSample<S> {
         };
         Self { origin, sample }
     }
+}
+
+/// The first samples of some sources, and what was skipped before and between them.
+pub(crate) struct FirstSamples<S> {
+    pub samples: Vec<LoadedSample<S>>,
+    pub skipped: Vec<Skipped>,
 }
 
 pub(crate) struct DataLoader<S> {
@@ -195,10 +206,9 @@ impl<M: MakeSample> Worker<M> {
                 continue;
             }
             let stream = &mut streams[source];
-            let mut skipped = Vec::new();
             let number = self.partition.global(n);
-            let made = next_usable(&self.maker, number, stream, &mut skipped, self.max_skipped);
-            let made = made.map(|sample| WorkerOutput {
+            let made = next_usable(&self.maker, number, stream, self.max_skipped);
+            let made = made.map(|(sample, skipped)| WorkerOutput {
                 sample,
                 skipped,
                 position: stream.position(),
@@ -211,29 +221,45 @@ impl<M: MakeSample> Worker<M> {
     }
 }
 
-/// The next sample that can be made; none when more than `max_skipped` records were skipped.
+/// The next sample that can be made, and what was skipped; none when these are more than `max_skipped` records.
+///
+/// Errors when there are only records that cannot be used.
 fn next_usable<M: MakeSample>(
     maker: &M,
     n: u64,
     stream: &mut Stream,
-    skipped: &mut Vec<Skipped>,
     max_skipped: usize,
-) -> Result<Option<Keyed<M::Sample>>> {
-    while let Some(found) = stream.next(skipped, max_skipped)? {
+) -> Result<(Option<Keyed<M::Sample>>, Vec<Skipped>)> {
+    let mut skipped = SkippedRecords::default();
+    let first = stream.epoch();
+    while let Some(found) = stream.next(&mut skipped, max_skipped)? {
         let key = found.record.id.clone();
+        let because = |reason: String, picture| Skipped {
+            shard: found.shard.clone(),
+            key: key.clone(),
+            reason,
+            picture,
+        };
         match maker.make(n, found.record) {
-            Ok(sample) => return Ok(Some((key, found.shard, sample))),
-            Err(error) => skipped.push(Skipped {
-                shard: found.shard,
-                key,
-                reason: error.to_string(),
-            }),
+            Ok(sample) => {
+                let mut skipped = skipped.into_vec();
+                let left_out = M::left_out(&sample).iter();
+                skipped.extend(left_out.map(|reason| because(reason.clone(), true)));
+                return Ok((Some((key, found.shard, sample)), skipped));
+            }
+            Err(error) if stream.epoch() - first > EMPTY_EPOCHS => {
+                let shard = found.shard.display();
+                return Err(Error::usage(format!(
+                    "{shard}: none of the samples can be used; the last: {error}"
+                )));
+            }
+            Err(error) => skipped.push(because(error.to_string(), false)),
         }
         if skipped.len() > max_skipped {
             break;
         }
     }
-    Ok(None)
+    Ok((None, skipped.into_vec()))
 }
 
 /// The first samples of some sources, in proportion to their weights: at most `count`, none twice. `seed`: of
@@ -246,7 +272,7 @@ pub(crate) fn first_samples<M: MakeSample>(
     seed: u64,
     max_skipped: u64,
     count: usize,
-) -> Result<Vec<LoadedSample<M::Sample>>> {
+) -> Result<FirstSamples<M::Sample>> {
     let start = |source| {
         let options = ReadOptions {
             kinds: maker.kinds(),
@@ -259,25 +285,36 @@ pub(crate) fn first_samples<M: MakeSample>(
     };
     let mut streams: Vec<Stream> = sources.iter().map(start).collect::<Result<_>>()?;
     let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
-    let mut samples = Vec::new();
-    let mut skipped = Vec::new();
+    let mut first = FirstSamples {
+        samples: Vec::new(),
+        skipped: Vec::new(),
+    };
     let most = usize::try_from(max_skipped).unwrap_or(usize::MAX);
     for n in 0..count as u64 {
         let (source, _) = source_and_worker(&weights, n, 1);
         let (stream, name) = (&mut streams[source], sources[source].name());
-        let Some(sample) = next_usable(maker, n, stream, &mut skipped, most)? else {
-            let last = skipped.last();
+        let (sample, skipped) = next_usable(maker, n, stream, most)?;
+        let new = skipped
+            .into_iter()
+            .filter(|one| !first.skipped.contains(one));
+        let new: Vec<Skipped> = new.collect();
+        first.skipped.extend(new);
+        let records = first.skipped.iter().filter(|skipped| !skipped.picture);
+        if sample.is_none() || records.count() > most {
+            let last = first.skipped.last();
             let reason = last.map_or("", |skipped| skipped.reason.as_str());
             return Err(Error::failed(format!(
                 "{name}: more than {most} records cannot be used; the last: {reason}"
             )));
-        };
-        if stream.epoch() > 0 {
-            break;
         }
-        samples.push(LoadedSample::new(name, sample));
+        match sample {
+            Some(sample) if stream.epoch() == 0 => {
+                first.samples.push(LoadedSample::new(name, sample));
+            }
+            _ => break,
+        }
     }
-    Ok(samples)
+    Ok(first)
 }
 
 #[cfg(test)]

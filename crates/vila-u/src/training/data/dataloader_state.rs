@@ -1,6 +1,8 @@
 //! The dataloader's state: where a run stands in its data, and which records it skipped on the way there.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +25,14 @@ pub(crate) struct DataLoaderState {
     pub positions: Vec<Vec<Position>>,
     /// How many each source has.
     pub shards: Vec<usize>,
-    /// Records skipped so far.
+    /// Records skipped so far, each once however often it was met.
     pub skipped: u64,
+    /// Pictures of pages left out so far, each once.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Which records and pictures these are.
+    #[serde(default)]
+    pub known: BTreeSet<u64>,
 }
 
 fn one() -> usize {
@@ -43,6 +51,8 @@ impl DataLoaderState {
             positions: vec![vec![Position::default(); sources.len()]; data.num_workers * ranks],
             shards: shards.collect::<Result<_>>()?,
             skipped: 0,
+            left_out: 0,
+            known: BTreeSet::new(),
         })
     }
 
@@ -114,7 +124,8 @@ impl DataProgress {
         let path = out.join("skipped.jsonl");
         if group.is_main() && path.exists() {
             let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let lines = text.split_inclusive('\n').take(state.skipped as usize);
+            let written = state.skipped + state.left_out;
+            let lines = text.split_inclusive('\n').take(written as usize);
             atomic::write(&path, lines.collect::<String>().as_bytes())?;
         }
         Ok(Self {
@@ -141,8 +152,13 @@ impl DataProgress {
     /// Errors when these have become more than the recipe allows.
     pub(crate) fn skip(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
+            let same = |other: &Skipped| identity(other) == identity(record);
+            if self.state.known.contains(&identity(record)) || self.skipped.iter().any(same) {
+                continue;
+            }
             self.skipped.push(record.clone());
-            if self.state.skipped + self.skipped.len() as u64 > self.max_skipped {
+            let records = self.skipped.iter().filter(|skipped| !skipped.picture);
+            if self.state.skipped + records.count() as u64 > self.max_skipped {
                 let skipped = std::mem::take(&mut self.skipped);
                 self.count(&skipped)?;
             }
@@ -162,14 +178,22 @@ impl DataProgress {
 
     fn count(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
-            self.state.skipped += 1;
+            if !self.state.known.insert(identity(record)) {
+                continue;
+            }
+            match record.picture {
+                true => self.state.left_out += 1,
+                false => self.state.skipped += 1,
+            }
             if self.group.is_main() {
                 let line = serde_json::to_string(record)
                     .map_err(|error| Error::failed(format!("{}: {error}", self.path.display())))?;
                 self.write(&line).map_err(Error::io(&self.path))?;
             }
             if self.state.skipped > self.max_skipped {
-                let Skipped { shard, key, reason } = record;
+                let Skipped {
+                    shard, key, reason, ..
+                } = record;
                 return Err(Error::failed(format!(
                     "{} records could not be used, more than data.max_skipped = {}; the last is {} of {}: {reason}; \
                      all are in {}",
@@ -194,4 +218,12 @@ impl DataProgress {
         };
         file.write_all(format!("{line}\n").as_bytes())
     }
+}
+
+/// Tells a record, or a picture of one, from all others.
+fn identity(skipped: &Skipped) -> u64 {
+    let picture = skipped.picture.then_some(skipped.reason.as_str());
+    let mut hasher = DefaultHasher::new();
+    (&skipped.shard, &skipped.key, picture).hash(&mut hasher);
+    hasher.finish()
 }

@@ -6,10 +6,11 @@ use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use super::captioned_images::{CaptionedImage, CaptionedImageMaker};
-use super::dataloader::{LoadedSample, first_samples};
+use super::dataloader::{FirstSamples, LoadedSample, first_samples};
 use super::dataloader_state::trained;
 use super::samples::{Example, SampleMaker};
 use crate::Result;
+use crate::data::Skipped;
 use crate::media::to_rgb;
 use crate::sequence::Content;
 use crate::training::model::{initial, initial_tower};
@@ -17,6 +18,14 @@ use crate::training::recipe::{Objective, Recipe};
 
 /// What a visual token looks like that is hidden from the model.
 const HIDDEN: Rgb<u8> = Rgb([127; 3]);
+
+/// The first samples of a recipe.
+#[derive(Debug)]
+pub struct Inspection {
+    pub samples: Vec<Inspected>,
+    /// Records before and between them that cannot be used, and pictures of pages.
+    pub skipped: Vec<Skipped>,
+}
 
 /// One sample of a recipe.
 #[derive(Debug, Serialize)]
@@ -50,7 +59,7 @@ pub struct TokenSpan {
 /// The first `n` samples of the recipe's first stage; fewer where the data has fewer.
 ///
 /// Errors are those of training, but for the weights, which are not read.
-pub fn inspect(recipe: &Recipe, n: usize) -> Result<Vec<Inspected>> {
+pub fn inspect(recipe: &Recipe, n: usize) -> Result<Inspection> {
     let (recipe, _folder) = initial::in_temporary_folder(recipe)?;
     let recipe = &recipe;
     let sources: Vec<_> = trained(&recipe.data).cloned().collect();
@@ -62,17 +71,23 @@ pub fn inspect(recipe: &Recipe, n: usize) -> Result<Vec<Inspected>> {
             tokenizer: Arc::new(tokenizer),
             size,
         };
-        let loaded = first_samples(&maker, &sources, recipe.seed, most, n)?;
-        let inspected = |loaded: LoadedSample<_>| maker.inspected(loaded);
-        return Ok(loaded.into_iter().map(inspected).collect());
+        let first = first_samples(&maker, &sources, recipe.seed, most, n)?;
+        return Ok(inspection(first, |loaded| maker.inspected(loaded)));
     };
     let (config, tokenizer) = initial::vila_u_input(recipe)?;
     let maker = SampleMaker::of_stage(recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
-    let loaded = first_samples(&maker, &sources, recipe.seed, most, n)?;
-    Ok(loaded
-        .into_iter()
-        .map(|loaded| maker.inspected(loaded))
-        .collect())
+    let first = first_samples(&maker, &sources, recipe.seed, most, n)?;
+    Ok(inspection(first, |loaded| maker.inspected(loaded)))
+}
+
+fn inspection<S>(
+    first: FirstSamples<S>,
+    look: impl Fn(LoadedSample<S>) -> Inspected,
+) -> Inspection {
+    Inspection {
+        samples: first.samples.into_iter().map(look).collect(),
+        skipped: first.skipped,
+    }
 }
 
 impl CaptionedImageMaker {

@@ -25,6 +25,8 @@ pub(crate) struct Example {
     pub pixels: Vec<f32>,
     /// `[images, image_tokens]`, 0 for a visual token that is hidden from the model, otherwise 1
     pub visible: Vec<f32>,
+    /// Why pictures of the record are not in it.
+    pub left_out: Vec<String>,
 }
 
 /// What distinguishes training from evaluation, and pretraining from tuning.
@@ -108,12 +110,12 @@ impl SampleMaker {
     }
 
     /// Hides a random part of the visual tokens that the sample generates, if it is one of those.
-    fn drop_visual_tokens(
-        &self,
-        sample: Sample,
-        pixels: Vec<f32>,
-        rng: &mut ChaCha8Rng,
-    ) -> Example {
+    fn drop_visual_tokens(&self, prepared: Prepared, rng: &mut ChaCha8Rng) -> Example {
+        let Prepared {
+            sample,
+            pixels,
+            left_out,
+        } = prepared;
         let roles = sample.images();
         let generates = roles.iter().any(|role| role.predicts_visual());
         let objective = self.objective().filter(|_| generates);
@@ -130,6 +132,7 @@ impl SampleMaker {
             sample,
             pixels,
             visible,
+            left_out,
         }
     }
 }
@@ -159,12 +162,16 @@ impl MakeSample for SampleMaker {
                 *turns = templates::without_caption(turns);
             }
         }
-        let Prepared { sample, pixels } = prepare(&record, &self.tokenizer, &self.config)?;
-        let layout = self.layout(std::slice::from_ref(&sample));
+        let prepared = prepare(&record, &self.tokenizer, &self.config)?;
+        let layout = self.layout(std::slice::from_ref(&prepared.sample));
         if layout.text_targets.is_empty() && layout.visual_targets.is_empty() {
             return Err(Error::usage("nothing in it is to be predicted"));
         }
-        Ok(self.drop_visual_tokens(sample, pixels, &mut rng))
+        Ok(self.drop_visual_tokens(prepared, &mut rng))
+    }
+
+    fn left_out(sample: &Example) -> &[String] {
+        &sample.left_out
     }
 }
 
@@ -200,8 +207,8 @@ mod tests {
                 kinds: KindWeights::only(kind),
                 ..samples.clone()
             };
-            let samples = first_samples(&maker, std::slice::from_ref(&nano), 1, 0, 100).unwrap();
-            let hidden = samples.into_iter().map(|loaded| {
+            let first = first_samples(&maker, std::slice::from_ref(&nano), 1, 0, 100).unwrap();
+            let hidden = first.samples.into_iter().map(|loaded| {
                 assert_eq!(loaded.sample.visible.len(), 64);
                 let visible = loaded.sample.visible.iter();
                 visible.filter(|visible| **visible == 0.0).count()

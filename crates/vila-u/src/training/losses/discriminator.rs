@@ -11,6 +11,8 @@ use burn::tensor::activation::leaky_relu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// Below zero.
 const SLOPE: f64 = 0.2;
 const EPSILON: f64 = 1e-5;
@@ -46,8 +48,20 @@ pub struct Stage {
 }
 
 impl DiscriminatorConfig {
+    /// A usage error that says why no discriminator can have these sizes, if there is a reason.
+    pub fn check(&self) -> Result<()> {
+        for (name, size, most) in [("layers", self.layers, 6), ("width", self.width, 1024)] {
+            if !(1..=most).contains(&size) {
+                return Err(Error::usage(format!(
+                    "objective.adversarial.{name} must be between 1 and {most}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Untrained; weights are initialised when first used.
-    pub fn init(&self, device: &Device) -> Discriminator {
+    pub(crate) fn init(&self, device: &Device) -> Discriminator {
         let channels = |layer: usize| self.width * WIDEST.min(1 << layer.min(3));
         let middle = (1..=self.layers).map(|layer| {
             // The last of them keeps the size.
@@ -68,6 +82,14 @@ impl DiscriminatorConfig {
 }
 
 impl Discriminator {
+    /// Untrained; weights are initialised when first used.
+    ///
+    /// A usage error when [`DiscriminatorConfig::check`] fails.
+    pub fn new(config: &DiscriminatorConfig, device: &Device) -> Result<Self> {
+        config.check()?;
+        Ok(config.init(device))
+    }
+
     /// How real each patch looks, above 0 real and below 0 reconstructed:
     /// `[n, 3, height, width]` in -1..1 -> `[n, 1, rows, columns]`.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {

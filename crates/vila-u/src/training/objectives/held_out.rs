@@ -62,6 +62,10 @@ pub(super) fn first<M: MakeSample>(
     if sources.is_empty() || count == 0 {
         return Ok(Vec::new());
     }
-    let samples = first_samples(maker, sources, 0, data.max_skipped, count)?;
-    Ok(samples.into_iter().map(|loaded| loaded.sample).collect())
+    let first = first_samples(maker, sources, 0, data.max_skipped, count)?;
+    Ok(first
+        .samples
+        .into_iter()
+        .map(|loaded| loaded.sample)
+        .collect())
 }

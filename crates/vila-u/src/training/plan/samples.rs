@@ -24,14 +24,15 @@ pub(super) fn first(recipe: &Recipe, objective: &Objective) -> Vec<Sample> {
             SampleMaker::of_stage(&recipe, objective, Arc::new(tokenizer), Arc::new(config))?;
         let sources: Vec<_> = trained(&recipe.data).cloned().collect();
         let count = MEASURED.max(recipe.batch_size.min(512));
-        let loaded = first_samples(
+        let first = first_samples(
             &maker,
             &sources,
             recipe.seed,
             recipe.data.max_skipped,
             count,
         )?;
-        Ok(loaded.into_iter().map(|one| one.sample.sample).collect())
+        let samples = first.samples.into_iter();
+        Ok(samples.map(|one| one.sample.sample).collect())
     };
     look().unwrap_or_default()
 }

@@ -107,6 +107,11 @@ fn released_dropout() -> f64 {
     depth::DROPOUT
 }
 
+/// Steps of a run; more cannot be meant.
+const MOST_STEPS: u64 = 1_000_000_000;
+/// Samples of a step on one rank; a model that takes eight of them a second takes six days for these.
+const MOST_SAMPLES: usize = 1 << 22;
+
 /// A stretch of the run with one objective and its own learning-rate schedule.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -144,14 +149,18 @@ impl Recipe {
     /// # Errors
     /// A syntax error, an unknown key or an impossible value, by name.
     pub fn parse(text: &str, path: &Path, settings: &[String]) -> Result<Self> {
-        let table: Table =
-            toml::from_str(text).map_err(|error| Error::invalid(path, one_line(&error)))?;
-        let mut value = Value::Table(table);
-        Self::from_value(value.clone()).map_err(|error| Error::invalid(path, error.to_string()))?;
+        let table: Table = toml::from_str(text.trim_start_matches('\u{feff}'))
+            .map_err(|error| Error::invalid(path, one_line(&error)))?;
+        let file = Value::Table(table);
+        let mut value = file.clone();
         for setting in settings {
             overrides::set(&mut value, setting)?;
         }
-        let recipe = Self::from_value(value)?;
+        // Only with its settings: they may be what the file lacks.
+        let recipe = Self::from_value(value).map_err(|error| match Self::from_value(file) {
+            Ok(_) => error,
+            Err(_) => Error::invalid(path, error.to_string()),
+        })?;
         // Only now, as init may be one of the overrides.
         recipe.check_start()?;
         Ok(recipe)
@@ -166,11 +175,22 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<()> {
-        must(self.steps > 0, "steps must be at least 1")?;
-        must(self.batch_size > 0, "batch_size must be at least 1")?;
+        let (batch, accumulated) = (self.batch_size, self.gradient_accumulation_steps);
         must(
-            self.gradient_accumulation_steps > 0,
+            (1..=MOST_STEPS).contains(&self.steps),
+            &format!("steps must be between 1 and {MOST_STEPS}"),
+        )?;
+        must(batch > 0, "batch_size must be at least 1")?;
+        must(
+            accumulated > 0,
             "gradient_accumulation_steps must be at least 1",
+        )?;
+        must(
+            batch.saturating_mul(accumulated) <= MOST_SAMPLES,
+            &format!(
+                "batch_size {batch} times gradient_accumulation_steps {accumulated} are more than {MOST_SAMPLES} \
+                 samples, a step that would not end in a year"
+            ),
         )?;
         must(
             (0.0..1.0).contains(&self.depth_dropout),

@@ -71,6 +71,9 @@ fn mistakes_are_named() {
     for (overrides, expected) in [
         (vec!["stpes=1"], "stpes"),
         (vec!["steps=0"], "steps"),
+        (vec!["steps=9223372036854775807"], "1000000000"),
+        (vec!["batch_size=9223372036854775807"], "would not end"),
+        (vec!["gradient_accumulation_steps=1048577"], "would not end"),
         (vec!["depth_dropout=1"], "depth_dropout"),
         (vec!["keep_checkpoints=0"], "keep_checkpoints"),
         (vec!["loss_spike_factor=1"], "loss_spike_factor"),
@@ -113,4 +116,15 @@ fn mistakes_are_named() {
     }
     let error = load(&TEXT.replace("seed", "sede"), &[]).expect_err("an error");
     assert!(error.to_string().contains("sede"), "{error}");
+}
+
+/// A file that lacks something is whole with its settings, whatever editor wrote it.
+#[test]
+fn settings_may_be_what_the_file_lacks() {
+    let text = format!("\u{feff}{}", TEXT.replace("steps = 10", "steps = 0"));
+    let error = load(&text, &["seed=2"]).expect_err("an error");
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    assert_eq!(load(&text, &["steps=3"]).expect("a recipe").steps, 3);
+    let error = load(TEXT, &["steps=0"]).expect_err("an error");
+    assert!(matches!(error, Error::Usage(_)), "{error}");
 }

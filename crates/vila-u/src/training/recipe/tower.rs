@@ -154,16 +154,9 @@ impl Tower {
                 &format!("objective.{name} must not be negative"),
             )?;
         }
-        let Some(adversarial) = &self.adversarial else {
-            return Ok(());
-        };
-        must(
-            (1..=6).contains(&adversarial.layers),
-            "objective.adversarial.layers must be between 1 and 6",
-        )?;
-        must(
-            (1..=1024).contains(&adversarial.width),
-            "objective.adversarial.width must be between 1 and 1024",
-        )
+        match &self.adversarial {
+            Some(adversarial) => adversarial.discriminator().check(),
+            None => Ok(()),
+        }
     }
 }

@@ -25,7 +25,12 @@ const LAST: [&str; 4] = [
     "samples_per_second",
     "waiting",
 ];
-const LEFT_OUT: [&str; 2] = ["seconds", "tokens_per_second"];
+const LEFT_OUT: [&str; 4] = [
+    "seconds",
+    "tokens_per_second",
+    "skipped",
+    "pictures_left_out",
+];
 
 /// The values of a run by name, each with its step.
 type Series = BTreeMap<String, Vec<(f64, f64)>>;

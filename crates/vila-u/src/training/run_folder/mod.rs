@@ -16,7 +16,7 @@
 //!     adapter/                            with LoRA, the adapters of that model, in PEFT's files
 //!     optimizer.safetensors               the optimizer's moments and time
 //!     data.json                           the dataloader's state
-//! out/skipped.jsonl                       records that could not be used, and why
+//! out/skipped.jsonl                       records that could not be used, pictures of pages too, and why
 //! out/failed.json                         why the run stopped by itself, and on which samples
 //! out/model/                              the finished model
 //! out/adapter/                            with LoRA, what was merged into it

@@ -8,6 +8,7 @@ use std::thread;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use vila_u_kernels::flush_denormals;
 
 use crate::{Error, Result};
 
@@ -30,7 +31,8 @@ impl MicrobatchPool {
             1
         };
         let pool = |_| {
-            let pool = ThreadPoolBuilder::new().num_threads(cores / groups).build();
+            let pool = ThreadPoolBuilder::new().num_threads(cores / groups);
+            let pool = pool.start_handler(|_| flush_denormals()).build();
             pool.map_err(|error| Error::failed(format!("starting threads: {error}")))
         };
         (0..groups).map(pool).collect::<Result<_>>().map(Self)

@@ -171,6 +171,15 @@ impl<C: Checkpointer> Trainer<'_, C> {
             ("tokens_per_second".into(), throughput.tokens_per_second()),
             ("waiting".into(), throughput.waiting()),
         ]);
+        let data = &self.data.state;
+        for (name, count) in [
+            ("skipped", data.skipped),
+            ("pictures_left_out", data.left_out),
+        ] {
+            if count > 0 {
+                metrics.insert(name.into(), count as f64);
+            }
+        }
         let evaluation = if evaluate {
             objective.evaluate(self.evaluated_model())
         } else {

@@ -1,6 +1,6 @@
 //! Weights held or stored in fewer bits.
 
-use std::{fs, path::Path};
+use std::{fs, ops::ControlFlow, path::Path};
 
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use safetensors::Dtype;
@@ -76,7 +76,10 @@ fn quantized() {
     let pixels = Tensor::<4>::random([1, 3, 64, 64], Distribution::Default, &Device::flex());
     for (format, most) in [(WeightDtype::Q8_0, 0.05), (WeightDtype::Q4_0, 0.4)] {
         let out = target.path().join(format.name());
-        checkpoint::convert(&out, &Files::folder(original()), format).unwrap();
+        checkpoint::convert(&out, &Files::folder(original()), format, &|_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         let config = read_json(&out.join("llm/config.json"));
         assert_eq!(config["quantization_config"]["quant_method"], format.name());
 
@@ -105,11 +108,20 @@ fn quantized() {
         assert!(info.parts[0].dtypes.contains_key(&format!("{format:?}")));
 
         let again = target.path().join(format!("{}-again", format.name()));
-        checkpoint::convert(&again, &Files::folder(&out), format).unwrap();
+        checkpoint::convert(&again, &Files::folder(&out), format, &|_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         let back = target.path().join(format!("{}-back", format.name()));
-        checkpoint::convert(&back, &Files::folder(&out), WeightDtype::F32).unwrap();
+        checkpoint::convert(&back, &Files::folder(&out), WeightDtype::F32, &|_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         let twice = target.path().join(format!("{}-twice", format.name()));
-        checkpoint::convert(&twice, &Files::folder(&back), format).unwrap();
+        checkpoint::convert(&twice, &Files::folder(&back), format, &|_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         let file = |root: &Path| fs::read(root.join("llm/model.safetensors")).unwrap();
         assert!(file(&out) == file(&again));
         assert!(

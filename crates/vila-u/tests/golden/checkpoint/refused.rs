@@ -85,7 +85,7 @@ fn damaged_safetensors() {
             "3 bytes after the last tensor",
         ),
         (whole[..100].to_vec(), "not a safetensors file"),
-        (Vec::new(), "not a safetensors file"),
+        (Vec::new(), "the file is empty"),
         (vec![0xff; 64], "not a safetensors file"),
     ];
     cases.extend(lies.map(|lie| (header(lie), "llm/model.safetensors")));
