@@ -278,7 +278,7 @@ fn kinds(folder: &Path) -> Vec<Kind> {
         let file = fs::read(original.join(name)).unwrap();
         kinds.push(Kind::new(name, ".part", vec![file], move |path| {
             fs::copy(path, copy.join(name)).unwrap();
-            drop(Pipeline::from_pretrained(&copy.display().to_string()));
+            drop(Pipeline::from_pretrained(copy.display().to_string()));
         }));
     }
     for kind in &mut kinds {

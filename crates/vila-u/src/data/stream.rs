@@ -56,6 +56,8 @@ pub(crate) struct Position {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub shard: PathBuf,
+    /// Its number in the shard, from 1; keys may come more than once.
+    pub record: u64,
     pub key: String,
     pub reason: String,
     /// The record is used without one of its pictures, about which this is.
@@ -67,15 +69,12 @@ pub struct Skipped {
 #[derive(Debug, Default)]
 pub(crate) struct SkippedRecords {
     records: Vec<Skipped>,
-    seen: HashSet<(PathBuf, String)>,
+    seen: HashSet<(PathBuf, u64)>,
 }
 
 impl SkippedRecords {
     pub(crate) fn push(&mut self, skipped: Skipped) {
-        if self
-            .seen
-            .insert((skipped.shard.clone(), skipped.key.clone()))
-        {
+        if self.seen.insert((skipped.shard.clone(), skipped.record)) {
             self.records.push(skipped);
         }
     }
@@ -98,6 +97,8 @@ impl SkippedRecords {
 pub(crate) struct Found {
     pub record: Record,
     pub shard: PathBuf,
+    /// Its number in the shard, from 1.
+    pub number: u64,
 }
 
 pub(crate) struct Stream {
@@ -240,15 +241,6 @@ impl Stream {
     fn read(&mut self) -> Option<std::result::Result<Found, Skipped>> {
         let index = self.order[self.next.shard];
         let shard = self.shards[index].clone();
-        let failed = |shard: PathBuf, bad: Bad| {
-            let Bad { key, reason } = bad;
-            Err(Skipped {
-                shard,
-                key,
-                reason,
-                picture: false,
-            })
-        };
         let records = match &mut self.open {
             Some(records) => records,
             closed => {
@@ -283,9 +275,20 @@ impl Stream {
         };
         let record = records.nth(others as usize)?;
         self.next.record += others + 1;
+        let number = self.next.record;
         Some(match record {
-            Ok(record) => Ok(Found { record, shard }),
-            Err(bad) => failed(shard, bad),
+            Ok(record) => Ok(Found {
+                record,
+                shard,
+                number,
+            }),
+            Err(Bad { key, reason }) => Err(Skipped {
+                shard,
+                record: number,
+                key,
+                reason,
+                picture: false,
+            }),
         })
     }
 

@@ -11,7 +11,7 @@ use super::{jpeg, memory_limit::check_memory, webp};
 use crate::{Error, Result, file_kind};
 
 /// What a decoder may take before the size of the image is known: colour profiles are packed.
-pub(super) const HEADER: u64 = 64 << 20;
+const HEADER: u64 = 64 << 20;
 /// Bytes a pixel that decoders keep beside the decoded ones, and that copies of another kind of pixel take.
 const BESIDE: u64 = 9;
 /// Larger image files are refused before they are read.
@@ -95,26 +95,7 @@ pub fn load(path: &Path) -> Result<Picture> {
 /// assert!(vila_u::media::decode(b"not an image").is_err());
 /// ```
 pub fn decode(bytes: &[u8]) -> Result<Picture> {
-    let format = format(bytes)?;
-    let cut = match format {
-        ImageFormat::Jpeg => !jpeg::is_whole(bytes),
-        ImageFormat::WebP => webp::chunks(bytes).any(|chunk| !chunk.whole),
-        _ => false,
-    };
-    if cut {
-        return Err(Error::failed("cut short: get the whole file"));
-    }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits(HEADER));
-    let mut decoder = reader.into_decoder().map_err(explain)?;
-    let (width, height) = decoder.dimensions();
-    check_size(width, height)?;
-    let need = decoder
-        .total_bytes()
-        .saturating_add(pixels(width, height).saturating_mul(BESIDE));
-    let what = format!("{width} x {height} pixels");
-    check_memory(&what, need, bytes.len() as u64)?;
-    decoder.set_limits(limits(need)).map_err(explain)?;
+    let (mut decoder, format) = decoder(bytes)?;
     let bilevel = decoder.original_color_type() == ExtendedColorType::L1;
     let orientation = decoder.orientation().map_err(explain)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
@@ -132,6 +113,37 @@ pub fn decode(bytes: &[u8]) -> Result<Picture> {
     })
 }
 
+/// A frame of an animation as a file of its own: its colours with their transparency, as stored.
+pub(super) fn decode_frame(bytes: &[u8]) -> Result<RgbaImage> {
+    let (decoder, _) = decoder(bytes)?;
+    let image = DynamicImage::from_decoder(decoder).map_err(explain)?;
+    Ok(high_bytes(image).into_rgba8())
+}
+
+/// A decoder of a whole file for whose pixels there is memory.
+fn decoder(bytes: &[u8]) -> Result<(impl ImageDecoder + '_, ImageFormat)> {
+    let format = format(bytes)?;
+    let cut = match format {
+        ImageFormat::Jpeg => !jpeg::is_whole(bytes),
+        ImageFormat::WebP => webp::chunks(bytes).any(|chunk| !chunk.whole),
+        _ => false,
+    };
+    if cut {
+        return Err(Error::failed("cut short: get the whole file"));
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits(HEADER));
+    let mut decoder = reader.into_decoder().map_err(explain)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height)?;
+    let beside = pixels(width, height).saturating_mul(BESIDE);
+    let need = decoder.total_bytes().saturating_add(beside);
+    let what = format!("{width} x {height} pixels");
+    check_memory(&what, need, bytes.len() as u64)?;
+    decoder.set_limits(limits(need)).map_err(explain)?;
+    Ok((decoder, format))
+}
+
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)
@@ -146,7 +158,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat> {
+fn format(bytes: &[u8]) -> Result<ImageFormat> {
     let known = image::guess_format(bytes).ok();
     known.filter(ImageFormat::reading_enabled).ok_or_else(|| {
         let what = file_kind::mistaken(bytes);
@@ -155,7 +167,7 @@ pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat> {
     })
 }
 
-pub(super) fn limits(bytes: u64) -> Limits {
+fn limits(bytes: u64) -> Limits {
     let mut limits = Limits::default();
     limits.max_alloc = Some(bytes);
     limits
@@ -174,7 +186,7 @@ pub(super) fn check_size(width: u32, height: u32) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn explain(error: ImageError) -> Error {
+fn explain(error: ImageError) -> Error {
     Error::failed(format!("cannot be decoded: {error}"))
 }
 

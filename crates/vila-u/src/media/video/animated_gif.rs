@@ -6,30 +6,28 @@ use std::{io::Cursor, num::NonZeroU64};
 use gif::{ColorOutput, DecodeOptions, Decoder, DisposalMethod, Frame, MemoryLimit};
 use image::{Rgba, RgbaImage};
 
+use super::canvas::Part;
 use crate::{Error, Result};
+
+/// Pixels of a frame, which may lie beyond the canvas.
+const MOST_PIXELS: NonZeroU64 = NonZeroU64::MIN.saturating_add(1 << 24);
 
 pub(super) struct AnimatedGif<'a> {
     decoder: Decoder<Cursor<&'a [u8]>>,
 }
 
-/// A part of the canvas: left, top, right, bottom.
-type Part = [u32; 4];
-
-/// What happens to the part of a frame before the next is drawn.
+/// What happens before the next frame is drawn.
 enum Disposal {
-    Fill(Part, Rgba<u8>),
-    /// What was there before comes back.
-    Restore(Part, RgbaImage),
+    Fill(Part, [u8; 4]),
+    /// What was there before the frame comes back.
+    Restore(RgbaImage),
 }
 
 impl<'a> AnimatedGif<'a> {
-    /// `memory`: bytes that a frame may take.
-    pub(super) fn open(file: &'a [u8], memory: u64) -> Result<Self> {
+    pub(super) fn open(file: &'a [u8]) -> Result<Self> {
         let mut options = DecodeOptions::new();
         options.set_color_output(ColorOutput::Indexed);
-        options.set_memory_limit(
-            NonZeroU64::new(memory).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes),
-        );
+        options.set_memory_limit(MemoryLimit::Bytes(MOST_PIXELS));
         let decoder = options.read_info(Cursor::new(file)).map_err(explain)?;
         Ok(Self { decoder })
     }
@@ -56,20 +54,24 @@ impl<'a> AnimatedGif<'a> {
             let clear = frame.transparent.map(|index| colour(index.into(), 0));
             let first = canvas.is_none();
             let canvas = canvas.get_or_insert_with(|| {
-                RgbaImage::from_pixel(width, height, clear.unwrap_or_else(|| colour(0, 255)))
+                let empty = clear.unwrap_or_else(|| colour(0, 255));
+                RgbaImage::from_pixel(width, height, Rgba(empty))
             });
             match disposal.take() {
-                Some(Disposal::Fill(part, colour)) => fill(canvas, part, colour),
-                Some(Disposal::Restore([left, top, ..], saved)) => {
-                    image::imageops::replace(canvas, &saved, left.into(), top.into());
-                }
+                Some(Disposal::Fill(part, colour)) => part.fill(canvas, colour),
+                Some(Disposal::Restore(before)) => *canvas = before,
                 None => {}
             }
             // What says nothing of it goes as the frame before.
             if frame.dispose != DisposalMethod::Any {
                 method = frame.dispose;
             }
-            let part = part(frame, width, height);
+            let part = Part {
+                left: frame.left.into(),
+                top: frame.top.into(),
+                width: frame.width.into(),
+                height: frame.height.into(),
+            };
             disposal = match method {
                 DisposalMethod::Background => {
                     let colour = clear.unwrap_or_else(|| colour(background, 255));
@@ -78,65 +80,37 @@ impl<'a> AnimatedGif<'a> {
                 DisposalMethod::Previous if first => {
                     clear.map(|colour| Disposal::Fill(part, colour))
                 }
-                DisposalMethod::Previous => {
-                    let [left, top, right, bottom] = part;
-                    let saved =
-                        image::imageops::crop_imm(canvas, left, top, right - left, bottom - top);
-                    Some(Disposal::Restore(part, saved.to_image()))
-                }
+                DisposalMethod::Previous => Some(Disposal::Restore(canvas.clone())),
                 _ => None,
             };
-            draw(frame, part, canvas, |index| colour(index, 255));
+            let picture = picture(frame, |index| colour(index, 255));
+            part.draw(&picture, canvas, |above, below, _| match above[3] {
+                0 => below,
+                _ => above,
+            });
             Some(Ok(canvas.clone()))
         })
     }
 }
 
-/// The part of the canvas that the frame covers.
-fn part(frame: &Frame, width: u32, height: u32) -> Part {
-    let (left, top) = (
-        u32::from(frame.left).min(width),
-        u32::from(frame.top).min(height),
-    );
-    let right = (left + u32::from(frame.width)).min(width);
-    [
-        left,
-        top,
-        right,
-        (top + u32::from(frame.height)).min(height),
-    ]
-}
-
-fn draw(
-    frame: &Frame,
-    [left, top, right, bottom]: Part,
-    canvas: &mut RgbaImage,
-    colour: impl Fn(usize) -> Rgba<u8>,
-) {
-    let rows = frame.buffer.chunks_exact(usize::from(frame.width).max(1));
-    for (y, row) in (top..bottom).zip(rows) {
-        for (x, &index) in (left..right).zip(row) {
-            if frame.transparent != Some(index) {
-                canvas.put_pixel(x, y, colour(index.into()));
-            }
-        }
-    }
-}
-
-fn fill(canvas: &mut RgbaImage, [left, top, right, bottom]: Part, colour: Rgba<u8>) {
-    for y in top..bottom {
-        for x in left..right {
-            canvas.put_pixel(x, y, colour);
-        }
-    }
+/// The colours of a frame; what is transparent has an alpha of 0, all else 255.
+fn picture(frame: &Frame, colour: impl Fn(usize) -> [u8; 4]) -> RgbaImage {
+    let width = usize::from(frame.width);
+    RgbaImage::from_fn(frame.width.into(), frame.height.into(), |x, y| match frame
+        .buffer
+        .get(y as usize * width + x as usize)
+    {
+        Some(index) if frame.transparent != Some(*index) => Rgba(colour((*index).into())),
+        _ => Rgba([0; 4]),
+    })
 }
 
 /// Of a file without a palette the numbers are levels of grey; of one with too short a palette, the first colour.
-fn colour(palette: &[u8], index: usize, alpha: u8) -> Rgba<u8> {
+fn colour(palette: &[u8], index: usize, alpha: u8) -> [u8; 4] {
     let entry = |index: usize| palette.get(3 * index..3 * index + 3);
     match entry(index).or(entry(0)) {
-        Some(colour) => Rgba([colour[0], colour[1], colour[2], alpha]),
-        None => Rgba([index as u8, index as u8, index as u8, alpha]),
+        Some(colour) => [colour[0], colour[1], colour[2], alpha],
+        None => [index as u8, index as u8, index as u8, alpha],
     }
 }
 

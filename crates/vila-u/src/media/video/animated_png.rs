@@ -1,6 +1,9 @@
 //! The frames of an animated PNG (PNG specification, third edition, section 13.2 on APNG).
 
-use image::{ImageFormat, RgbaImage};
+use image::RgbaImage;
+
+use super::canvas::{CLEAR, Part};
+use crate::{Result, media::read::decode_frame};
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
@@ -14,10 +17,7 @@ pub(super) struct AnimatedPng<'a> {
 /// What a frame's control chunk (`fcTL`) says of it.
 #[derive(Clone, Copy)]
 struct Control {
-    width: u32,
-    height: u32,
-    left: u32,
-    top: u32,
+    part: Part,
     disposal: Disposal,
     blends: bool,
 }
@@ -47,7 +47,7 @@ impl<'a> AnimatedPng<'a> {
     }
 
     /// The whole pictures one after the other; one that is cut short or damaged is the last.
-    pub(super) fn frames(self) -> impl Iterator<Item = image::ImageResult<RgbaImage>> + use<'a> {
+    pub(super) fn frames(self) -> impl Iterator<Item = Result<RgbaImage>> + use<'a> {
         let mut canvas = RgbaImage::new(self.width, self.height);
         // The frame before, and what was there before it.
         let mut last: Option<(Control, Option<RgbaImage>)> = None;
@@ -57,18 +57,23 @@ impl<'a> AnimatedPng<'a> {
             if last.is_none() && control.disposal == Disposal::Restore {
                 control.disposal = Disposal::Clear;
             }
-            let picture = match image::load_from_memory_with_format(&file, ImageFormat::Png) {
-                Ok(picture) => picture.into_rgba8(),
+            let picture = match decode_frame(&file) {
+                Ok(picture) => picture,
                 Err(error) => return Some(Err(error)),
             };
             match last.take() {
                 Some((_, Some(before))) => canvas = before,
-                Some((last, None)) if last.disposal == Disposal::Clear => last.clear(&mut canvas),
+                Some((last, None)) if last.disposal == Disposal::Clear => {
+                    last.part.fill(&mut canvas, CLEAR);
+                }
                 _ => {}
             }
             let restored = control.disposal == Disposal::Restore;
             last = Some((control, restored.then(|| canvas.clone())));
-            control.draw(&picture, &mut canvas);
+            let blends = control.blends;
+            control.part.draw(&picture, &mut canvas, |above, below, _| {
+                if blends { blend(above, below) } else { above }
+            });
             Some(Ok(canvas.clone()))
         })
     }
@@ -92,7 +97,7 @@ impl<'a> AnimatedPng<'a> {
             let control = Control::of(all.next()?.1)?;
             let mut own = header.to_vec();
             own.get_mut(..8)?
-                .copy_from_slice(&size(control.width, control.height));
+                .copy_from_slice(&size(control.part.width, control.part.height));
             let mut file = SIGNATURE.to_vec();
             write(&mut file, *b"IHDR", &own);
             for (name, content) in &shared {
@@ -115,10 +120,12 @@ impl Control {
     fn of(content: &[u8]) -> Option<Self> {
         let [disposal, blend] = *content.get(24..)?.first_chunk()?;
         Some(Self {
-            width: number(content, 4)?,
-            height: number(content, 8)?,
-            left: number(content, 12)?,
-            top: number(content, 16)?,
+            part: Part {
+                width: number(content, 4)?,
+                height: number(content, 8)?,
+                left: number(content, 12)?,
+                top: number(content, 16)?,
+            },
             disposal: match disposal {
                 1 => Disposal::Clear,
                 2 => Disposal::Restore,
@@ -126,28 +133,6 @@ impl Control {
             },
             blends: blend == 1,
         })
-    }
-
-    /// Puts the picture on the canvas; what lies outside of it is not seen.
-    fn draw(&self, picture: &RgbaImage, canvas: &mut RgbaImage) {
-        for (x, y, pixel) in picture.enumerate_pixels() {
-            let (x, y) = (self.left.saturating_add(x), self.top.saturating_add(y));
-            if let Some(below) = canvas.get_pixel_mut_checked(x, y) {
-                below.0 = if self.blends {
-                    blend(pixel.0, below.0)
-                } else {
-                    pixel.0
-                };
-            }
-        }
-    }
-
-    fn clear(&self, canvas: &mut RgbaImage) {
-        for y in self.top..self.top.saturating_add(self.height).min(canvas.height()) {
-            for x in self.left..self.left.saturating_add(self.width).min(canvas.width()) {
-                canvas.get_pixel_mut(x, y).0 = [0; 4];
-            }
-        }
     }
 }
 

@@ -1,9 +1,16 @@
 //! The frames of an animated WebP (RFC 9649, section 2.7), put together as libwebp's `WebPAnimDecoder` does: the
 //! background is transparent, whatever the file says of it.
 
-use image::{ImageFormat, RgbaImage};
+use image::RgbaImage;
 
-use crate::media::webp::{Chunk, chunks, inside};
+use super::canvas::{CLEAR, Part};
+use crate::{
+    Result,
+    media::{
+        read::decode_frame,
+        webp::{Chunk, chunks, inside},
+    },
+};
 
 /// `VP8X` flag of an animation.
 const ANIMATION: u8 = 0x02;
@@ -18,11 +25,8 @@ pub(super) struct AnimatedWebp<'a> {
 }
 
 /// A frame as the file has it.
-struct Part<'a> {
-    left: u32,
-    top: u32,
-    width: u32,
-    height: u32,
+struct Frame<'a> {
+    part: Part,
     blends: bool,
     disposes: bool,
     /// The chunks of its picture.
@@ -42,47 +46,59 @@ impl<'a> AnimatedWebp<'a> {
     }
 
     /// The whole pictures one after the other; one that is cut short or damaged is the last.
-    pub(super) fn frames(self) -> impl Iterator<Item = image::ImageResult<RgbaImage>> + use<'a> {
+    pub(super) fn frames(self) -> impl Iterator<Item = Result<RgbaImage>> + use<'a> {
         let mut canvas = RgbaImage::new(self.width, self.height);
         // The frame before, and whether nothing of those before it was to be seen.
-        let mut last: Option<(Part, bool)> = None;
+        let mut last: Option<(Frame, bool)> = None;
         let frames = chunks(self.file).filter(|chunk| &chunk.name == b"ANMF");
         frames.map_while(move |chunk| {
-            let part = Part::of(&chunk)?;
-            let picture = match part.decode() {
+            let frame = Frame::of(&chunk)?;
+            let picture = match frame.decode() {
                 Ok(picture) => picture,
                 Err(error) => return Some(Err(error)),
             };
             let cleared = last.as_ref().filter(|(last, _)| last.disposes);
+            let opaque = !frame.blends || !frame.transparent();
             let alone = match (&last, cleared) {
                 (None, _) => true,
-                _ if part.covers(&canvas) && (!part.blends || !part.transparent()) => true,
-                (_, Some((last, alone))) => *alone || last.covers(&canvas),
+                _ if frame.part.covers(&canvas) && opaque => true,
+                (_, Some((last, alone))) => *alone || last.part.covers(&canvas),
                 _ => false,
             };
             if alone {
                 canvas = RgbaImage::new(canvas.width(), canvas.height());
             } else if let Some((last, _)) = cleared {
-                last.clear(&mut canvas);
+                last.part.fill(&mut canvas, CLEAR);
             }
             // Where nothing is left there is nothing to blend with.
-            let empty = |x, y| alone || cleared.is_some_and(|(last, _)| last.contains(x, y));
-            part.draw(&picture, &mut canvas, empty);
-            last = Some((part, alone));
+            let empty = |x, y| alone || cleared.is_some_and(|(last, _)| last.part.contains(x, y));
+            let blends = frame.blends;
+            frame
+                .part
+                .draw(&picture, &mut canvas, |above, below, (x, y)| {
+                    if blends && !empty(x, y) {
+                        blend(above, below)
+                    } else {
+                        above
+                    }
+                });
+            last = Some((frame, alone));
             Some(Ok(canvas.clone()))
         })
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> Frame<'a> {
     fn of(chunk: &Chunk<'a>) -> Option<Self> {
         let content = chunk.content;
         let flags = *content.get(15)?;
         chunk.whole.then_some(Self {
-            left: 2 * number(content, 0)?,
-            top: 2 * number(content, 3)?,
-            width: number(content, 6)? + 1,
-            height: number(content, 9)? + 1,
+            part: Part {
+                left: 2 * number(content, 0)?,
+                top: 2 * number(content, 3)?,
+                width: number(content, 6)? + 1,
+                height: number(content, 9)? + 1,
+            },
             blends: flags & 2 == 0,
             disposes: flags & 1 != 0,
             picture: &content[16..],
@@ -90,13 +106,12 @@ impl<'a> Part<'a> {
     }
 
     /// Decodes the picture as a file of its own.
-    fn decode(&self) -> image::ImageResult<RgbaImage> {
-        let transparent = inside(self.picture).any(|chunk| &chunk.name == b"ALPH");
+    fn decode(&self) -> Result<RgbaImage> {
         let mut chunks = Vec::new();
-        if transparent {
+        if inside(self.picture).any(|chunk| &chunk.name == b"ALPH") {
             chunks.extend(b"VP8X\x0a\0\0\0");
             chunks.extend([ALPHA, 0, 0, 0]);
-            for size in [self.width, self.height] {
+            for size in [self.part.width, self.part.height] {
                 chunks.extend(&(size - 1).to_le_bytes()[..3]);
             }
         }
@@ -105,8 +120,7 @@ impl<'a> Part<'a> {
         file.extend((4 + chunks.len() as u32).to_le_bytes());
         file.extend(b"WEBP");
         file.extend(chunks);
-        let picture = image::load_from_memory_with_format(&file, ImageFormat::WebP)?;
-        Ok(picture.into_rgba8())
+        decode_frame(&file)
     }
 
     /// Whether its picture may be seen through: one without loss says so in a bit of its header.
@@ -116,37 +130,6 @@ impl<'a> Part<'a> {
             b"VP8L" => chunk.content.get(4).is_some_and(|byte| byte & 0x10 != 0),
             _ => false,
         })
-    }
-
-    fn covers(&self, canvas: &RgbaImage) -> bool {
-        (self.width, self.height) == canvas.dimensions()
-    }
-
-    fn contains(&self, x: u32, y: u32) -> bool {
-        let inside = |at: u32, start: u32, size: u32| at >= start && at - start < size;
-        inside(x, self.left, self.width) && inside(y, self.top, self.height)
-    }
-
-    /// Puts the picture on the canvas; what lies outside of it is not seen.
-    fn draw(&self, picture: &RgbaImage, canvas: &mut RgbaImage, empty: impl Fn(u32, u32) -> bool) {
-        for (x, y, pixel) in picture.enumerate_pixels() {
-            let (x, y) = (self.left.saturating_add(x), self.top.saturating_add(y));
-            if let Some(below) = canvas.get_pixel_mut_checked(x, y) {
-                below.0 = if self.blends && !empty(x, y) {
-                    blend(pixel.0, below.0)
-                } else {
-                    pixel.0
-                };
-            }
-        }
-    }
-
-    fn clear(&self, canvas: &mut RgbaImage) {
-        for y in self.top..self.top.saturating_add(self.height).min(canvas.height()) {
-            for x in self.left..self.left.saturating_add(self.width).min(canvas.width()) {
-                canvas.get_pixel_mut(x, y).0 = [0; 4];
-            }
-        }
     }
 }
 

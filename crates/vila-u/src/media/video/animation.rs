@@ -13,7 +13,7 @@ use crate::{
     media::{
         Picture,
         memory_limit::check_memory,
-        read::{HEADER, check_size, explain, pixels, read_file},
+        read::{check_size, pixels, read_file},
     },
 };
 
@@ -21,7 +21,7 @@ use crate::{
 const MOST_FRAMES: u64 = 10_000;
 /// Those of all frames together: a frame has all its pixels, however few of them the file describes.
 const MOST_PIXELS: u64 = 1 << 32;
-/// Pictures that decoding a frame takes: the canvas, the one before, the frame alone and whole.
+/// Pictures that decoding a frame takes: the canvas, what comes back, the frame alone and whole.
 const DECODING: u64 = 4;
 
 pub(super) struct Animation {
@@ -45,25 +45,25 @@ impl Animation {
             check_size(width, height)?;
             let pictures = DECODING + kept as u64;
             let need = pixels(width, height).saturating_mul(4 * pictures);
-            let what = format!("{kept} frames of {width} x {height} pixels");
+            let what = format!("frames of {width} x {height} pixels");
             check_memory(&what, need, self.bytes.len() as u64)
         };
         let no_animation = |kind| Error::failed(format!("a {kind} image, not an animation"));
         match self.format {
             ImageFormat::Gif => {
-                let gif = AnimatedGif::open(&self.bytes, HEADER)?;
+                let gif = AnimatedGif::open(&self.bytes)?;
                 check(gif.dimensions())?;
                 Ok(Box::new(gif.frames()))
             }
             ImageFormat::Png => {
                 let png = AnimatedPng::open(&self.bytes).ok_or_else(|| no_animation("PNG"))?;
                 check((png.width, png.height))?;
-                Ok(Box::new(png.frames().map(|frame| frame.map_err(explain))))
+                Ok(Box::new(png.frames()))
             }
             _ => {
                 let webp = AnimatedWebp::open(&self.bytes).ok_or_else(|| no_animation("WebP"))?;
                 check((webp.width, webp.height))?;
-                Ok(Box::new(webp.frames().map(|frame| frame.map_err(explain))))
+                Ok(Box::new(webp.frames()))
             }
         }
     }

@@ -7,6 +7,7 @@ mod animated_gif;
 mod animated_png;
 mod animated_webp;
 mod animation;
+mod canvas;
 mod container;
 mod ffmpeg;
 mod folder;

@@ -208,11 +208,6 @@ impl<M: MakeSample> Worker<M> {
             let stream = &mut streams[source];
             let number = self.partition.global(n);
             let made = next_usable(&self.maker, number, stream, self.max_skipped);
-            let made = made.map(|(sample, skipped)| WorkerOutput {
-                sample,
-                skipped,
-                position: stream.position(),
-            });
             let ended = !matches!(&made, Ok(made) if made.sample.is_some());
             if self.sender.send(made).is_err() || ended {
                 return;
@@ -229,13 +224,14 @@ fn next_usable<M: MakeSample>(
     n: u64,
     stream: &mut Stream,
     max_skipped: usize,
-) -> Result<(Option<Keyed<M::Sample>>, Vec<Skipped>)> {
+) -> Result<WorkerOutput<M::Sample>> {
     let mut skipped = SkippedRecords::default();
     let first = stream.epoch();
     while let Some(found) = stream.next(&mut skipped, max_skipped)? {
         let key = found.record.id.clone();
         let because = |reason: String, picture| Skipped {
             shard: found.shard.clone(),
+            record: found.number,
             key: key.clone(),
             reason,
             picture,
@@ -245,7 +241,11 @@ fn next_usable<M: MakeSample>(
                 let mut skipped = skipped.into_vec();
                 let left_out = M::left_out(&sample).iter();
                 skipped.extend(left_out.map(|reason| because(reason.clone(), true)));
-                return Ok((Some((key, found.shard, sample)), skipped));
+                return Ok(WorkerOutput {
+                    sample: Some((key, found.shard, sample)),
+                    skipped,
+                    position: stream.position(),
+                });
             }
             Err(error) if stream.epoch() - first > EMPTY_EPOCHS => {
                 let shard = found.shard.display();
@@ -259,7 +259,11 @@ fn next_usable<M: MakeSample>(
             break;
         }
     }
-    Ok((None, skipped.into_vec()))
+    Ok(WorkerOutput {
+        sample: None,
+        skipped: skipped.into_vec(),
+        position: stream.position(),
+    })
 }
 
 /// The first samples of some sources, in proportion to their weights: at most `count`, none twice. `seed`: of
@@ -293,7 +297,9 @@ pub(crate) fn first_samples<M: MakeSample>(
     for n in 0..count as u64 {
         let (source, _) = source_and_worker(&weights, n, 1);
         let (stream, name) = (&mut streams[source], sources[source].name());
-        let (sample, skipped) = next_usable(maker, n, stream, most)?;
+        let WorkerOutput {
+            sample, skipped, ..
+        } = next_usable(maker, n, stream, most)?;
         let new = skipped
             .into_iter()
             .filter(|one| !first.skipped.contains(one));

@@ -224,6 +224,6 @@ impl DataProgress {
 fn identity(skipped: &Skipped) -> u64 {
     let picture = skipped.picture.then_some(skipped.reason.as_str());
     let mut hasher = DefaultHasher::new();
-    (&skipped.shard, &skipped.key, picture).hash(&mut hasher);
+    (&skipped.shard, skipped.record, picture).hash(&mut hasher);
     hasher.finish()
 }
