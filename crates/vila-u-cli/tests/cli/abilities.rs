@@ -1,7 +1,12 @@
 //! What the embedded model can do, as its users see it.
 
+use std::fs;
+
 use tempfile::TempDir;
-use vila_u::evaluation::benchmarks::nano::fit;
+use vila_u::{
+    data::nano::{Kind, Split, Video},
+    evaluation::benchmarks::nano::fit,
+};
 
 use super::json;
 
@@ -35,4 +40,52 @@ fn the_first_command_shows_a_heart_and_the_second_names_it() {
             "image {index}: {answer}"
         );
     }
+}
+
+/// What is in videos whose object, motion and background came together in no video of the training, and on what.
+#[test]
+fn questions_about_videos_are_answered() {
+    let folder = TempDir::new().unwrap();
+    let videos = (0..).map(|index| Video::sample(Split::Test, 1, index));
+    let mut right = [0, 0];
+    for (index, video) in videos.take(8).enumerate() {
+        let name = format!("video{index}");
+        fs::create_dir(folder.path().join(&name)).unwrap();
+        for (frame, picture) in video.render(8, 64).iter().enumerate() {
+            let file = folder.path().join(&name).join(format!("{frame}.png"));
+            picture.save(file).unwrap();
+        }
+        for (kind, right) in [Kind::Object, Kind::Colour].into_iter().zip(&mut right) {
+            let mut asked = video.questions().into_iter();
+            let asked = asked.find(|asked| asked.kind == kind).unwrap();
+            let answer =
+                &json(folder.path(), &["ask", &asked.question, "--video", &name])[0]["text"];
+            *right += usize::from(answer == asked.answer.as_str());
+        }
+    }
+    let [objects, colours] = right;
+    assert!(
+        objects >= 5 && colours == 8,
+        "{objects} objects, {colours} colours of 8"
+    );
+}
+
+/// A caption leaves much open.
+#[test]
+fn sixteen_images_of_one_caption_differ() {
+    let folder = TempDir::new().unwrap();
+    let caption = "a cat on a white background";
+    json(
+        folder.path(),
+        &["generate", caption, "-n", "16", "--seed", "1", "-o", "cats"],
+    );
+    let mut images: Vec<Vec<u8>> = (0..16)
+        .map(|index| {
+            let file = folder.path().join(format!("cats/{index:04}.png"));
+            image::open(file).unwrap().to_rgb8().into_raw()
+        })
+        .collect();
+    images.sort();
+    images.dedup();
+    assert_eq!(images.len(), 16);
 }
