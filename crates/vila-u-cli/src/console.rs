@@ -50,14 +50,18 @@ impl Console {
             bar: Arc::new(Mutex::new(None)),
         };
         console.stop_on(SIGINT);
-        // With which systems end a program.
-        console.stop_on(SIGTERM);
-        // With which a terminal that is closed does, unless `nohup` keeps it off.
+        console
+    }
+
+    /// Lets the signals with which systems end a program, and terminals that are closed, do the same as Ctrl-C: for
+    /// work that looks whether it is to stop, and would leave something half-done.
+    pub fn stop_on_termination(&self) {
+        self.stop_on(SIGTERM);
+        // `nohup` keeps this one off.
         #[cfg(unix)]
         if !is_ignored(libc::SIGHUP) {
-            console.stop_on(libc::SIGHUP);
+            self.stop_on(libc::SIGHUP);
         }
-        console
     }
 
     /// A line for the person, on standard error.

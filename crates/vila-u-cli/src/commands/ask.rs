@@ -25,6 +25,8 @@ pub fn run(global: &Global, args: &Ask, console: &Console) -> Result<()> {
     }
     let output = args.output.as_deref().unwrap_or(Path::new("reply"));
     check_folder(output)?;
+    // Pictures of the reply would become frames of the video.
+    check_not_input(output, &args.video)?;
     let pipeline = pipeline(global, console).build()?;
     let mut question = Question::new(&args.question);
     for path in &args.image {

@@ -1,5 +1,7 @@
 //! `vila-u data inspect`: a recipe's samples as the model sees them.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use vila_u::{
     Error, Result,
@@ -11,11 +13,12 @@ use vila_u::{
     },
 };
 
-use super::{check_folder, create_folder, to_json};
+use super::{check_folder, check_not_input, create_folder, to_json};
 use crate::{arguments::DataInspect, console::Console};
 
 /// Pictures side by side on the contact sheet.
 const COLUMNS: usize = 8;
+const SHEET: &str = "sheet.png";
 /// Skipped records that are named.
 const REASONS: usize = 5;
 
@@ -25,6 +28,9 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
     }
     args.output.as_deref().map(check_folder).transpose()?;
     let recipe = Recipe::load(&args.recipe, &args.set)?;
+    if let Some(folder) = &args.output {
+        check_not_input(&folder.join(SHEET), &pictures_of_that_name(&recipe)?)?;
+    }
     let Inspection { samples, skipped } = inspect(&recipe, args.n)?;
     let mut first = 1;
     for sample in &samples {
@@ -36,7 +42,7 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
     say_skipped(samples.len(), &skipped, console)?;
     if let Some(folder) = &args.output {
         create_folder(folder)?;
-        let file = folder.join("sheet.png");
+        let file = folder.join(SHEET);
         let pictures: Vec<_> = samples
             .into_iter()
             .flat_map(|sample| sample.pictures)
@@ -49,6 +55,18 @@ pub fn run(args: &DataInspect, console: &Console) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Where the recipe's data may have a picture of the name that the sheet gets.
+fn pictures_of_that_name(recipe: &Recipe) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for source in &recipe.data.sources {
+        let beside = source.files()?.into_iter();
+        let beside = beside.map(|shard| shard.with_file_name(SHEET));
+        paths.extend(source.folder.iter().map(|folder| folder.join(SHEET)));
+        paths.extend(beside);
+    }
+    Ok(paths)
 }
 
 /// How many records were skipped and why the first of them; with --json as a last line.

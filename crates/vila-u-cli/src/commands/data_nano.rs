@@ -9,6 +9,7 @@ pub fn run(args: &DataNano, console: &Console) -> Result<()> {
     if args.n == 0 {
         return Err(Error::usage("-n must be at least 1"));
     }
+    console.stop_on_termination();
     write(&args.out, args.split, args.seed, args.n, &mut |done| {
         console.progress("writing", done as u64, args.n as u64, "");
         !console.stopped()

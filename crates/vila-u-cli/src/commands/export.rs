@@ -14,6 +14,7 @@ use crate::{
 pub fn run(global: &Global, args: &Export, console: &Console) -> Result<()> {
     let format = args.quantize.unwrap_or(global.dtype);
     let files = files(&args.model, console)?;
+    console.stop_on_termination();
     convert(&args.output, &files, format, &|done, total| {
         console.progress("writing", done as u64, total as u64, "");
         match console.stopped() {

@@ -26,6 +26,7 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     let Some(path) = &args.recipe else {
         return super::train_compare::run(args, console);
     };
+    console.stop_on_termination();
     let recipe = Recipe::load(path, &args.set)?;
     let device = vila_u::device::select(&global.device)?;
     let ranks = args.ranks.into();

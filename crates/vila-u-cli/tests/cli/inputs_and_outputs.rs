@@ -220,6 +220,27 @@ fn what_is_skipped_is_counted_and_said() {
     assert_eq!((lines.len(), skipped.len()), (5, 3), "{lines:?}");
 }
 
+/// A picture of the data that is called as the sheet of pictures is, and a folder of frames that is asked about.
+#[test]
+fn pictures_of_data_and_frames_of_videos_stay() {
+    let f = recipe();
+    fs::copy(input("img0.png"), at(&f, "sheet.png")).unwrap();
+    let before = fs::read(at(&f, "sheet.png")).unwrap();
+    let output = vila_u(
+        f.path(),
+        &["data", "inspect", "recipe.toml", "-n", "1", "-o", "."],
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", message(&output));
+    assert_eq!(fs::read(at(&f, "sheet.png")).unwrap(), before);
+    fs::create_dir(at(&f, "frames")).unwrap();
+    fs::copy(input("img0.png"), at(&f, "frames/0000.png")).unwrap();
+    let output = vila_u(
+        f.path(),
+        &["ask", "What?", "--video", "frames", "-o", "frames"],
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", message(&output));
+}
+
 #[test]
 fn sizes_that_cannot_be_meant_are_refused() {
     let f = recipe();

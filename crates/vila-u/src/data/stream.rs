@@ -5,7 +5,11 @@
 //! there are fewer shards than these, each takes its share of every shard's records. Records go through a buffer that is filled, shuffled and emptied: to go on from a
 //! [`Position`], the buffer is filled again from where its filling began.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+};
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -65,30 +69,41 @@ pub struct Skipped {
     pub picture: bool,
 }
 
-/// The records that were skipped on the way to a sample, each once however often it was met.
+impl Skipped {
+    /// Tells a record, or a picture of one, from all others.
+    pub(crate) fn identity(&self) -> u64 {
+        let picture = self.picture.then_some(self.reason.as_str());
+        let mut hasher = DefaultHasher::new();
+        (&self.shard, self.record, picture).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// What was skipped, each once however often it was met.
 #[derive(Debug, Default)]
 pub(crate) struct SkippedRecords {
-    records: Vec<Skipped>,
-    seen: HashSet<(PathBuf, u64)>,
+    all: Vec<Skipped>,
+    seen: HashSet<u64>,
 }
 
 impl SkippedRecords {
     pub(crate) fn push(&mut self, skipped: Skipped) {
-        if self.seen.insert((skipped.shard.clone(), skipped.record)) {
-            self.records.push(skipped);
+        if self.seen.insert(skipped.identity()) {
+            self.all.push(skipped);
         }
     }
 
+    /// How many records; pictures that are left out of one are none.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.all.iter().filter(|skipped| !skipped.picture).count()
     }
 
     pub(crate) fn last(&self) -> Option<&Skipped> {
-        self.records.last()
+        self.all.last()
     }
 
     pub(crate) fn into_vec(self) -> Vec<Skipped> {
-        self.records
+        self.all
     }
 }
 

@@ -238,12 +238,12 @@ fn next_usable<M: MakeSample>(
         };
         match maker.make(n, found.record) {
             Ok(sample) => {
-                let mut skipped = skipped.into_vec();
-                let left_out = M::left_out(&sample).iter();
-                skipped.extend(left_out.map(|reason| because(reason.clone(), true)));
+                for reason in M::left_out(&sample) {
+                    skipped.push(because(reason.clone(), true));
+                }
                 return Ok(WorkerOutput {
                     sample: Some((key, found.shard, sample)),
-                    skipped,
+                    skipped: skipped.into_vec(),
                     position: stream.position(),
                 });
             }
@@ -289,10 +289,7 @@ pub(crate) fn first_samples<M: MakeSample>(
     };
     let mut streams: Vec<Stream> = sources.iter().map(start).collect::<Result<_>>()?;
     let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
-    let mut first = FirstSamples {
-        samples: Vec::new(),
-        skipped: Vec::new(),
-    };
+    let (mut samples, mut all) = (Vec::new(), SkippedRecords::default());
     let most = usize::try_from(max_skipped).unwrap_or(usize::MAX);
     for n in 0..count as u64 {
         let (source, _) = source_and_worker(&weights, n, 1);
@@ -300,14 +297,9 @@ pub(crate) fn first_samples<M: MakeSample>(
         let WorkerOutput {
             sample, skipped, ..
         } = next_usable(maker, n, stream, most)?;
-        let new = skipped
-            .into_iter()
-            .filter(|one| !first.skipped.contains(one));
-        let new: Vec<Skipped> = new.collect();
-        first.skipped.extend(new);
-        let records = first.skipped.iter().filter(|skipped| !skipped.picture);
-        if sample.is_none() || records.count() > most {
-            let last = first.skipped.last();
+        skipped.into_iter().for_each(|one| all.push(one));
+        if sample.is_none() || all.len() > most {
+            let last = all.last();
             let reason = last.map_or("", |skipped| skipped.reason.as_str());
             return Err(Error::failed(format!(
                 "{name}: more than {most} records cannot be used; the last: {reason}"
@@ -315,12 +307,15 @@ pub(crate) fn first_samples<M: MakeSample>(
         }
         match sample {
             Some(sample) if stream.epoch() == 0 => {
-                first.samples.push(LoadedSample::new(name, sample));
+                samples.push(LoadedSample::new(name, sample));
             }
             _ => break,
         }
     }
-    Ok(first)
+    Ok(FirstSamples {
+        samples,
+        skipped: all.into_vec(),
+    })
 }
 
 #[cfg(test)]

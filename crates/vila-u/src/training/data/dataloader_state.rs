@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,8 +151,8 @@ impl DataProgress {
     /// Errors when these have become more than the recipe allows.
     pub(crate) fn skip(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
-            let same = |other: &Skipped| identity(other) == identity(record);
-            if self.state.known.contains(&identity(record)) || self.skipped.iter().any(same) {
+            let same = |other: &Skipped| other.identity() == record.identity();
+            if self.state.known.contains(&record.identity()) || self.skipped.iter().any(same) {
                 continue;
             }
             self.skipped.push(record.clone());
@@ -178,7 +177,7 @@ impl DataProgress {
 
     fn count(&mut self, skipped: &[Skipped]) -> Result<()> {
         for record in skipped {
-            if !self.state.known.insert(identity(record)) {
+            if !self.state.known.insert(record.identity()) {
                 continue;
             }
             match record.picture {
@@ -218,12 +217,4 @@ impl DataProgress {
         };
         file.write_all(format!("{line}\n").as_bytes())
     }
-}
-
-/// Tells a record, or a picture of one, from all others.
-fn identity(skipped: &Skipped) -> u64 {
-    let picture = skipped.picture.then_some(skipped.reason.as_str());
-    let mut hasher = DefaultHasher::new();
-    (&skipped.shard, skipped.record, picture).hash(&mut hasher);
-    hasher.finish()
 }

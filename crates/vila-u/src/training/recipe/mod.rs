@@ -109,7 +109,7 @@ fn released_dropout() -> f64 {
 
 /// Steps of a run; more cannot be meant.
 const MOST_STEPS: u64 = 1_000_000_000;
-/// Samples of a step on one rank; a model that takes eight of them a second takes six days for these.
+/// Samples of a step on one rank; more cannot be meant.
 const MOST_SAMPLES: usize = 1 << 22;
 
 /// A stretch of the run with one objective and its own learning-rate schedule.
@@ -189,7 +189,7 @@ impl Recipe {
             batch.saturating_mul(accumulated) <= MOST_SAMPLES,
             &format!(
                 "batch_size {batch} times gradient_accumulation_steps {accumulated} are more than {MOST_SAMPLES} \
-                 samples, a step that would not end in a year"
+                 samples: so many in a step cannot be meant"
             ),
         )?;
         must(

@@ -72,8 +72,11 @@ fn mistakes_are_named() {
         (vec!["stpes=1"], "stpes"),
         (vec!["steps=0"], "steps"),
         (vec!["steps=9223372036854775807"], "1000000000"),
-        (vec!["batch_size=9223372036854775807"], "would not end"),
-        (vec!["gradient_accumulation_steps=1048577"], "would not end"),
+        (vec!["batch_size=9223372036854775807"], "cannot be meant"),
+        (
+            vec!["gradient_accumulation_steps=1048577"],
+            "cannot be meant",
+        ),
         (vec!["depth_dropout=1"], "depth_dropout"),
         (vec!["keep_checkpoints=0"], "keep_checkpoints"),
         (vec!["loss_spike_factor=1"], "loss_spike_factor"),

@@ -9,12 +9,12 @@ use super::checkpointing::Halt;
 use super::objective::{BatchResult, Sample, forward_backward};
 use super::stage::StageSteps;
 use super::{Objective, Throughput, Trainer};
-use crate::Result;
 use crate::data::seed::mix;
 use crate::training::data::dataloader::DataLoader;
 use crate::training::model::checkpointer::Checkpointer;
 use crate::training::optimizer::{Gradients, ema, schedule};
 use crate::training::run_folder::failure::{Failure, Origin};
+use crate::{Error, Result};
 
 /// What the batches of a step come to on one rank.
 #[derive(Default)]
@@ -29,6 +29,21 @@ struct Accumulated {
     origins: Vec<Vec<Origin>>,
     /// The first batch with a loss that is not finite.
     failure: Option<Failure>,
+}
+
+/// A step that takes longer was not meant.
+const LONGEST_STEP: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Refuses a step of `count` batches of which the first `done` took so long that it would not end in a year.
+fn check_duration(elapsed: Duration, done: usize, count: usize) -> Result<()> {
+    let step = elapsed.as_secs_f64() * count as f64 / done as f64;
+    let years = step / LONGEST_STEP.as_secs_f64();
+    if years < 1.0 {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "a step of {count} batches would take about {years:.1} years: lower gradient_accumulation_steps"
+    )))
 }
 
 impl<C: Checkpointer> Trainer<'_, C> {
@@ -99,6 +114,7 @@ impl<C: Checkpointer> Trainer<'_, C> {
         } else {
             1
         };
+        let began = Instant::now();
         let mut all = Accumulated::default();
         while all.origins.len() < count {
             let first = all.origins.len();
@@ -116,6 +132,9 @@ impl<C: Checkpointer> Trainer<'_, C> {
                 .map(|sample| objective.tokens(sample))
                 .sum::<usize>();
             let computed = self.pool.run(&mut self.model, batches, compute)?;
+            if first == 0 {
+                check_duration(began.elapsed(), all.origins.len(), count)?;
+            }
             for ((losses, gradients), batch) in computed.into_iter().zip(first..) {
                 for (name, value) in &losses {
                     if all.failure.is_none() && !value.is_finite() {
@@ -188,5 +207,18 @@ impl<C: Checkpointer> Trainer<'_, C> {
         if let (Some(decay), Some(ema)) = (self.recipe.ema_decay, self.ema.take()) {
             self.ema = Some(ema::update(ema, &self.model, decay, self.step + 1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_more_than_a_year_is_refused() {
+        let second = Duration::from_secs(1);
+        assert!(check_duration(second, 2, 1 << 22).is_ok());
+        let error = check_duration(60 * second, 2, 1 << 22).map_err(|error| error.to_string());
+        assert!(error.is_err_and(|error| error.contains("4.0 years")));
     }
 }
