@@ -2,7 +2,8 @@
 
     python tools/bench_llama_cpp.py --format q8_0 --json
 
-One decoding step: a new token in each of two sequences, 256 positions before it. Two models that
+One decoding step: a new token in each of two sequences, 256 positions before it. And a prompt of 1000 tokens, of which
+the last one's logits are wanted. Two models that
 differ in their number of layers are timed; what they differ by is the time of those layers, the rest
 (embedding, final norm, output head) is counted once. Prints one line a format: the best of several
 runs with the better number of threads, with weights repacked for this CPU or as they are. Model
@@ -31,6 +32,7 @@ FORMATS = {
 }
 PAST = 256
 ROWS = 2
+PROMPT = 1000
 
 
 def matrices(kind):
@@ -88,7 +90,7 @@ def fill(batch, tokens):
 
 
 def time_model(path, threads, repack, seconds):
-    """The times of one decoding step, in seconds, for each number of threads.
+    """The times of one decoding step and of one prompt, in seconds, for each number of threads.
 
     repack: whether weights may be laid out anew for this CPU while they are loaded
     """
@@ -98,11 +100,12 @@ def time_model(path, threads, repack, seconds):
     if not model:
         sys.exit(f"llama.cpp cannot load {path}")
     options = cpp.llama_context_default_params()
-    options.n_ctx, options.n_batch, options.n_seq_max = ROWS * 2 * PAST, PAST, ROWS
+    options.n_ctx, options.n_batch, options.n_seq_max = 2 * 1024, PROMPT, ROWS
+    options.n_ubatch = PROMPT
     options.n_threads = options.n_threads_batch = max(threads)
     context = cpp.llama_init_from_model(model, options)
     memory = cpp.llama_get_memory(context)
-    batch = cpp.llama_batch_init(PAST, 0, 1)
+    batch = cpp.llama_batch_init(PROMPT, 0, 1)
 
     def decode():
         if cpp.llama_decode(context, batch) != 0:
@@ -121,14 +124,29 @@ def time_model(path, threads, repack, seconds):
             cpp.llama_memory_seq_rm(memory, row, PAST, -1)
         return taken
 
+    def read():
+        for row in range(ROWS):
+            cpp.llama_memory_seq_rm(memory, row, -1, -1)
+        start = time.perf_counter()
+        decode()
+        return time.perf_counter() - start
+
+    def repeat(work, least):
+        work()
+        times = [work()]
+        while sum(times) < seconds or len(times) < least:
+            times.append(work())
+        return times
+
     fill(batch, [(PAST, row, True) for row in range(ROWS)])
     times = {}
     for count in threads:
         cpp.llama_set_n_threads(context, count, count)
-        step()
-        times[count] = [step()]
-        while sum(times[count]) < seconds or len(times[count]) < 5:
-            times[count].append(step())
+        times["layers", count] = repeat(step, 5)
+    fill(batch, [(position, 0, position == PROMPT - 1) for position in range(PROMPT)])
+    for count in threads:
+        cpp.llama_set_n_threads(context, count, count)
+        times["prompt_1000", count] = repeat(read, 2)
     cpp.llama_batch_free(batch)
     cpp.llama_free(context)
     cpp.llama_model_free(model)
@@ -139,26 +157,33 @@ def measure(name, layers, threads, seconds):
     few, many = layers
     times, (weights, table) = {}, matrices(FORMATS[name])
     with tempfile.TemporaryDirectory() as folder:
-        for layers in (few, many):
-            path = Path(folder, f"{layers}.gguf")
-            write_model(path, layers, FORMATS[name], weights, table)
+        for count_of_layers in (few, many):
+            path = Path(folder, f"{count_of_layers}.gguf")
+            write_model(path, count_of_layers, FORMATS[name], weights, table)
             for repack in (True, False):
                 timed = time_model(path, threads, repack, seconds)
-                times |= {(layers, repack, count): timed[count] for count in threads}
+                for (case, threads_used), runs in timed.items():
+                    times[case, count_of_layers, repack, threads_used] = runs
             path.unlink()
     ways = [(repack, count) for repack in (True, False) for count in threads]
-    best = min(ways, key=lambda way: min(times[many, *way]))
-    low, high = min(times[few, *best]), min(times[many, *best])
+    for case in ("layers", "prompt_1000"):
+        yield summary(name, case, layers, ways, times, weights)
+
+
+def summary(name, case, layers, ways, times, weights):
+    few, many = layers
+    best = min(ways, key=lambda way: min(times[case, many, *way]))
+    low, high = min(times[case, few, *best]), min(times[case, many, *best])
     layer = (high - low) / (many - few)
     return {
         "peer": f"llama.cpp (llama-cpp-python {cpp.__version__})",
         "suite": "decode",
-        "case": "layers",
+        "case": case,
         "dtype": name,
         "threads": best[1],
         "repack": best[0],
         "ms": round(1e3 * layer * (many - few), 3),  # the best runs
-        "runs": len(times[many, *best]),
+        "runs": len(times[case, many, *best]),
         "layers": many - few,
         "ms_32_layers": round(1e3 * layer * LLAMA_2_7B.layers, 3),
         "ms_rest": round(1e3 * (low - few * layer), 3),
@@ -180,11 +205,11 @@ def main():
     cpp.llama_log_set(quiet, ctypes.c_void_p())
     cpp.llama_backend_init()
     for name in FORMATS if options.format == "all" else [options.format]:
-        line = measure(name, options.layers, options.threads, options.seconds)
-        if options.json:
-            print(json.dumps(line), flush=True)
-        else:
-            print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+        for line in measure(name, options.layers, options.threads, options.seconds):
+            if options.json:
+                print(json.dumps(line), flush=True)
+            else:
+                print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,22 @@ def decode(bench, name, dtype, layers):
         cache.filled = past
         model(x, positions, cache=cache)
 
+    prompt = torch.randn(1, 1000, config.hidden).to(dtype)
+    prompt_cache = Cache(config, 1, 1000, dtype)
+
+    def read():
+        prompt_cache.filled = 0
+        model(prompt, torch.arange(1000)[None], cache=prompt_cache)
+
     weights, head = size(model.layers), size(model.lm_head)
     scaled = LLAMA_2_7B.layers / layers
     bench.case(
         "decode", "layers", name, token,
         lambda s: {"layers": layers, "ms_32_layers": 1e3 * scaled * s, "gb_per_s": weights / s / 1e9},
+    )  # fmt: skip
+    bench.case(
+        "decode", "prompt_1000", name, read,
+        lambda s: {"layers": layers, "ms_32_layers": 1e3 * scaled * s},
     )  # fmt: skip
     logits = lambda: model.lm_head(x)
     bench.case("decode", "head", name, logits, lambda s: {"gb_per_s": head / s / 1e9})
