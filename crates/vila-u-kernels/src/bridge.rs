@@ -22,8 +22,9 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 use burn::tensor::{DType, Shape, TensorData};
-use pulp::Arch;
 use std::{fmt::Debug, marker::PhantomData};
+
+use crate::instruction_set::InstructionSet;
 
 /// A differentiable function of `N` CPU tensors.
 pub(crate) trait Kernel<const N: usize>: Clone + Send + Debug + 'static {
@@ -93,7 +94,25 @@ pub(crate) fn is_cpu_f32(tensor: &DispatchTensor) -> bool {
     // With the CPU as the only backend of a build the pattern always matches.
     #[allow(irrefutable_let_patterns)]
     if let DispatchTensorKind::Flex(BackendTensor::Float(_) | BackendTensor::Autodiff(_)) = kind {
-        tensor.dtype() == DType::F32 && !matches!(Arch::new(), Arch::Scalar)
+        tensor.dtype() == DType::F32 && InstructionSet::used() != InstructionSet::Plain
+    } else {
+        false
+    }
+}
+
+/// Does this tensor, of the CPU backend, lie in memory row after row?
+pub(crate) fn is_contiguous(tensor: &DispatchTensor) -> bool {
+    let kind = match &tensor.kind {
+        DispatchTensorKind::Autodiff(inner) => inner.as_ref(),
+        kind => kind,
+    };
+    #[allow(irrefutable_let_patterns)]
+    if let DispatchTensorKind::Flex(tensor) = kind {
+        match tensor {
+            BackendTensor::Float(tensor) => tensor.is_contiguous(),
+            BackendTensor::Autodiff(tensor) => tensor.clone().into_primitive().is_contiguous(),
+            _ => false,
+        }
     } else {
         false
     }

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 /// Tasks for each thread, so that none waits long for the others.
 const TASKS: usize = 8;
-/// Outputs of a task come in multiples of this.
-const TOGETHER: usize = 16;
+/// Outputs of a task come in multiples of this: three of the widest vectors.
+const TOGETHER: usize = 48;
 
 /// `y[row][output]`, plus `bias`, where `fill(outputs, part)` computes a range of the outputs for all rows,
 /// `part[row][output]`.

@@ -19,6 +19,7 @@ mod denormals;
 mod dropout;
 mod gemv;
 pub mod huge_pages;
+mod instruction_set;
 mod linear;
 mod loss;
 mod math;
@@ -28,14 +29,21 @@ mod norm;
 mod precision;
 mod quantized;
 
+#[cfg(test)]
+#[path = "../tests/every_instruction_set/mod.rs"]
+mod every_instruction_set;
+#[cfg(test)]
+extern crate self as vila_u_kernels;
+
 pub use activation::{gelu, gelu_tanh, silu_mul};
 pub use attention::attention;
 pub use conv2d::conv2d;
 pub use denormals::flush_denormals;
 pub use dropout::dropout;
+pub use instruction_set::{InstructionSet, VARIABLE as CPU_VARIABLE};
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use nearest::nearest;
 pub use norm::{group_norm, group_norm_silu, layer_norm, rms_norm};
-pub use precision::{full_precision, mixed_precision};
+pub use precision::{full_precision, mixed_precision, precision_of};
 pub use quantized::{BLOCK, BlockFormat, quantized};

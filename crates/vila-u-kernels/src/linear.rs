@@ -6,11 +6,9 @@ use rayon::prelude::*;
 
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{add_up, simd};
-use crate::matmul::{Matrix, gemm};
+use crate::matmul::{MIN_ROWS, Matrix, gemm, gemm_packed, kept};
 use crate::{bfloat16, quantized};
 
-/// Fewer rows than this leave no work to make up for packing the weight; Burn's product reads it as it lies.
-pub(crate) const MIN_GEMM_ROWS: usize = 32;
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
 
@@ -36,10 +34,20 @@ pub fn linear<const D: usize>(
     }
     let [inputs, _] = weight.dims();
     let rows = x.shape().num_elements() / inputs.max(1);
-    if D < 2 || rows < MIN_GEMM_ROWS {
-        return module::linear(x, weight, bias);
-    }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    // To copy the transpose of a table in order takes longer than to multiply a few rows with it.
+    if D < 2 || rows < MIN_ROWS && !bridge::is_contiguous(&weight) {
+        return module::linear(
+            Tensor::from_dispatch(x),
+            Tensor::from_dispatch(weight),
+            bias,
+        );
+    }
+    if (MIN_ROWS..kept::MOST_ROWS).contains(&rows)
+        && let Some(y) = with_kept(&x, &weight, bias.as_ref())
+    {
+        return Tensor::from_dispatch(y);
+    }
     let (x, weight, bias) = match bias {
         Some(bias) => match run_biased([x, weight, bias.into_dispatch()]) {
             Outcome::Done(y) => return Tensor::from_dispatch(y),
@@ -55,6 +63,46 @@ pub fn linear<const D: usize>(
         Tensor::from_dispatch(weight),
         bias.map(Tensor::from_dispatch),
     )
+}
+
+/// The layer with its weight packed once and for all, if it is not trained and there is room.
+fn with_kept(
+    x: &DispatchTensor,
+    weight: &DispatchTensor,
+    bias: Option<&Tensor<1>>,
+) -> Option<DispatchTensor> {
+    let untracked = |tensor: &DispatchTensor| {
+        let here = bridge::is_cpu_f32(tensor);
+        here.then(|| bridge::untracked(tensor)).flatten()
+    };
+    let (x, weight) = (untracked(x)?.to_contiguous(), untracked(weight)?);
+    let bias = match bias {
+        Some(bias) => Some(untracked(&bias.clone().into_dispatch())?.to_contiguous()),
+        None => None,
+    };
+    // The transpose of a table is read as it lies.
+    let by_rows = weight.is_contiguous();
+    let stored = if by_rows {
+        weight
+    } else {
+        weight.transpose(0, 1)
+    };
+    if !stored.is_contiguous() {
+        return None;
+    }
+    let numbers = matrix(&stored);
+    let numbers = if by_rows {
+        numbers
+    } else {
+        numbers.transpose()
+    };
+    let packed = kept::packed(&stored, numbers)?;
+    let y = gemm_packed(matrix(&x), &packed, bias.as_ref().map(values));
+    let mut shape = x.layout().shape().clone();
+    if let Some(last) = shape.last_mut() {
+        *last = numbers.columns;
+    }
+    Some(bridge::dispatch(tensor(y, shape)))
 }
 
 // Apart from `linear`, which is generic and so compiled wherever it is called, however little is

@@ -3,14 +3,16 @@
 //! All loops over numbers go through [`simd`], which compiles them once per instruction set and
 //! picks the machine's best at run time.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+
+use crate::instruction_set::arch;
 
 /// Runs a loop with the widest vectors of this machine. The closure and what it calls must be
 /// `#[inline(always)]`: only what ends up inside this function is compiled for them.
 #[inline]
 pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+    arch().dispatch(work)
 }
 
 /// The sum of vectors of `length` numbers, always in their order: rayon's own `reduce` adds them as
@@ -37,7 +39,7 @@ pub(crate) fn registers() -> usize {
             S::REGISTER_COUNT
         }
     }
-    Arch::new().dispatch(Registers)
+    arch().dispatch(Registers)
 }
 
 /// `e^x`, to about one unit in the last place; saturates beyond what a normal `f32` holds.

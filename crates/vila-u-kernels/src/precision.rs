@@ -4,11 +4,17 @@
 //! two neighbours along the summed dimension sharing the 32 bits of a lane; sums stay `f32`. CPUs with
 //! AVX512-BF16 multiply twice as many of them at a time.
 
-use pulp::{Arch, Simd, WithSimd};
+use burn::tensor::DType;
+use pulp::{Simd, WithSimd};
 use std::cell::Cell;
 
+use crate::instruction_set::arch;
+#[cfg(target_arch = "x86_64")]
+use crate::instruction_set::{InstructionSet, allows};
+
 thread_local! {
-    static MIXED: Cell<bool> = const { Cell::new(false) };
+    /// Whether factors are bfloat16, where that is laid down.
+    static MIXED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// Does something with the factors of large products (convolutions, linear layers, attention) rounded
@@ -18,6 +24,16 @@ pub fn mixed_precision<R>(work: impl FnOnce() -> R) -> R {
     with(true, work)
 }
 
+/// Does something in [`mixed_precision`] if it is done with weights of bfloat16, as a GPU would; in what is laid down
+/// already where it is.
+pub fn precision_of<R>(weights: DType, work: impl FnOnce() -> R) -> R {
+    if weights == DType::BF16 && MIXED.get().is_none() {
+        mixed_precision(work)
+    } else {
+        work()
+    }
+}
+
 /// Does something in full precision, even inside [`mixed_precision`].
 pub fn full_precision<R>(work: impl FnOnce() -> R) -> R {
     with(false, work)
@@ -25,28 +41,44 @@ pub fn full_precision<R>(work: impl FnOnce() -> R) -> R {
 
 /// Holds for operations started on this thread, on whichever threads they are computed.
 fn with<R>(mixed: bool, work: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
+    struct Restore(Option<bool>);
     impl Drop for Restore {
         fn drop(&mut self) {
             MIXED.set(self.0);
         }
     }
-    let _restore = Restore(MIXED.replace(mixed));
+    let _restore = Restore(MIXED.replace(Some(mixed)));
     work()
 }
 
 /// Are factors to be paired in bfloat16? To be asked where an operation starts.
 pub(crate) fn paired() -> bool {
-    MIXED.get() && has_bf16()
+    paired_with(DType::F32)
+}
+
+/// The same for a product with a weight of this dtype.
+pub(crate) fn paired_with(weight: DType) -> bool {
+    MIXED.get().unwrap_or(weight == DType::BF16) && has_bf16()
 }
 
 #[cfg(target_arch = "x86_64")]
 fn has_bf16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16") && pulp::x86::V4::try_new().is_some()
+    allows(InstructionSet::Avx512) && std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_bf16() -> bool {
+    false
+}
+
+/// Are products of pairs computed on a tile unit?
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_tiles() -> bool {
+    crate::amx::available()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn has_tiles() -> bool {
     false
 }
 
@@ -82,7 +114,7 @@ pub(crate) fn dispatch<W: VectorLoop>(work: W, pairs: bool) {
         return unsafe { bf16::run(work, simd) };
     }
     debug_assert!(!pairs, "pairs need AVX512-BF16");
-    Arch::new().dispatch(Numbers(work));
+    arch().dispatch(Numbers(work));
 }
 
 struct Numbers<W>(W);

@@ -1,5 +1,7 @@
 //! Every kernel against the same function composed of Burn operations: values and gradients.
 
+mod every_instruction_set;
+
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, activation, module, ops::ConvOptions};
 use vila_u_kernels as kernels;
 
@@ -211,6 +213,10 @@ fn linear() {
         [17, 192, 192],
         [64, 50, 100],
         [300, 900, 33],
+        // Few rows, which take tiles of their own: vectors in eights, threes and ones, and what is left.
+        [1, 150, 5000],
+        [3, 65, 1700],
+        [15, 64, 390],
     ] {
         let name = format!("{rows}x{inputs}->{outputs}");
         let shapes = ([2, rows, inputs], [inputs, outputs], [outputs]);
@@ -226,6 +232,24 @@ fn linear() {
             |x, w, _: Tensor<1>| kernels::linear(x, w, None),
             |x, w, _| module::linear(x, w, None),
         );
+    }
+}
+
+/// Packed weights are kept, but not those of before.
+#[test]
+fn a_weight_may_change_in_place() {
+    let device = Device::flex();
+    let (x, mut w) = (random([40, 70], &device), random([70, 90], &device));
+    for _ in 0..4 {
+        let want = module::linear(x.clone(), w.clone(), None);
+        assert!(difference(kernels::linear(x.clone(), w.clone(), None), want) < 1e-5);
+        w = w * 1.5;
+    }
+    let table = random([90, 70], &device);
+    for _ in 0..2 {
+        let want = module::linear(x.clone(), table.clone().transpose(), None);
+        let got = kernels::linear(x.clone(), table.clone().transpose(), None);
+        assert!(difference(got, want) < 1e-5);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Mixed precision rounds like bfloat16, ends where it ends, and leaves out what is to be exact.
 
+mod every_instruction_set;
+
 use burn::tensor::{Device, Distribution, Tensor};
 use vila_u_kernels::{attention, conv2d, full_precision, linear, mixed_precision};
 

@@ -1,5 +1,7 @@
 //! The search for nearest rows against a plain one.
 
+mod every_instruction_set;
+
 use burn::tensor::{Device, Distribution, Tensor};
 use vila_u_kernels::nearest;
 

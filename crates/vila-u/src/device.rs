@@ -1,6 +1,7 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
 use burn::tensor::{Device, DeviceType, Int, Tensor};
+use vila_u_kernels::InstructionSet;
 
 use crate::{Error, Result};
 
@@ -18,6 +19,7 @@ const NAMES: [&str; 6] = ["auto", "cuda", "rocm", "metal", "vulkan", "cpu"];
 /// # Ok::<(), vila_u::Error>(())
 /// ```
 pub fn select(name: &str) -> Result<Device> {
+    InstructionSet::named().map_err(Error::usage)?;
     let (name, index) = parse(name)?;
     match name {
         "auto" => Ok(NAMES

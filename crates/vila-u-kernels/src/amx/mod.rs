@@ -17,10 +17,11 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
+use crate::instruction_set::{InstructionSet, allows};
 use crate::precision::pair;
 
-pub(crate) use gemm::gemm;
-pub(crate) use multiply::{multiply_along, multiply_signals};
+pub(crate) use gemm::{Packed, gemm};
+pub(crate) use multiply::{multiply_along, multiply_block, multiply_signals};
 pub(crate) use pack::gather;
 
 /// Rows and columns of a block of sums: two by two tiles.
@@ -47,19 +48,35 @@ impl Row {
 }
 
 /// Whether this machine has the unit, and the system lets this process use it.
-pub(crate) fn available() -> bool {
+pub(crate) fn is_here() -> bool {
+    // AMX-BF16 and AMX-TILE.
+    const UNIT: u32 = 1 << 22 | 1 << 24;
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        // AMX-BF16 and AMX-TILE, and the state that the system keeps of a thread: tile shapes and tiles.
-        const UNIT: u32 = 1 << 22 | 1 << 24;
-        const STATE: u64 = 1 << 17 | 1 << 18;
-        if !is_x86_feature_detected!("avx512bf16") || !is_x86_feature_detected!("xsave") {
-            return false;
-        }
-        // SAFETY: this leaf is there where AVX-512 is; XGETBV is there with XSAVE.
-        let has_unit = __cpuid_count(7, 0).edx & UNIT == UNIT;
-        has_unit && unsafe { kept_state() } & STATE == STATE && permitted()
-    })
+    *AVAILABLE.get_or_init(|| is_x86_feature_detected!("avx512bf16") && has(UNIT))
+}
+
+/// Whether the kernels may use it.
+pub(crate) fn available() -> bool {
+    allows(InstructionSet::Amx)
+}
+
+/// The same of its products of bytes.
+pub(crate) fn multiplies_bytes() -> bool {
+    // AMX-INT8 and AMX-TILE.
+    const UNIT: u32 = 1 << 25 | 1 << 24;
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| available() && has(UNIT))
+}
+
+/// Are these features of the CPU there to be used?
+fn has(features: u32) -> bool {
+    // What the system keeps of a thread: tile shapes and tiles.
+    const STATE: u64 = 1 << 17 | 1 << 18;
+    // SAFETY: this leaf is there where AVX-512 is; XGETBV is there with XSAVE.
+    __cpuid_count(7, 0).edx & features == features
+        && is_x86_feature_detected!("xsave")
+        && unsafe { kept_state() } & STATE == STATE
+        && permitted()
 }
 
 /// # Safety
@@ -97,10 +114,42 @@ fn permitted() -> bool {
 }
 
 /// While it lives, this thread's tiles have 16 rows of 64 bytes.
-pub(crate) struct Shape(());
+pub(crate) struct Shape {
+    _configured: Configured,
+}
 
 impl Shape {
     pub fn set() -> Self {
+        assert!(available(), "no tile unit");
+        Self {
+            _configured: Configured::new([16; 8], [64; 8]),
+        }
+    }
+}
+
+/// While it lives, this thread's tiles are those of [`multiply_block`]: 0 has sums, 1 sixteen rows of 32 bytes, and 2
+/// four of these of sixteen columns in each row.
+pub(crate) struct BlockShape {
+    _configured: Configured,
+}
+
+impl BlockShape {
+    pub fn set() -> Self {
+        assert!(multiplies_bytes(), "no tile unit");
+        let rows = [16, 16, 8, 0, 0, 0, 0, 0];
+        let row_bytes = [64, 32, 64, 0, 0, 0, 0, 0];
+        Self {
+            _configured: Configured::new(rows, row_bytes),
+        }
+    }
+}
+
+/// The shapes of this thread's eight tiles, until it is dropped.
+struct Configured(());
+
+impl Configured {
+    /// The rows of every tile, and the bytes in each of them. The unit is there.
+    fn new(rows: [u8; 8], row_bytes: [u16; 8]) -> Self {
         #[repr(C, align(64))]
         struct Config {
             palette: u8,
@@ -116,16 +165,15 @@ impl Shape {
             row_bytes: [0; 16],
             rows: [0; 16],
         };
-        config.row_bytes[..8].fill(64);
-        config.rows[..8].fill(16);
-        assert!(available(), "no tile unit");
+        config.row_bytes[..8].copy_from_slice(&row_bytes);
+        config.rows[..8].copy_from_slice(&rows);
         // SAFETY: the unit is there, and the configuration a valid one.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
         Self(())
     }
 }
 
-impl Drop for Shape {
+impl Drop for Configured {
     fn drop(&mut self) {
         // SAFETY: the unit is there, or there would be no shape.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };

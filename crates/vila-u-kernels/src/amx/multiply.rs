@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 
-use super::{BLOCK, DEPTH, Row, SIDE, Shape, Sums};
+use super::{BLOCK, BlockShape, DEPTH, Row, SIDE, Shape, Sums};
 
 /// Adds up the products of `depth` pairs of tiles, two of the left factor (4 and 5) and two of the right one (6 and 7),
 /// in four tiles (0 to 3), and stores these at `sums`. The instructions of `load` fill the pairs, those of `next` go on
@@ -127,6 +127,33 @@ pub(crate) fn multiply_along(
             first = inout(reg) right[0].as_ptr() => _,
             second = inout(reg) right[1].as_ptr() => _,
             length = in(reg) 2 * length,
+        );
+    }
+}
+
+/// The product of sixteen rows of 32 signed bytes with unsigned ones of sixteen columns, which lie in fours:
+/// `[8][16][4]`.
+pub(crate) fn multiply_block(
+    _: &BlockShape,
+    rows: &[[i8; 32]; SIDE],
+    columns: &[u8; 32 * SIDE],
+    products: &mut [[i32; SIDE]; SIDE],
+) {
+    // SAFETY: the shape of the tiles is set; they are as large as what is read and written.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tileloadd tmm1, [{rows} + {row}]",
+            "tileloadd tmm2, [{columns} + {line}]",
+            "tdpbsud tmm0, tmm1, tmm2",
+            "tilestored [{products} + {line}], tmm0",
+            rows = in(reg) rows.as_ptr(),
+            columns = in(reg) columns.as_ptr(),
+            products = in(reg) products.as_mut_ptr(),
+            row = in(reg) 32_usize,
+            line = in(reg) 64_usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _,
+            options(nostack)
         );
     }
 }

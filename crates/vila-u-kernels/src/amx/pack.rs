@@ -2,18 +2,19 @@
 
 use std::arch::x86_64::*;
 
+use burn::tensor::DType;
 use rayon::prelude::*;
 
 use super::{BLOCK, DEPTH, Row, SIDE, available};
-use crate::matmul::Matrix;
+use crate::matmul::{Element, Matrix};
 
 /// Rows that one thread should pack at least.
 const PACKED_TOGETHER: usize = 512;
 
 /// Numbers to become tiles: `count` vectors along the summed dimension, `inner` numbers long.
 #[derive(Clone, Copy)]
-pub(super) struct Factor<'a> {
-    data: &'a [f32],
+pub(super) struct Factor<'a, T> {
+    data: &'a [T],
     count: usize,
     inner: usize,
     /// Whether a vector is a run of memory; otherwise the vectors' first numbers are, then their second ones.
@@ -21,9 +22,9 @@ pub(super) struct Factor<'a> {
     left: bool,
 }
 
-impl<'a> Factor<'a> {
+impl<'a, T: Element> Factor<'a, T> {
     /// The rows of `a` in `a b`.
-    pub fn left(a: Matrix<'a>) -> Self {
+    pub fn left(a: Matrix<'a, T>) -> Self {
         Self {
             data: a.data,
             count: a.rows,
@@ -34,7 +35,7 @@ impl<'a> Factor<'a> {
     }
 
     /// The columns of `b` in `a b`.
-    pub fn right(b: Matrix<'a>) -> Self {
+    pub fn right(b: Matrix<'a, T>) -> Self {
         Self {
             data: b.data,
             count: b.columns,
@@ -51,23 +52,37 @@ impl<'a> Factor<'a> {
 
     /// All of it as tiles, `[block of vectors][depth][2]`. Beyond the last vector and the last number are zeros.
     pub fn pack(self, rows: &mut Vec<Row>) -> &[Row] {
-        assert!(available() && self.data.len() == self.count * self.inner);
-        let block = BLOCK * self.depth();
-        let size = self.count.div_ceil(BLOCK) * block;
+        let rows = self.room(rows);
+        let blocks = rows.chunks_mut((BLOCK * self.depth()).max(1));
+        blocks.enumerate().for_each(|block| self.pack_block(block));
+        rows
+    }
+
+    /// The same on all threads.
+    pub fn pack_parallel(self, rows: &mut Vec<Row>) -> &[Row] {
+        let rows = self.room(rows);
+        let block = (BLOCK * self.depth()).max(1);
+        let blocks = rows.par_chunks_mut(block);
+        let blocks = blocks.with_min_len(PACKED_TOGETHER.div_ceil(block));
+        blocks.enumerate().for_each(|block| self.pack_block(block));
+        rows
+    }
+
+    fn room(self, rows: &mut Vec<Row>) -> &mut [Row] {
+        let size = self.count.div_ceil(BLOCK) * BLOCK * self.depth();
         if rows.len() < size {
             rows.resize(size, Row::ZERO);
         }
-        let rows = &mut rows[..size];
-        let blocks = rows.par_chunks_mut(block);
-        let blocks = blocks.with_min_len(PACKED_TOGETHER.div_ceil(block));
-        blocks.enumerate().for_each(|(block, rows)| {
-            for (at, tile) in rows.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-                let first = block * BLOCK + at % 2 * SIDE;
-                // SAFETY: the CPU has AVX-512 with BF16, as `available` says.
-                unsafe { self.pack_tile(first, at / 2 * DEPTH, tile) };
-            }
-        });
-        rows
+        &mut rows[..size]
+    }
+
+    fn pack_block(self, (block, rows): (usize, &mut [Row])) {
+        assert!(available() && self.data.len() == self.count * self.inner);
+        for (at, tile) in rows.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+            let first = block * BLOCK + at % 2 * SIDE;
+            // SAFETY: the CPU has AVX-512 with BF16, as `available` says.
+            unsafe { self.pack_tile(first, at / 2 * DEPTH, tile) };
+        }
     }
 
     /// # Safety
@@ -76,32 +91,23 @@ impl<'a> Factor<'a> {
     unsafe fn pack_tile(self, first: usize, from: usize, tile: &mut [Row; SIDE]) {
         let count = self.count.saturating_sub(first).min(16);
         let length = (self.inner - from).min(DEPTH);
-        let mask = |length: usize| ((1_u32 << length.min(16)) - 1) as __mmask16;
         let mut rows = [_mm512_setzero_si512(); 16];
-        // SAFETY: what a mask leaves out is not read; the rest is within `data`.
+        // SAFETY: what is read is within `data`.
         unsafe {
             if self.runs {
-                let (low, high) = (mask(length), mask(length.saturating_sub(16)));
                 for (x, row) in rows.iter_mut().enumerate().take(count) {
                     let run = self.data.as_ptr().add((first + x) * self.inner + from);
-                    let low = _mm512_maskz_loadu_ps(low, run);
-                    let high = _mm512_maskz_loadu_ps(high, run.wrapping_add(16));
-                    *row = bits(_mm512_cvtne2ps_pbh(high, low));
+                    let high = length.saturating_sub(16);
+                    *row = bfloat16([run, run.wrapping_add(16)], [length.min(16), high]);
                 }
             } else {
-                let kept = mask(count);
-                let at = |k: usize| {
-                    let kept = if k < self.inner { kept } else { 0 };
-                    _mm512_maskz_loadu_ps(
-                        kept,
-                        self.data.as_ptr().wrapping_add(k * self.count + first),
-                    )
-                };
                 // Words of the first half and of the second in turn.
                 let pairs = _mm512_loadu_si512(PAIRS.as_ptr().cast());
                 for (pair, row) in rows.iter_mut().enumerate().take(length.div_ceil(2)) {
                     let k = from + 2 * pair;
-                    let both = bits(_mm512_cvtne2ps_pbh(at(k + 1), at(k)));
+                    let low = self.data.as_ptr().add(k * self.count + first);
+                    let high = if k + 1 < self.inner { count } else { 0 };
+                    let both = bfloat16([low, low.wrapping_add(self.count)], [count, high]);
                     *row = _mm512_permutexvar_epi16(pairs, both);
                 }
             }
@@ -111,6 +117,28 @@ impl<'a> Factor<'a> {
             for (row, to) in rows.into_iter().zip(tile) {
                 _mm512_store_si512(to.0.as_mut_ptr().cast(), row);
             }
+        }
+    }
+}
+
+/// Twice up to sixteen numbers, rounded; zeros in place of those that are not there.
+///
+/// # Safety
+/// The CPU has the features named here, and memory has as many numbers there as are asked for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn bfloat16<T: Element>(numbers: [*const T; 2], lengths: [usize; 2]) -> __m512i {
+    let [low, high] = lengths.map(|length| ((1_u32 << length) - 1) as __mmask16);
+    // SAFETY: what a mask leaves out is not read.
+    unsafe {
+        if T::DTYPE == DType::BF16 {
+            let low = _mm256_maskz_loadu_epi16(low, numbers[0].cast());
+            let high = _mm256_maskz_loadu_epi16(high, numbers[1].cast());
+            _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
+        } else {
+            let low = _mm512_maskz_loadu_ps(low, numbers[0].cast());
+            let high = _mm512_maskz_loadu_ps(high, numbers[1].cast());
+            bits(_mm512_cvtne2ps_pbh(high, low))
         }
     }
 }

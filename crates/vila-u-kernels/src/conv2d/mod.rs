@@ -17,17 +17,23 @@ use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::registers;
 #[cfg(target_arch = "x86_64")]
 use crate::precision::paired;
+use crate::precision::precision_of;
 use signals::Geometry;
 use weight_gradient::{channel_sums, weight_gradient};
 
 /// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
 ///
 /// - `x`: `[batch, in_channels, height, width]`
-/// - `weight`: `[out_channels, in_channels, 3, 3]`
+/// - `weight`: `[out_channels, in_channels, 3, 3]`; of another dtype than `x`, that is only how it is stored
 /// - `bias`: `[out_channels]`
 ///
 /// Returns `[batch, out_channels, height, width]`.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    if weight.dtype() != x.dtype() {
+        let stored = weight.dtype();
+        let weight = weight.cast(x.dtype());
+        return precision_of(stored, || conv2d(x, weight, bias));
+    }
     let inputs = [
         x.into_dispatch(),
         weight.into_dispatch(),

@@ -7,17 +7,20 @@
 //! itself: they stay in its own cache. In mixed precision a panel holds pairs of neighbours along the
 //! inner dimension.
 
+mod few_rows;
+pub(crate) mod kept;
 mod kernel;
 mod panels;
 
-use burn::tensor::bf16;
+use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Range};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 use crate::math::registers;
-use crate::precision::{dispatch, paired};
+use crate::precision::{dispatch, paired_with};
+use few_rows::few_rows;
 use kernel::MacroKernel;
 use panels::{KBlock, left_panels, pack, pack_left};
 
@@ -26,8 +29,8 @@ use panels::{KBlock, left_panels, pack, pack_left};
 macro_rules! tiled {
     ($function:ident($($argument:expr),* $(,)?)) => {
         match registers() {
-            32.. => $function::<8, 48>($($argument),*),
-            _ => $function::<6, 16>($($argument),*),
+            32.. => $function::<8, 48, _>($($argument),*),
+            _ => $function::<6, 16, _>($($argument),*),
         }
     };
 }
@@ -39,8 +42,13 @@ const PACKED_TOGETHER: usize = 1 << 15;
 /// To pack a right panel takes as long as to use it for so many rows.
 const ROWS_TO_PACK: usize = 24;
 
+/// Fewer rows than this are multiplied without packing.
+pub(crate) const MIN_ROWS: usize = 32;
+
 /// What a matrix is stored as.
 pub(crate) trait Element: Copy + Sync {
+    const DTYPE: DType;
+
     fn to_f32(self) -> f32;
 
     /// The matrix, if its numbers are `f32`.
@@ -50,6 +58,8 @@ pub(crate) trait Element: Copy + Sync {
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -61,6 +71,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -106,43 +118,95 @@ thread_local! {
 
 /// `a b`, plus `bias` on every row.
 pub(crate) fn gemm<T: Element>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if paired()
+    if a.rows < MIN_ROWS
+        && !a.transposed
+        && !b.transposed
         && let Some(b) = T::as_f32(b)
-        && amx::available()
     {
+        return few_rows(a, b, bias);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if paired_with(T::DTYPE) && amx::available() {
         return amx::gemm(a, b, bias);
     }
     tiled!(tiled_gemm(a, b, bias))
 }
 
-fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
+/// `a` times a packed matrix, plus `bias` on every row.
+pub(crate) fn gemm_packed(a: Matrix, b: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if b.paired && amx::available() {
+        return b.tiles.gemm(a, bias);
+    }
+    match registers() {
+        32.. => tiled_gemm_packed::<8, 48>(a, b, bias),
+        _ => tiled_gemm_packed::<6, 16>(a, b, bias),
+    }
+}
+
+fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
     a: Matrix,
-    b: Matrix<impl Element>,
+    b: &Packed,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let paired = paired();
     let mut c = vec![0.0; a.rows * b.columns];
     if c.is_empty() {
         return c;
     }
-    let whole = KBlock::whole(a.columns, paired);
     let mut left = LEFT.take();
-    left_panels::<ROWS>(a, whole, &mut left)
+    let whole = pack_left_parallel::<ROWS>(a, b.paired, &mut left);
+    let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
+    blocks.par_iter_mut().for_each(|block| {
+        block.add_bias(bias);
+        let panels = block.columns.start / PANEL * PANEL * whole.depth();
+        for k_block in KBlock::of(a.columns, b.paired, PANEL) {
+            let kernel = MacroKernel::<ROWS, PANEL> {
+                left: &left[block.row / ROWS * ROWS * whole.depth()..],
+                left_step: ROWS * whole.depth(),
+                left_from: ROWS * k_block.before(),
+                right: &b.panels[panels..],
+                right_step: PANEL * whole.depth(),
+                right_from: PANEL * k_block.before(),
+                depth: k_block.depth(),
+                column: 0,
+                width: block.columns.len(),
+                lines: &mut block.lines,
+            };
+            dispatch(kernel, b.paired);
+        }
+    });
+    drop(blocks);
+    LEFT.set(left);
+    c
+}
+
+/// All of `a` as panels of `ROWS` rows, on all threads.
+fn pack_left_parallel<const ROWS: usize>(a: Matrix, paired: bool, left: &mut Vec<f32>) -> KBlock {
+    let whole = KBlock::whole(a.columns, paired);
+    left_panels::<ROWS>(a, whole, left)
         .par_chunks_mut(whole.depth().max(1))
         .with_min_len(PACKED_TOGETHER.div_ceil(whole.depth().max(1) * ROWS))
         .enumerate()
         .for_each(|panel| pack_left(a, whole, panel));
+    whole
+}
+
+fn tiled_gemm<const ROWS: usize, const PANEL: usize, T: Element>(
+    a: Matrix,
+    b: Matrix<T>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let paired = paired_with(T::DTYPE);
+    let mut c = vec![0.0; a.rows * b.columns];
+    if c.is_empty() {
+        return c;
+    }
+    let mut left = LEFT.take();
+    let whole = pack_left_parallel::<ROWS>(a, paired, &mut left);
     let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
     blocks.par_iter_mut().for_each(|block| {
         RIGHT.with_borrow_mut(|right| {
-            if let Some(bias) = bias {
-                let bias = &bias[block.columns.clone()];
-                block
-                    .lines
-                    .iter_mut()
-                    .for_each(|line| line.copy_from_slice(bias));
-            }
+            block.add_bias(bias);
             let end = block.columns.end;
             for first in block.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
                 let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
@@ -177,6 +241,17 @@ pub(crate) struct OutputBlock<'a> {
     pub columns: Range<usize>,
     /// These columns of its rows.
     pub lines: Vec<&'a mut [f32]>,
+}
+
+impl OutputBlock<'_> {
+    /// Sets its rows, which are zeros, to the bias.
+    pub fn add_bias(&mut self, bias: Option<&[f32]>) {
+        if let Some(bias) = bias {
+            let bias = &bias[self.columns.clone()];
+            let lines = self.lines.iter_mut();
+            lines.for_each(|line| line.copy_from_slice(bias));
+        }
+    }
 }
 
 /// The output cut into a block for each thread.
@@ -216,17 +291,19 @@ pub(crate) fn output_blocks(
 
 /// `c += a b` on this thread alone, with `paired` factors or not.
 pub(crate) fn gemm_accumulate(a: Matrix, b: Matrix, c: &mut [f32], paired: bool) {
-    let mut right = RIGHT.take();
+    let mut right = RIGHT.replace(Packed::new());
     right.pack(b, paired);
     right.gemm_accumulate(a, c);
     RIGHT.set(right);
 }
 
 /// A matrix laid out to be the right factor of products.
-#[derive(Default)]
 pub(crate) struct Packed {
     /// `[panel][depth][PANEL]`, and whatever was there before.
     panels: Vec<f32>,
+    /// Instead of the panels, on a tile unit.
+    #[cfg(target_arch = "x86_64")]
+    tiles: amx::Packed,
     inner: usize,
     columns: usize,
     paired: bool,
@@ -236,6 +313,8 @@ impl Packed {
     pub const fn new() -> Self {
         Self {
             panels: Vec::new(),
+            #[cfg(target_arch = "x86_64")]
+            tiles: amx::Packed::new(),
             inner: 0,
             columns: 0,
             paired: false,
@@ -243,12 +322,25 @@ impl Packed {
     }
 
     pub fn pack<T: Element>(&mut self, b: Matrix<T>, paired: bool) {
+        (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
+        #[cfg(target_arch = "x86_64")]
+        if paired && amx::available() {
+            return self.tiles.pack(b);
+        }
         let whole = KBlock::whole(b.rows, paired);
         match registers() {
             32.. => self.fill::<48>(b, 0..b.columns, whole),
             _ => self.fill::<16>(b, 0..b.columns, whole),
         }
-        (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        let tiles = self.tiles.bytes();
+        #[cfg(not(target_arch = "x86_64"))]
+        let tiles = 0;
+        size_of_val(self.panels.as_slice()) + tiles
     }
 
     /// Packs some columns of a block of the inner dimension.
@@ -271,7 +363,14 @@ impl Packed {
 
     /// `c += a b` on this thread alone.
     pub fn gemm_accumulate(&self, a: Matrix, c: &mut [f32]) {
-        tiled!(packed_gemm_accumulate(a, self, c));
+        #[cfg(target_arch = "x86_64")]
+        if self.paired && amx::available() {
+            return self.tiles.gemm_accumulate(a, c);
+        }
+        match registers() {
+            32.. => packed_gemm_accumulate::<8, 48>(a, self, c),
+            _ => packed_gemm_accumulate::<6, 16>(a, self, c),
+        }
     }
 }
 

@@ -74,18 +74,21 @@ pub(super) struct Row<'a> {
     pub sums: &'a [i32],
 }
 
-/// The bytes of a block; returns its scale and their sum.
+/// The bytes of a block; returns its scale and their sum. The scale is not a number if any of them is none, or infinite.
 #[inline(always)]
 fn round(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (f32, i32) {
     // In strands: a fold of one number after the other would not vectorise.
     let mut strands = [0.0_f32; 16];
+    let mut zeros = [0.0_f32; 16];
     for x in x.as_chunks::<16>().0 {
-        for (strand, x) in strands.iter_mut().zip(x) {
+        for ((strand, zero), x) in strands.iter_mut().zip(&mut zeros).zip(x) {
             *strand = strand.max(x.abs());
+            // `max` leaves out what is not a number.
+            *zero += x * 0.0;
         }
     }
     let largest = strands.iter().fold(0.0_f32, |m, x| m.max(*x));
-    let scale = largest / 127.0;
+    let scale = largest / 127.0 + zeros.iter().sum::<f32>();
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let mut sum = 0;
     for (q, x) in q.iter_mut().zip(x) {

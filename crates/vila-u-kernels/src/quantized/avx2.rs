@@ -7,10 +7,12 @@ use super::{
     activations::Activations,
     packed::{Group, LANES},
 };
+use crate::instruction_set::{InstructionSet, allows};
 
 /// Whether this CPU has what [`dot`] needs.
 pub(super) fn is_here() -> bool {
-    is_x86_feature_detected!("avx2")
+    allows(InstructionSet::Avx2)
+        && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
 }

@@ -7,10 +7,12 @@ use super::{
     activations::Activations,
     packed::{Group, LANES},
 };
+use crate::instruction_set::{InstructionSet, allows};
 
 /// Whether this CPU has what [`dot`] needs.
 pub(super) fn is_here() -> bool {
-    is_x86_feature_detected!("avx512f")
+    allows(InstructionSet::Avx512)
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")

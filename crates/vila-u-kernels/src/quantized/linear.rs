@@ -9,6 +9,8 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Tensor};
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{
     BLOCK, BlockFormat,
     activations::Activations,
@@ -16,7 +18,10 @@ use super::{
     portable,
 };
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{
+    avx2, avx512,
+    tiles::{self, Tiles},
+};
 use crate::bridge::{self, dims, tensor, values};
 use crate::gemv::by_outputs;
 use crate::linear::matrix;
@@ -60,12 +65,27 @@ fn forward(x: &FlexTensor, weight: &FlexQTensor, bias: Option<&[f32]>) -> FlexTe
     let packed = weight.tensor().bytes();
     let row = inputs / BLOCK * blocks.block_bytes();
     let rounded = Activations::new(data, inputs);
+    #[cfg(target_arch = "x86_64")]
+    let tiles = (rows >= tiles::ROWS && tiles::is_here()).then(|| Tiles::new(&rounded));
     let y = by_outputs(rows, outputs, bias, |range, part| {
         let count = range.len();
-        for (index, first_output) in range.clone().step_by(LANES).enumerate() {
-            let group = Group::new(blocks, packed, row, first_output / LANES);
-            let width = LANES.min(range.end - first_output);
-            let mut first = 0;
+        let groups = range.clone().step_by(LANES);
+        let groups = groups.map(|first| Group::new(blocks, packed, row, first / LANES));
+        let groups: Vec<Group> = groups.collect();
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+        let mut done = 0;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = &tiles {
+            tiles.products(blocks, &groups, |row, group, sums| {
+                let part = &mut part[row * count..][..count][group * LANES..];
+                let width = LANES.min(part.len());
+                part[..width].copy_from_slice(&sums[..width]);
+            });
+            done = tiles.count();
+        }
+        for (index, group) in groups.into_iter().enumerate() {
+            let width = LANES.min(count - index * LANES);
+            let mut first = done;
             while first < rows {
                 let mut sums = [[0.0; LANES]; ROWS];
                 let done = dot(blocks, &rounded, group, first, &mut sums, rows - first);
@@ -94,7 +114,7 @@ fn dot(
     left: usize,
 ) -> usize {
     /// Calls a function for a fixed number of rows: the largest that there are.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     macro_rules! by_rows {
         ($dot:path) => {
             match left {
@@ -120,6 +140,10 @@ fn dot(
         if avx2::is_here() {
             return by_rows!(avx2::dot);
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if neon::is_here() {
+        return by_rows!(neon::dot);
     }
     let rows = left.min(ROWS);
     portable::dot(blocks, x, group, first, &mut sums[..rows]);
@@ -152,7 +176,7 @@ mod tests {
     fn the_same_as_unpacked_first() {
         let device = Device::flex();
         for blocks in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
-            for rows in [1, 2, 3, 4, 5, 7, 8, 33] {
+            for rows in [1, 2, 3, 4, 5, 7, 8, 35] {
                 for (inputs, outputs) in [(32, 3), (96, 16), (1024, 33), (1376, 70)] {
                     let x = numbers(rows * inputs, 3);
                     let weights = numbers(outputs * inputs, 4);
@@ -179,10 +203,32 @@ mod tests {
         }
     }
 
+    /// What is not a number, or infinite, makes an output of its row so, and leaves other rows alone.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let device = Device::flex();
+        let (inputs, outputs) = (96, 20);
+        for blocks in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
+            for (rows, bad) in [(1, f32::NAN), (9, f32::INFINITY), (33, f32::NAN)] {
+                let mut x = numbers(rows * inputs, 3);
+                x[inputs - 7] = bad;
+                let bytes = blocks.quantize(&numbers(outputs * inputs, 4)).unwrap();
+                let shape = Shape::from([outputs, blocks.row_bytes(inputs).unwrap()]);
+                let weight = quantized(blocks, TensorData::from_bytes_vec(bytes, shape, DType::U8));
+                let x = Tensor::<2>::from_data(TensorData::new(x, [rows, inputs]), &device);
+                let y = crate::linear(x, weight, None).into_data();
+                let y = y.try_into_vec::<f32>().unwrap();
+                let (first, others) = y.split_at(outputs);
+                assert!(first.iter().all(|y| y.is_nan()), "{blocks:?} {rows} {bad}");
+                assert!(others.iter().all(|y| y.is_finite()));
+            }
+        }
+    }
+
     /// Every instruction set computes the same integers, so only sums round differently; with the largest
     /// integers too.
     #[test]
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn every_instruction_set_agrees() {
         let (inputs, outputs, rows) = (32 * 19, LANES, 8);
         let mut largest = vec![7.0; outputs * inputs];
@@ -202,18 +248,24 @@ mod tests {
                     let off = distance(sums.as_flattened(), plain.as_flattened());
                     assert!(off < 1e-5, "{name} {blocks:?}: {off}");
                 };
-                let mut sums = [[0.0; LANES]; 8];
-                if avx2::is_here() {
-                    // SAFETY: the CPU has what it needs.
-                    unsafe { avx2::dot(blocks, &x, group, 0, &mut sums) };
-                    check("AVX2", sums);
+                /// Runs one set's function, where this CPU has what it needs.
+                macro_rules! check {
+                    ($set:ident) => {
+                        if $set::is_here() {
+                            let mut sums = [[0.0; LANES]; 8];
+                            // SAFETY: the CPU has what it needs.
+                            unsafe { $set::dot(blocks, &x, group, 0, &mut sums) };
+                            check(stringify!($set), sums);
+                        }
+                    };
                 }
-                sums = [[0.0; LANES]; 8];
-                if avx512::is_here() {
-                    // SAFETY: the CPU has what it needs.
-                    unsafe { avx512::dot(blocks, &x, group, 0, &mut sums) };
-                    check("AVX-512", sums);
+                #[cfg(target_arch = "x86_64")]
+                {
+                    check!(avx2);
+                    check!(avx512);
                 }
+                #[cfg(target_arch = "aarch64")]
+                check!(neon);
             }
         }
     }

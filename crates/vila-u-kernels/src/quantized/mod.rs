@@ -14,8 +14,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod linear;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use burn::backend::{
     BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,

@@ -1,7 +1,18 @@
-//! Floating-point operations of the tower's matrix products and convolutions for one image, a
-//! multiplication and an addition each counting one. What else is computed is left out.
+//! Floating-point operations of matrix products and convolutions, of the tower for one image; a multiplication and an
+//! addition each count one. What else is computed is left out.
 
+use crate::language::LlamaConfig;
 use crate::tower::{RqVaeSiglipConfig, siglip::SiglipVisionConfig};
+
+/// A prompt of the language model, to hidden states.
+pub(super) fn prompt(llm: &LlamaConfig, positions: usize) -> usize {
+    let (hidden, heads) = (llm.hidden_size, llm.head_dim() * llm.num_attention_heads);
+    let keys = llm.head_dim() * llm.kv_heads();
+    let products = 2 * hidden * (2 * heads + 2 * keys + 3 * llm.intermediate_size);
+    // A position looks at half of them in the mean.
+    let attention = 2 * positions * heads;
+    llm.num_hidden_layers * positions * (products + attention)
+}
 
 /// Pixels to the features that are quantized: all layers but the last.
 pub(super) fn features(vision: &SiglipVisionConfig) -> usize {

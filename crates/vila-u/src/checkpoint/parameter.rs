@@ -55,10 +55,12 @@ impl ParameterSpec {
         ModelPart::of(&self.path)
     }
 
-    /// Whether the CPU holds it in the dtype of the weights, and not always in f32: weights of linear layers, and
-    /// the language model's table.
+    /// Whether the CPU holds it in the dtype of the weights, and not always in f32: weights of linear layers and of
+    /// 3x3 convolutions, and the language model's table.
     pub(crate) fn keeps_weight_dtype(&self) -> bool {
-        self.linear || self.path == "llm.model.embed_tokens.weight"
+        self.linear
+            || self.shape.get(2..) == Some(&[3, 3])
+            || self.path == "llm.model.embed_tokens.weight"
     }
 
     /// Its floating-point type in a file of `weight_dtype`. Beside blocks, everything is stored as the CPU holds it.

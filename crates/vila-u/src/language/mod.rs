@@ -19,7 +19,7 @@ use burn::{
     nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig, RmsNorm, RmsNormConfig},
     tensor::{Bool, DType, Device, Int, Tensor},
 };
-use vila_u_kernels::{linear, rms_norm, silu_mul};
+use vila_u_kernels::{linear, precision_of, rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::LlamaConfig;
@@ -273,8 +273,9 @@ impl SelfAttention {
             Some((cache, layer)) => cache.append(layer, new),
             None => new,
         };
-        self.o_proj
-            .forward(multi_head_attention(query, key, value, mask))
+        let dtype = self.q_proj.weight.val().dtype();
+        let attended = precision_of(dtype, || multi_head_attention(query, key, value, mask));
+        self.o_proj.forward(attended)
     }
 }
 

@@ -5,6 +5,8 @@
 mod base;
 mod checkpoint;
 mod depth;
+#[path = "../../../vila-u-kernels/tests/every_instruction_set/mod.rs"]
+mod every_instruction_set;
 mod fixture;
 mod generate;
 mod language;

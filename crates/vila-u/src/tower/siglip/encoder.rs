@@ -6,7 +6,7 @@ use burn::{
     nn::{Initializer, Linear},
     tensor::{Device, Tensor},
 };
-use vila_u_kernels::{gelu, gelu_tanh};
+use vila_u_kernels::{gelu, gelu_tanh, precision_of};
 
 use super::config::Activation;
 use crate::{
@@ -103,13 +103,12 @@ impl EncoderLayer {
 
 impl SelfAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let dtype = self.q_proj.weight.val().dtype();
         let query = split_heads(apply(&self.q_proj, x.clone()), self.heads);
         let key = split_heads(apply(&self.k_proj, x.clone()), self.heads);
         let value = split_heads(apply(&self.v_proj, x), self.heads);
-        apply(
-            &self.out_proj,
-            multi_head_attention(query, key, value, None),
-        )
+        let attended = precision_of(dtype, || multi_head_attention(query, key, value, None));
+        apply(&self.out_proj, attended)
     }
 }
 

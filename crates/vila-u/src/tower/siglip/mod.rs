@@ -9,7 +9,7 @@ pub(crate) mod vision;
 use burn::{
     module::{Module, Param},
     nn::Initializer,
-    tensor::{Device, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor},
 };
 
 pub use config::{Activation, SiglipConfig, SiglipTextConfig, SiglipVisionConfig};
@@ -67,6 +67,13 @@ impl Siglip {
 
 /// L2 normalisation of each row.
 pub fn normalise(x: Tensor<2>) -> Tensor<2> {
-    let length = x.clone().square().sum_dim(1).sqrt();
+    // Squares in f16 would soon be infinite.
+    let length = x
+        .clone()
+        .cast(DType::F32)
+        .square()
+        .sum_dim(1)
+        .sqrt()
+        .cast(x.dtype());
     x / length
 }

@@ -1,9 +1,8 @@
 //! The batches of a step, computed in parallel on the cores of a CPU.
 //!
 //! A small model's operations are too short to share among cores: each would wait for the others
-//! after every one of them. A batch for each core shares nothing until its gradients are added up.
-
-use std::thread;
+//! after every one of them. A batch for each core shares nothing until its gradients are added up, and a core that
+//! has finished its batch takes over parts of the operations of one that has not.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -17,29 +16,31 @@ pub(crate) fn parallel_batches(batches: usize) -> usize {
     batches.min(rayon::current_num_threads())
 }
 
-/// Groups of cores, each of which computes one batch at a time.
-pub(crate) struct MicrobatchPool(Vec<ThreadPool>);
+/// All cores, which compute some batches at a time.
+pub(crate) struct MicrobatchPool {
+    threads: ThreadPool,
+    batches: usize,
+}
 
 impl MicrobatchPool {
-    /// One group for each of a step's batches, as far as there are cores, with equally many of them; on a GPU
-    /// one.
+    /// For a step's batches: as many at a time as there are cores, on a GPU one.
     pub(crate) fn new(batches: usize, device: &Device) -> Result<Self> {
-        let cores = rayon::current_num_threads();
-        let groups = if crate::device::is_cpu(device) {
+        let batches = if crate::device::is_cpu(device) {
             parallel_batches(batches)
         } else {
             1
         };
-        let pool = |_| {
-            let pool = ThreadPoolBuilder::new().num_threads(cores / groups);
-            let pool = pool.start_handler(|_| flush_denormals()).build();
-            pool.map_err(|error| Error::failed(format!("starting threads: {error}")))
-        };
-        (0..groups).map(pool).collect::<Result<_>>().map(Self)
+        let threads = ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
+        let threads = threads.start_handler(|_| flush_denormals()).build();
+        Ok(Self {
+            threads: threads
+                .map_err(|error| Error::failed(format!("starting threads: {error}")))?,
+            batches,
+        })
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.batches
     }
 
     /// The results of at most [`Self::count`] batches, in their order. A single one may change the
@@ -56,20 +57,15 @@ impl MicrobatchPool {
                 .map(|batch| compute(model, batch))
                 .collect();
         }
-        thread::scope(|scope| {
-            let compute = &compute;
-            let mut running = Vec::new();
-            for (pool, batch) in self.0.iter().zip(batches) {
+        let mut results: Vec<Option<Result<R>>> = batches.iter().map(|_| None).collect();
+        self.threads.in_place_scope(|scope| {
+            for (result, batch) in results.iter_mut().zip(batches) {
                 let mut model = model.clone().map(&mut Fork);
-                running.push(scope.spawn(move || pool.install(|| compute(&mut model, batch))));
+                let compute = &compute;
+                scope.spawn(move |_| *result = Some(compute(&mut model, batch)));
             }
-            let finished = running.into_iter().map(|batch| {
-                batch
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            finished.collect()
-        })
+        });
+        results.into_iter().flatten().collect()
     }
 }
 

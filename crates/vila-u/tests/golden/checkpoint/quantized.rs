@@ -5,6 +5,7 @@ use std::{fs, ops::ControlFlow, path::Path};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use safetensors::Dtype;
 use vila_u::checkpoint::{self, Checkpoint, Files, WeightDtype};
+use vila_u_kernels::full_precision;
 
 use super::{
     Stored, assert_refused, copy, load, original, read_json, read_tensors, save, write_tensors,
@@ -39,7 +40,8 @@ fn weight_dtype(loaded: &Checkpoint) -> DType {
     layer.mlp.down_proj.weight.val().dtype()
 }
 
-/// The same weights, held as bf16 or widened to f32 when loaded: the same model.
+/// The same weights, held as bf16 or widened to f32 when loaded: the same model, and where the CPU multiplies
+/// bfloat16 one as close as that rounds.
 #[test]
 fn held_in_bfloat16() {
     let target = tempfile::tempdir().unwrap();
@@ -56,13 +58,14 @@ fn held_in_bfloat16() {
     let pixels = Tensor::<4>::random([1, 3, 64, 64], Distribution::Default, &Device::flex());
     // Few positions and many take different ways.
     for tokens in [1, 39] {
-        let (narrow, wide) = (
-            outputs(&narrow, &pixels, tokens),
-            outputs(&wide, &pixels, tokens),
-        );
-        for (narrow, wide) in narrow.iter().zip(&wide) {
-            let error = crate::fixture::relative_error(narrow, wide);
-            assert!(error < 1e-5, "{error}");
+        let wide = outputs(&wide, &pixels, tokens);
+        let exact = full_precision(|| outputs(&narrow, &pixels, tokens));
+        let rounded = outputs(&narrow, &pixels, tokens);
+        for (narrow, most) in [(exact, 1e-5), (rounded, 2e-2)] {
+            for (narrow, wide) in narrow.iter().zip(&wide) {
+                let error = crate::fixture::relative_error(narrow, wide);
+                assert!(error < most, "{error}");
+            }
         }
     }
 }
