@@ -76,7 +76,10 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTen
             let numbers = Matrix::new(weight, outputs, inputs).transpose();
             // What was just put in order is nobody else's and would never be found again.
             let keep = x.rows < kept::MOST_ROWS && !stored.is_unique();
-            match keep.then(|| kept::packed(&stored, numbers)).flatten() {
+            match keep
+                .then(|| kept::packed(&stored, numbers, paired_with(DType::BF16)))
+                .flatten()
+            {
                 Some(packed) => gemm_packed(x, &packed, bias),
                 None => gemm(x, numbers, bias),
             }

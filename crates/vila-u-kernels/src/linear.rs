@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{add_up, simd};
 use crate::matmul::{MIN_ROWS, Matrix, gemm, gemm_packed, kept};
-use crate::{bfloat16, quantized};
+use crate::{bfloat16, precision::paired, quantized};
 
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
@@ -96,7 +96,7 @@ fn with_kept(
     } else {
         numbers.transpose()
     };
-    let packed = kept::packed(&stored, numbers)?;
+    let packed = kept::packed(&stored, numbers, paired())?;
     let y = gemm_packed(matrix(&x), &packed, bias.as_ref().map(values));
     let mut shape = x.layout().shape().clone();
     if let Some(last) = shape.last_mut() {

@@ -42,3 +42,18 @@ fn nearest_rows() {
         }
     }
 }
+
+/// Rows that cannot be told apart: the first, or the first of the nearer ones.
+#[test]
+fn equal_rows() {
+    let row = random([1, 40]);
+    let equal = row.clone().repeat_dim(0, 1500);
+    let further = row.clone() + 1e-3;
+    let all = Tensor::cat(vec![further, equal], 0);
+    let vectors = row.repeat_dim(0, 20);
+    let codes = nearest(vectors, all, 1501).into_data();
+    assert_eq!(codes.iter::<i64>().collect::<Vec<_>>(), [1; 20]);
+    let nothing = Tensor::zeros([600, 40], &Device::flex());
+    let codes = nearest(random([17, 40]), nothing, 600).into_data();
+    assert_eq!(codes.iter::<i64>().collect::<Vec<_>>(), [0; 17]);
+}

@@ -4,17 +4,24 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{BLOCK, DEPTH, Row, Shape, Sums, multiply::multiply, pack::Factor};
-use crate::matmul::{Element, Matrix, output_blocks};
+use super::{
+    BLOCK, DEPTH, Row, Shape, Sums,
+    multiply::{multiply, multiply_add},
+    pack::Factor,
+};
+use crate::matmul::{self, Element, Matrix, output_blocks};
 
-/// Tiles along the summed dimension after which sums go to memory: a block of these stays in the first-level cache.
+/// Tiles along the summed dimension that are multiplied at once: a block of these stays in the first-level cache.
 const STRETCH: usize = 16;
-/// Blocks of the left factor that pass by those of the right one: as many as stay in the second-level cache.
-const LEFT_AT_ONCE: usize = 24;
+/// Blocks of the left factor and of the right one whose sums, and those of the left one itself, stay in the
+/// second-level cache.
+const LEFTS: usize = 16;
+const RIGHTS: usize = 8;
 
 thread_local! {
     /// Tiles of the product at hand; kept, because a fresh allocation costs as much as filling it.
     static TILES: RefCell<[Vec<Row>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static SUMS: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
 }
 
 /// `a b`, plus `bias` on every row.
@@ -52,27 +59,96 @@ fn product(a: Matrix, right: &[Row], columns: usize, bias: Option<&[f32]>) -> Ve
 
 /// Adds the product of blocks of tiles to lines.
 fn add_product(lines: &mut [&mut [f32]], left: &[Row], right: &[Row], depth: usize) {
+    multiply_blocks(left, right, depth, |[left, right], sums| {
+        let lines = &mut lines[left * BLOCK..];
+        let count = lines.len().min(BLOCK);
+        // SAFETY: the CPU has AVX-512, or there would be no sums.
+        unsafe { sums.add_to(&mut lines[..count], right * BLOCK) };
+    });
+}
+
+/// `a b` block by block, where threads share the columns of `b`, which may be packed: `take` is given what `start` makes
+/// for its thread, the first row and column of a block, and the sums. Returns what becomes of it on each thread.
+pub(crate) fn products_with<T: Send>(
+    a: Matrix,
+    b: Matrix,
+    packed: Option<&matmul::Packed>,
+    start: impl Fn() -> T + Sync,
+    take: impl Fn(&mut T, [usize; 2], &Sums) + Sync,
+) -> Vec<T> {
+    let mut tiles = TILES.take();
+    let [left, right] = &mut tiles;
+    let depth = Factor::left(a).depth();
+    let left = Factor::left(a).pack_parallel(left);
+    let right = match packed {
+        Some(packed) => packed.tiles(),
+        None => Factor::right(b).pack_parallel(right),
+    };
+    let blocks = b
+        .columns
+        .div_ceil(BLOCK)
+        .div_ceil(rayon::current_num_threads());
+    let found = right
+        .par_chunks((blocks * BLOCK * depth).max(1))
+        .enumerate()
+        .map(|(thread, right)| {
+            let mut found = start();
+            multiply_blocks(left, right, depth, |[row, column], sums| {
+                let column = (thread * blocks + column) * BLOCK;
+                take(&mut found, [row * BLOCK, column], sums);
+            });
+            found
+        });
+    let found = found.collect();
+    TILES.set(tiles);
+    found
+}
+
+/// Multiplies all blocks of the left factor and all of the right one: `take` is given their numbers and the sums.
+fn multiply_blocks(
+    left: &[Row],
+    right: &[Row],
+    depth: usize,
+    mut take: impl FnMut([usize; 2], &Sums),
+) {
     let block = BLOCK * depth;
     if block == 0 {
         return;
     }
     let shape = Shape::set();
-    let mut sums = Sums::ZERO;
-    for from in (0..depth).step_by(STRETCH) {
-        let stretch = BLOCK * from..BLOCK * depth.min(from + STRETCH);
-        let lefts = left.chunks(LEFT_AT_ONCE * block);
-        for (left, lines) in lefts.zip(lines.chunks_mut(LEFT_AT_ONCE * BLOCK)) {
-            for (index, right) in right.chunks_exact(block).enumerate() {
-                let right = &right[stretch.clone()];
-                let blocks = left.chunks_exact(block).zip(lines.chunks_mut(BLOCK));
-                for (left, lines) in blocks {
-                    multiply(&shape, &left[stretch.clone()], right, &mut sums);
-                    // SAFETY: the CPU has AVX-512, or there would be no shape.
-                    unsafe { sums.add_to(lines, index * BLOCK) };
+    let mut sums = SUMS.take();
+    sums.resize(LEFTS * RIGHTS, Sums::ZERO);
+    for (lefts, left) in left.chunks(LEFTS * block).enumerate() {
+        for (group, right) in right.chunks(RIGHTS * block).enumerate() {
+            for from in (0..depth).step_by(STRETCH) {
+                let stretch = BLOCK * from..BLOCK * depth.min(from + STRETCH);
+                let share = stretch.len().div_ceil(left.len() / block);
+                let rights = right.chunks_exact(block).zip(sums.chunks_exact_mut(LEFTS));
+                for (index, (of_block, sums)) in rights.enumerate() {
+                    // What comes next is fetched meanwhile, as it may lie far away.
+                    let next = right[(index + 1) * block..].get(stretch.clone());
+                    let mut next = next.unwrap_or_default().chunks(share);
+                    let right = &of_block[stretch.clone()];
+                    for (left, sums) in left.chunks_exact(block).zip(sums) {
+                        next.next().into_iter().flatten().for_each(Row::prefetch);
+                        let left = &left[stretch.clone()];
+                        if from == 0 {
+                            multiply(&shape, left, right, sums);
+                        } else {
+                            multiply_add(&shape, left, right, sums);
+                        }
+                    }
+                }
+            }
+            let rights = sums.chunks_exact(LEFTS).take(right.len() / block);
+            for (index, sums) in rights.enumerate() {
+                for (of_left, sums) in sums.iter().take(left.len() / block).enumerate() {
+                    take([lefts * LEFTS + of_left, group * RIGHTS + index], sums);
                 }
             }
         }
     }
+    SUMS.set(sums);
 }
 
 /// A matrix laid out to be the right factor of products.
@@ -101,7 +177,7 @@ impl Packed {
         Factor::right(b).pack(&mut self.tiles);
     }
 
-    fn tiles(&self) -> &[Row] {
+    pub fn tiles(&self) -> &[Row] {
         &self.tiles[..self.columns.div_ceil(BLOCK) * BLOCK * self.inner.div_ceil(DEPTH)]
     }
 

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use crate::instruction_set::{InstructionSet, allows};
 use crate::precision::pair;
 
-pub(crate) use gemm::{Packed, gemm};
+pub(crate) use gemm::{Packed, gemm, products_with};
 pub(crate) use multiply::{multiply_along, multiply_block, multiply_signals};
 pub(crate) use pack::gather;
 
@@ -38,6 +38,13 @@ pub(crate) struct Row([u32; SIDE]);
 
 impl Row {
     pub const ZERO: Self = Self([0; SIDE]);
+
+    /// Brings it into the second-level cache.
+    #[inline(always)]
+    fn prefetch(&self) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(self.0.as_ptr().cast()) };
+    }
 
     /// Pairs of neighbours.
     pub fn of(numbers: [f32; DEPTH]) -> Self {
@@ -182,6 +189,7 @@ impl Drop for Configured {
 
 /// A block of sums, by rows.
 #[repr(C, align(64))]
+#[derive(Clone)]
 pub(crate) struct Sums(pub [[f32; BLOCK]; BLOCK]);
 
 impl Sums {

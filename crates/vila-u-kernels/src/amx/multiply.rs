@@ -5,17 +5,20 @@ use std::arch::asm;
 use super::{BLOCK, BlockShape, DEPTH, Row, SIDE, Shape, Sums};
 
 /// Adds up the products of `depth` pairs of tiles, two of the left factor (4 and 5) and two of the right one (6 and 7),
-/// in four tiles (0 to 3), and stores these at `sums`. The instructions of `load` fill the pairs, those of `next` go on
+/// in four tiles (0 to 3), which those of `start` set, and stores these at `sums`. The instructions of `load` fill the pairs, those of `next` go on
 /// to the next ones; `row` is 64, the bytes of a row of a tile.
 ///
 /// The caller says why memory outside of what it has is neither read nor written.
 macro_rules! multiply_tiles {
-    (load: [$($load:literal),*], next: [$($next:literal),*], depth: $depth:expr, sums: $sums:expr, $($operands:tt)*) => {
+    (load: [$($load:literal),*], $($rest:tt)*) => {
+        multiply_tiles!(
+            start: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+            load: [$($load),*], $($rest)*
+        )
+    };
+    (start: [$($start:literal),*], load: [$($load:literal),*], next: [$($next:literal),*], depth: $depth:expr, sums: $sums:expr, $($operands:tt)*) => {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
+            $($start,)*
             "2:",
             $($load,)*
             "tdpbf16ps tmm0, tmm4, tmm6",
@@ -41,25 +44,48 @@ macro_rules! multiply_tiles {
     };
 }
 
+/// Multiplies blocks of tiles that lie one after the other.
+macro_rules! blocks {
+    ([$($start:tt)*], $left:ident, $right:ident, $sums:ident) => {
+        assert!($left.len() == $right.len() && $left.len() >= BLOCK && $left.len().is_multiple_of(BLOCK));
+        // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
+        unsafe {
+            multiply_tiles!(
+                $($start)*
+                load: [
+                    "tileloadd tmm4, [{left} + {row}]",
+                    "tileloadd tmm6, [{right} + {row}]",
+                    "tileloadd tmm7, [{right} + {row} + 1024]",
+                    "tileloadd tmm5, [{left} + {row} + 1024]"
+                ],
+                next: ["add {left}, 2048", "add {right}, 2048"],
+                depth: $left.len() / BLOCK,
+                sums: $sums,
+                left = inout(reg) $left.as_ptr() => _,
+                right = inout(reg) $right.as_ptr() => _,
+            );
+        }
+    };
+}
+
 /// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
 pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    assert!(left.len() == right.len() && left.len() >= BLOCK && left.len().is_multiple_of(BLOCK));
-    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
-    unsafe {
-        multiply_tiles!(
-            load: [
-                "tileloadd tmm4, [{left} + {row}]",
-                "tileloadd tmm6, [{right} + {row}]",
-                "tileloadd tmm7, [{right} + {row} + 1024]",
-                "tileloadd tmm5, [{left} + {row} + 1024]"
-            ],
-            next: ["add {left}, 2048", "add {right}, 2048"],
-            depth: left.len() / BLOCK,
-            sums: sums,
-            left = inout(reg) left.as_ptr() => _,
-            right = inout(reg) right.as_ptr() => _,
-        );
-    }
+    blocks!([], left, right, sums);
+}
+
+/// The same, added to what is there.
+pub(super) fn multiply_add(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
+    blocks!(
+        [start: [
+            "tileloadd tmm0, [{sums} + {line}]",
+            "tileloadd tmm1, [{sums} + {line} + 64]",
+            "tileloadd tmm2, [{sums} + {line} + 2048]",
+            "tileloadd tmm3, [{sums} + {line} + 2112]"
+        ],],
+        left,
+        right,
+        sums
+    );
 }
 
 /// The product of the left factor's tiles `[depth][2]` and of right ones that lie in signals of pairs: from one row of

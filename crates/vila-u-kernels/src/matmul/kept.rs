@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::flex::FlexTensor;
 
 use super::{Element, Matrix, Packed};
-use crate::precision::paired_with;
 
 /// From so many rows on, packing a weight anew does not count.
 pub(crate) const MOST_ROWS: usize = 512;
@@ -20,15 +19,22 @@ struct Kept {
     packed: Arc<Packed>,
 }
 
-/// By the place of the numbers in memory, whether they are of the transpose, and whether they are paired.
-type Key = (usize, bool, bool);
+/// By the place of the numbers in memory, the rows and columns that they are used as, and whether they are paired.
+type Key = (usize, [usize; 2], bool);
 
 static KEPT: Mutex<Option<HashMap<Key, Kept>>> = Mutex::new(None);
 
-/// The weight packed, if there is room to keep it; `matrix` is of its numbers.
-pub(crate) fn packed<T: Element>(weight: &FlexTensor, matrix: Matrix<T>) -> Option<Arc<Packed>> {
-    let paired = paired_with(T::DTYPE);
-    let key = (matrix.data.as_ptr() as usize, matrix.transposed, paired);
+/// The weight packed, in pairs or not, if there is room to keep it; `matrix` is of its numbers.
+pub(crate) fn packed<T: Element>(
+    weight: &FlexTensor,
+    matrix: Matrix<T>,
+    paired: bool,
+) -> Option<Arc<Packed>> {
+    let key = (
+        matrix.data.as_ptr() as usize,
+        [matrix.rows, matrix.columns],
+        paired,
+    );
     let lock = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     {
         let mut kept = lock();

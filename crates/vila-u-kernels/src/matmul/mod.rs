@@ -334,6 +334,12 @@ impl Packed {
         }
     }
 
+    /// What it is on a tile unit.
+    #[cfg(target_arch = "x86_64")]
+    pub fn tiles(&self) -> &[amx::Row] {
+        self.tiles.tiles()
+    }
+
     /// What it takes in memory.
     pub fn bytes(&self) -> usize {
         #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,9 @@
 //! vectors few: the vectors are laid out in panels, side by side, and every row is read once, where
 //! it is.
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use pulp::Simd;
 use rayon::prelude::*;
@@ -47,7 +50,13 @@ pub fn nearest(vectors: Tensor<2>, rows: Tensor<2>, choices: usize) -> Tensor<1,
     match (on_cpu(&vectors), on_cpu(&rows)) {
         (Some(vectors), Some(rows)) => {
             let [count, channels] = dims(&vectors);
-            let rows = &values(&rows)[..choices * channels];
+            let codebook = &rows;
+            let rows = &values(codebook)[..choices * channels];
+            #[cfg(target_arch = "x86_64")]
+            if count >= tiles::MIN_VECTORS && channels > 0 && tiles::is_here() {
+                let indices = tiles::search(values(&vectors), rows, codebook, channels, count);
+                return Tensor::from_data(TensorData::new(indices, [count]), &device);
+            }
             let indices = search(values(&vectors), rows, channels, count);
             Tensor::from_data(TensorData::new(indices, [count]), &device)
         }
