@@ -25,7 +25,9 @@ use vila_u::{
         vila-u generate \"a red heart on a blue background\" -o heart.png\n  \
         vila-u ask \"What is in this picture?\" --image heart.png\n  \
         vila-u --model hf:mit-han-lab/vila-u-7b-256 generate \"a cat\" -o cat.png\n\n\
-        Results go to standard output, messages to standard error. Exit code 2: wrong usage; 1: any other failure."
+        Results go to standard output, messages to standard error. Exit code 2: wrong usage; 1: any other failure.\n\n\
+        VILA_U_CPU=avx2 in the environment keeps the CPU to these instructions (plain, neon, avx2, avx512 or amx), which \
+        tells whether a wrong result comes from better ones."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -2,6 +2,7 @@
 //! half-written.
 
 use std::fs;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -35,6 +36,26 @@ fn check(folder: &TempDir, arguments: &[&str], code: i32, words: &[&str]) {
 
 fn folder() -> TempDir {
     TempDir::new().unwrap()
+}
+
+/// A misspelt set of instructions is not taken for the best one.
+#[test]
+fn instructions_that_nobody_knows() {
+    let command = |set: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vila-u"));
+        let command = command
+            .args(["ask", "x", "--max-tokens", "1"])
+            .env("VILA_U_CPU", set);
+        command.output().unwrap()
+    };
+    let output = command("abacus");
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.contains("VILA_U_CPU=abacus") && message.contains("avx2"),
+        "{message}"
+    );
+    assert!(command("plain").status.success());
 }
 
 #[test]

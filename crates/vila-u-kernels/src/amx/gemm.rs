@@ -177,6 +177,12 @@ impl Packed {
         Factor::right(b).pack(&mut self.tiles);
     }
 
+    /// The same on all threads.
+    pub fn pack_parallel<T: Element>(&mut self, b: Matrix<T>) {
+        (self.inner, self.columns) = (b.rows, b.columns);
+        Factor::right(b).pack_parallel(&mut self.tiles);
+    }
+
     pub fn tiles(&self) -> &[Row] {
         &self.tiles[..self.columns.div_ceil(BLOCK) * BLOCK * self.inner.div_ceil(DEPTH)]
     }

@@ -13,6 +13,9 @@ use super::signals::{Geometry, HALVES, SIGNALS, TAPS, pack, pack_pairs};
 use crate::amx::{BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_along, multiply_signals};
 use crate::math::add_up;
 
+/// Rows of tiles of the kernel that all positions pass by: half of a usual second-level cache of such a machine.
+const KERNELS_AT_ONCE: usize = (1 << 20) / size_of::<Row>();
+
 thread_local! {
     /// Tiles of the task at hand; kept, because a fresh allocation costs as much as filling it.
     static TILES: RefCell<Vec<Row>> = const { RefCell::new(Vec::new()) };
@@ -47,9 +50,25 @@ pub(super) fn convolve(
         }));
     });
     let images = geometry.images_per_task();
-    y.par_chunks_mut(images * outputs * plane)
-        .zip(x.par_chunks(images * inputs * plane))
-        .for_each(|(y, x)| {
+    // A single image has no other images to share the threads with: split its output channels.
+    let threads = if geometry.batch == 1 {
+        rayon::current_num_threads()
+    } else {
+        1
+    };
+    let channels = outputs.div_ceil(BLOCK).div_ceil(threads) * BLOCK;
+    let channels = channels.min(outputs);
+    let splits = outputs.div_ceil(channels);
+    let at_once = (KERNELS_AT_ONCE / (depth * BLOCK)).max(1);
+    y.par_chunks_mut(images * channels * plane)
+        .enumerate()
+        .for_each(|(task, y)| {
+            let (task, first) = (task / splits, task % splits * channels);
+            let x = &x[task * images * inputs * plane..];
+            let x = &x[..x.len().min(images * inputs * plane)];
+            let channels = channels.min(outputs - first);
+            let tiles = &tiles[first / BLOCK * depth * BLOCK..];
+            let tiles = &tiles[..channels.div_ceil(BLOCK) * depth * BLOCK];
             SIGNALS.with_borrow_mut(|[signals, _]| {
                 let images = x.len() / (inputs * plane);
                 let length = geometry.signal(images);
@@ -63,17 +82,16 @@ pub(super) fn convolve(
                     .collect();
                 let shape = Shape::set();
                 let mut sums = Sums::ZERO;
-                for start in (0..geometry.positions(images)).step_by(BLOCK) {
-                    for (block, tiles) in tiles.chunks_exact(depth * BLOCK).enumerate() {
-                        let signals = &signals[start..];
-                        multiply_signals(&shape, tiles, signals, length, &offsets, &mut sums);
-                        for (row, sums) in sums.0.iter().enumerate() {
-                            let output = block * BLOCK + row;
-                            if output >= outputs {
-                                break;
+                for (group, tiles) in tiles.chunks(at_once * depth * BLOCK).enumerate() {
+                    for start in (0..geometry.positions(images)).step_by(BLOCK) {
+                        for (block, tiles) in tiles.chunks_exact(depth * BLOCK).enumerate() {
+                            let signals = &signals[start..];
+                            multiply_signals(&shape, tiles, signals, length, &offsets, &mut sums);
+                            let output = (group * at_once + block) * BLOCK;
+                            for (output, sums) in (output..channels).zip(&sums.0) {
+                                let bias = bias.map_or(0.0, |bias| bias[first + output]);
+                                store(sums, bias, start, geometry, (images, channels, output), y);
                             }
-                            let bias = bias.map_or(0.0, |bias| bias[output]);
-                            store(sums, bias, start, geometry, (images, outputs, output), y);
                         }
                     }
                 }

@@ -10,8 +10,8 @@ use super::{Element, Matrix, Packed};
 
 /// From so many rows on, packing a weight anew does not count.
 pub(crate) const MOST_ROWS: usize = 512;
-/// Bytes that are kept at most: small models whole, of large ones what comes first.
-const MOST_BYTES: usize = 256 << 20;
+/// Bytes that are kept at most: small models whole, and the encoder of the 256 px model; of larger ones what comes first.
+const MOST_BYTES: usize = 640 << 20;
 
 struct Kept {
     /// Holds the numbers in memory where they are, and as they are: what is shared is copied before it is changed.
@@ -45,12 +45,13 @@ pub(crate) fn packed<T: Element>(
         // What nobody else has any more.
         kept.retain(|_, kept| !kept.weight.is_unique());
         let bytes: usize = kept.values().map(|kept| kept.packed.bytes()).sum();
-        if bytes + 4 * matrix.data.len() > MOST_BYTES {
+        let needed = matrix.data.len() * if paired { 2 } else { 4 };
+        if bytes + needed > MOST_BYTES {
             return None;
         }
     }
     let mut packed = Packed::new();
-    packed.pack(matrix, paired);
+    packed.pack_parallel(matrix, paired);
     let packed = Arc::new(packed);
     let kept = Kept {
         weight: weight.clone(),

@@ -334,6 +334,33 @@ impl Packed {
         }
     }
 
+    /// The same on all threads.
+    pub fn pack_parallel<T: Element>(&mut self, b: Matrix<T>, paired: bool) {
+        (self.inner, self.columns, self.paired) = (b.rows, b.columns, paired);
+        #[cfg(target_arch = "x86_64")]
+        if paired && amx::available() {
+            return self.tiles.pack_parallel(b);
+        }
+        match registers() {
+            32.. => self.fill_parallel::<48>(b),
+            _ => self.fill_parallel::<16>(b),
+        }
+    }
+
+    fn fill_parallel<const PANEL: usize>(&mut self, b: Matrix<impl Element>) {
+        let whole = KBlock::whole(b.rows, self.paired);
+        let size = b.columns.div_ceil(PANEL) * whole.depth() * PANEL;
+        self.panels.resize(size.max(self.panels.len()), 0.0);
+        let (panels, _) = self.panels[..size].as_chunks_mut::<PANEL>();
+        panels
+            .par_chunks_exact_mut(whole.depth().max(1))
+            .enumerate()
+            .for_each(|(index, panel)| {
+                let first = index * PANEL;
+                pack(b, first, PANEL.min(b.columns - first), whole, panel);
+            });
+    }
+
     /// What it is on a tile unit.
     #[cfg(target_arch = "x86_64")]
     pub fn tiles(&self) -> &[amx::Row] {

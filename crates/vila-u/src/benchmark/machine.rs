@@ -8,7 +8,7 @@ use std::{fs, hint::black_box, time::Instant};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
-use vila_u_kernels::{huge_pages, linear, mixed_precision};
+use vila_u_kernels::{InstructionSet, huge_pages, linear, mixed_precision};
 
 use super::{
     Watch,
@@ -31,6 +31,9 @@ pub struct Machine {
     /// Or the GPU, where that is what is measured.
     pub processor: String,
     pub threads: usize,
+    /// The best that kernels use on the CPU: `amx`, `avx512`, `avx2`, `neon` or `plain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<&'static str>,
     pub read_gb_per_s: f64,
     pub copy_gb_per_s: f64,
     /// In f32; on a GPU in the format of the weights.
@@ -68,6 +71,7 @@ impl Machine {
         Ok(Self {
             processor: name(device),
             threads: rayon::current_num_threads(),
+            instructions: on_cpu.then(|| InstructionSet::used().name()),
             read_gb_per_s: read,
             copy_gb_per_s: copy,
             matmul_gflop_per_s: rate(&product)?,

@@ -49,14 +49,14 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let machine = &self.machine;
+        write!(f, "{}, {} threads", machine.processor, machine.threads)?;
+        if let Some(instructions) = machine.instructions {
+            write!(f, ", {instructions}")?;
+        }
         write!(
             f,
-            "{}, {} threads: reads {:.1} GB/s, copies {:.1} GB/s, matrix product {:.0} GFLOP/s",
-            machine.processor,
-            machine.threads,
-            machine.read_gb_per_s,
-            machine.copy_gb_per_s,
-            machine.matmul_gflop_per_s,
+            ": reads {:.1} GB/s, copies {:.1} GB/s, matrix product {:.0} GFLOP/s",
+            machine.read_gb_per_s, machine.copy_gb_per_s, machine.matmul_gflop_per_s,
         )?;
         if let Some(rate) = machine.matmul_bf16_gflop_per_s {
             write!(f, ", with bf16 factors {rate:.0}")?;
