@@ -136,7 +136,9 @@ pub(crate) fn softmax(scores: &mut [f32]) -> [f32; 2] {
     let mut strands = [0.0; 16];
     for chunk in scores.chunks_mut(16) {
         for (strand, score) in strands.iter_mut().zip(chunk) {
-            *score = exp(*score - largest);
+            let below = *score - largest;
+            // What weighs nothing is 0: products with denormal numbers would take many times as long.
+            *score = if below < -70.0 { 0.0 } else { exp(below) };
             *strand += *score;
         }
     }
