@@ -13,7 +13,7 @@ use crate::instruction_set::arch;
 use crate::instruction_set::{InstructionSet, allows};
 
 thread_local! {
-    /// Whether factors are bfloat16, where that is laid down.
+    /// Whether factors are bfloat16, where a caller has asked for one or the other.
     static MIXED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
@@ -24,8 +24,8 @@ pub fn mixed_precision<R>(work: impl FnOnce() -> R) -> R {
     with(true, work)
 }
 
-/// Does something in [`mixed_precision`] if it is done with weights of bfloat16, as a GPU would; in what is laid down
-/// already where it is.
+/// Does something with weights of this dtype: in [`mixed_precision`] if that is bfloat16, as a GPU would, unless a caller
+/// has asked for one of the two precisions already.
 pub fn precision_of<R>(weights: DType, work: impl FnOnce() -> R) -> R {
     if weights == DType::BF16 && MIXED.get().is_none() {
         mixed_precision(work)

@@ -50,7 +50,7 @@ fn product(a: Matrix, right: &[Row], columns: usize, bias: Option<&[f32]>) -> Ve
         };
         let left = &left[blocks(output.row, output.lines.len())];
         let right = &right[blocks(output.columns.start, output.columns.len())];
-        output.add_bias(bias);
+        output.set_bias(bias);
         add_product(&mut output.lines, left, right, depth);
     });
     TILES.with_borrow_mut(|[left, _]| *left = tiles);
@@ -222,7 +222,15 @@ mod tests {
         if !available() {
             return;
         }
-        for [rows, inner, columns] in [[1, 1, 1], [33, 401, 53], [64, 32, 32], [70, 1100, 9]] {
+        // The last one has more blocks of both factors than are multiplied at once.
+        let sizes = [
+            [1, 1, 1],
+            [33, 401, 53],
+            [64, 32, 32],
+            [70, 1100, 9],
+            [1100, 530, 560],
+        ];
+        for [rows, inner, columns] in sizes {
             let (a, b) = (numbers(rows * inner, 7), numbers(inner * columns, 5));
             let bias = numbers(columns, 3);
             for turned in 0..4 {

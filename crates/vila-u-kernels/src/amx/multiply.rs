@@ -5,8 +5,9 @@ use std::arch::asm;
 use super::{BLOCK, BlockShape, DEPTH, Row, SIDE, Shape, Sums};
 
 /// Adds up the products of `depth` pairs of tiles, two of the left factor (4 and 5) and two of the right one (6 and 7),
-/// in four tiles (0 to 3), which those of `start` set, and stores these at `sums`. The instructions of `load` fill the pairs, those of `next` go on
-/// to the next ones; `row` is 64, the bytes of a row of a tile.
+/// in four tiles (0 to 3), and stores these at `sums`. The instructions of `start` set the sums, to zero if there are
+/// none, those of `load` fill the pairs, and those of `next` go on to the next ones; `row` is 64, the bytes of a row of
+/// a tile.
 ///
 /// The caller says why memory outside of what it has is neither read nor written.
 macro_rules! multiply_tiles {

@@ -29,8 +29,8 @@ use panels::{KBlock, left_panels, pack, pack_left};
 macro_rules! tiled {
     ($function:ident($($argument:expr),* $(,)?)) => {
         match registers() {
-            32.. => $function::<8, 48, _>($($argument),*),
-            _ => $function::<6, 16, _>($($argument),*),
+            32.. => $function::<8, 48>($($argument),*),
+            _ => $function::<6, 16>($($argument),*),
         }
     };
 }
@@ -125,11 +125,12 @@ pub(crate) fn gemm<T: Element>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) ->
     {
         return few_rows(a, b, bias);
     }
+    let paired = paired_with(T::DTYPE);
     #[cfg(target_arch = "x86_64")]
-    if paired_with(T::DTYPE) && amx::available() {
+    if paired && amx::available() {
         return amx::gemm(a, b, bias);
     }
-    tiled!(tiled_gemm(a, b, bias))
+    tiled!(tiled_gemm(a, b, bias, paired))
 }
 
 /// `a` times a packed matrix, plus `bias` on every row.
@@ -138,10 +139,7 @@ pub(crate) fn gemm_packed(a: Matrix, b: &Packed, bias: Option<&[f32]>) -> Vec<f3
     if b.paired && amx::available() {
         return b.tiles.gemm(a, bias);
     }
-    match registers() {
-        32.. => tiled_gemm_packed::<8, 48>(a, b, bias),
-        _ => tiled_gemm_packed::<6, 16>(a, b, bias),
-    }
+    tiled!(tiled_gemm_packed(a, b, bias))
 }
 
 fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
@@ -157,7 +155,7 @@ fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
     let whole = pack_left_parallel::<ROWS>(a, b.paired, &mut left);
     let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
     blocks.par_iter_mut().for_each(|block| {
-        block.add_bias(bias);
+        block.set_bias(bias);
         let panels = block.columns.start / PANEL * PANEL * whole.depth();
         for k_block in KBlock::of(a.columns, b.paired, PANEL) {
             let kernel = MacroKernel::<ROWS, PANEL> {
@@ -191,12 +189,12 @@ fn pack_left_parallel<const ROWS: usize>(a: Matrix, paired: bool, left: &mut Vec
     whole
 }
 
-fn tiled_gemm<const ROWS: usize, const PANEL: usize, T: Element>(
+fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
     a: Matrix,
-    b: Matrix<T>,
+    b: Matrix<impl Element>,
     bias: Option<&[f32]>,
+    paired: bool,
 ) -> Vec<f32> {
-    let paired = paired_with(T::DTYPE);
     let mut c = vec![0.0; a.rows * b.columns];
     if c.is_empty() {
         return c;
@@ -206,7 +204,7 @@ fn tiled_gemm<const ROWS: usize, const PANEL: usize, T: Element>(
     let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
     blocks.par_iter_mut().for_each(|block| {
         RIGHT.with_borrow_mut(|right| {
-            block.add_bias(bias);
+            block.set_bias(bias);
             let end = block.columns.end;
             for first in block.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
                 let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
@@ -245,7 +243,7 @@ pub(crate) struct OutputBlock<'a> {
 
 impl OutputBlock<'_> {
     /// Sets its rows, which are zeros, to the bias.
-    pub fn add_bias(&mut self, bias: Option<&[f32]>) {
+    pub fn set_bias(&mut self, bias: Option<&[f32]>) {
         if let Some(bias) = bias {
             let bias = &bias[self.columns.clone()];
             let lines = self.lines.iter_mut();
@@ -400,10 +398,7 @@ impl Packed {
         if self.paired && amx::available() {
             return self.tiles.gemm_accumulate(a, c);
         }
-        match registers() {
-            32.. => packed_gemm_accumulate::<8, 48>(a, self, c),
-            _ => packed_gemm_accumulate::<6, 16>(a, self, c),
-        }
+        tiled!(packed_gemm_accumulate(a, self, c));
     }
 }
 

@@ -4,6 +4,8 @@
 //! after every one of them. A batch for each core shares nothing until its gradients are added up, and a core that
 //! has finished its batch takes over parts of the operations of one that has not.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -57,13 +59,14 @@ impl MicrobatchPool {
                 .map(|batch| compute(model, batch))
                 .collect();
         }
-        let mut results: Vec<Option<Result<R>>> = batches.iter().map(|_| None).collect();
-        self.threads.in_place_scope(|scope| {
-            for (result, batch) in results.iter_mut().zip(batches) {
-                let mut model = model.clone().map(&mut Fork);
-                let compute = &compute;
-                scope.spawn(move |_| *result = Some(compute(&mut model, batch)));
-            }
+        let fork = |batch| Mutex::new(Some((model.clone().map(&mut Fork), batch)));
+        let batches: Vec<_> = batches.into_iter().map(fork).collect();
+        // A batch belongs to its thread: one that could be taken over whole might begin in the midst of another's
+        // operation, and in its precision.
+        let results = self.threads.broadcast(|thread| {
+            let batch = batches.get(thread.index())?.lock();
+            let (mut model, batch) = batch.unwrap_or_else(PoisonError::into_inner).take()?;
+            Some(compute(&mut model, batch))
         });
         results.into_iter().flatten().collect()
     }
