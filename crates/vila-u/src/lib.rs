@@ -46,6 +46,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod depth;
 pub mod device;
+pub mod engine;
 mod error;
 pub mod evaluation;
 mod file_kind;

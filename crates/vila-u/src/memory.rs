@@ -1,6 +1,6 @@
 //! What the operating system says of memory (Linux only). That of a GPU it does not know.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use burn::tensor::Device;
 
@@ -18,24 +18,48 @@ pub(crate) fn free(device: &Device) -> Option<u64> {
     Some(allowed().map_or(free, |allowed| free.min(allowed)))
 }
 
-/// What the control group (of a container, say) has left. Pages of files that it could give back count
-/// as free.
+/// What the control groups of this process (of a container or a service, say) have left. Each bounds all within it.
 fn allowed() -> Option<u64> {
-    let group = |folder: &str, limit: &str, used: &str, pages: &str| {
-        let read = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{folder}{name}")).ok();
-        let number = |text: String| text.trim().parse::<u64>().ok();
-        let (limit, used) = (number(read(limit)?)?, number(read(used)?)?);
-        let statistics = read("memory.stat")?;
-        let pages = statistics.lines().find_map(|line| {
-            let (name, bytes) = line.split_once(' ')?;
-            (name == pages).then(|| bytes.parse::<u64>().ok())?
-        });
-        Some(limit.saturating_sub(used.saturating_sub(pages.unwrap_or(0))))
-    };
-    group("", "memory.max", "memory.current", "inactive_file").or_else(|| {
-        let files = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
-        group("memory/", files[0], files[1], "total_inactive_file")
-    })
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let left = groups.lines().filter_map(|group| {
+        let mut parts = group.splitn(3, ':').skip(1);
+        let (controller, path) = (parts.next()?, parts.next()?);
+        let (root, names) = match controller {
+            "" => (
+                "/sys/fs/cgroup",
+                ["memory.max", "memory.current", "inactive_file"],
+            ),
+            "memory" => (
+                "/sys/fs/cgroup/memory",
+                [
+                    "memory.limit_in_bytes",
+                    "memory.usage_in_bytes",
+                    "total_inactive_file",
+                ],
+            ),
+            _ => return None,
+        };
+        let group = Path::new(root).join(path.trim_start_matches('/'));
+        let groups = group
+            .ancestors()
+            .take_while(|group| group.starts_with(root));
+        groups.filter_map(|group| left(group, names)).min()
+    });
+    left.min()
+}
+
+/// What a control group has left, given the names of its limit, its use, and in its statistics of pages of files. As
+/// it could give these back, they count as free.
+fn left(group: &Path, [limit, used, pages]: [&str; 3]) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(group.join(name)).ok();
+    let number = |text: String| text.trim().parse::<u64>().ok();
+    let (limit, used) = (number(read(limit)?)?, number(read(used)?)?);
+    let statistics = read("memory.stat")?;
+    let pages = statistics.lines().find_map(|line| {
+        let (name, bytes) = line.split_once(' ')?;
+        (name == pages).then(|| bytes.parse::<u64>().ok())?
+    });
+    Some(limit.saturating_sub(used.saturating_sub(pages.unwrap_or(0))))
 }
 
 /// Bytes as people read them.
@@ -60,4 +84,25 @@ fn held(file: &str, name: &str, device: &Device) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(1024 * kilobytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_has_left_what_it_does_not_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let names = ["memory.max", "memory.current", "inactive_file"];
+        let left = || left(folder.path(), names);
+        assert_eq!(left(), None);
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 500\ninactive_file 200\n");
+        for (limit, expected) in [("1000\n", Some(500)), ("100\n", Some(0)), ("max\n", None)] {
+            write("memory.max", limit);
+            assert_eq!(left(), expected, "{limit}");
+        }
+    }
 }

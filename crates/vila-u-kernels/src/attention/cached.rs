@@ -5,7 +5,7 @@
 //! though they are a part of larger buffers.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use rayon::prelude::*;
 
 use super::MASKED_SCORE;
@@ -37,8 +37,6 @@ pub(super) fn attend(
         .enumerate()
         .for_each(|(task, (output, query))| {
             let (batch, head) = (task / kv_heads, task % kv_heads);
-            let key = |position| key.row(batch, head, position, width);
-            let value = |position| value.row(batch, head, position, width);
             let mut scores = vec![0.0; keys];
             let rows = output
                 .chunks_exact_mut(width)
@@ -50,29 +48,77 @@ pub(super) fn attend(
                     let row = (batch % batches * mask_heads + head) * queries + row % queries;
                     &mask.bytes()[row * keys..][..keys]
                 });
-                simd(
-                    #[inline(always)]
-                    || {
-                        for (position, score) in scores.iter_mut().enumerate() {
-                            *score = dot(query, key(position)) * scale;
-                        }
-                        for (score, masked) in scores.iter_mut().zip(mask.unwrap_or_default()) {
-                            *score = if *masked == 0 { *score } else { MASKED_SCORE };
-                        }
-                        softmax(&mut scores);
-                        for (position, weight) in scores.iter().enumerate() {
-                            for (output, value) in output.iter_mut().zip(value(position)) {
-                                *output += weight * value;
-                            }
-                        }
-                    },
-                );
+                let cached = [&key, &value].map(|cached| cached.head(batch, head));
+                attend_row(query, cached, mask, scale, &mut scores, output);
             }
         });
     tensor(output, query.layout().shape().clone())
 }
 
-/// Can [`attend`] read this where it lies?
+/// One new position of several sequences, each over keys and values of its own: `[1, positions, heads * width]`.
+///
+/// - `query`: `[1, heads, positions, width]`
+/// - `cached`: keys and values of each position, `[1, kv_heads, keys, width]`, not all of one length
+pub(super) fn attend_each(
+    query: &FlexTensor,
+    cached: &[[FlexTensor; 2]],
+    scale: f32,
+) -> FlexTensor {
+    let [_, heads, positions, width] = dims(query);
+    let kv_heads = cached.first().map_or(heads, |[key, _]| dims::<4>(key)[1]);
+    let group = heads / kv_heads;
+    let query = Cached::new(query);
+    let keys = |position: usize| dims::<4>(&cached[position][0])[2];
+    let total: usize = (0..positions).map(keys).sum();
+    let cached_at = |position: usize| cached[position].each_ref().map(Cached::new);
+    let mut output = vec![0.0; positions * heads * width];
+    output
+        .par_chunks_mut(group * width)
+        .with_min_len(TOGETHER.div_ceil((2 * total * width).div_ceil(positions)))
+        .enumerate()
+        .for_each(|(task, output)| {
+            let (position, head) = (task / kv_heads, task % kv_heads);
+            let cached = cached_at(position);
+            let cached = cached.each_ref().map(|cached| cached.head(0, head));
+            let mut scores = vec![0.0; keys(position)];
+            for (row, output) in output.chunks_exact_mut(width).enumerate() {
+                let query = query.head(0, head * group + row).row(position, width);
+                attend_row(query, cached, None, scale, &mut scores, output);
+            }
+        });
+    tensor(output, Shape::new([1, positions, heads * width]))
+}
+
+/// Attention of one query, added to `output`; `scores` has room for one number a key.
+fn attend_row(
+    query: &[f32],
+    [key, value]: [Head; 2],
+    mask: Option<&[u8]>,
+    scale: f32,
+    scores: &mut [f32],
+    output: &mut [f32],
+) {
+    let width = query.len();
+    simd(
+        #[inline(always)]
+        || {
+            for (position, score) in scores.iter_mut().enumerate() {
+                *score = dot(query, key.row(position, width)) * scale;
+            }
+            for (score, masked) in scores.iter_mut().zip(mask.unwrap_or_default()) {
+                *score = if *masked == 0 { *score } else { MASKED_SCORE };
+            }
+            softmax(scores);
+            for (position, weight) in scores.iter().enumerate() {
+                for (output, value) in output.iter_mut().zip(value.row(position, width)) {
+                    *output += weight * value;
+                }
+            }
+        },
+    );
+}
+
+/// Can this be read where it lies?
 pub(super) fn is_readable(tensor: &FlexTensor) -> bool {
     tensor.dtype() == DType::F32
         && tensor.layout().has_positive_strides()
@@ -86,6 +132,13 @@ struct Cached<'a> {
     strides: [usize; 3],
 }
 
+/// `[positions, width]` of one head.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    data: &'a [f32],
+    stride: usize,
+}
+
 impl<'a> Cached<'a> {
     fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
@@ -96,9 +149,18 @@ impl<'a> Cached<'a> {
         }
     }
 
+    fn head(&self, batch: usize, head: usize) -> Head<'a> {
+        let [batches, heads, stride] = self.strides;
+        Head {
+            data: &self.data[batch * batches + head * heads..],
+            stride,
+        }
+    }
+}
+
+impl<'a> Head<'a> {
     #[inline(always)]
-    fn row(&self, batch: usize, head: usize, position: usize, width: usize) -> &'a [f32] {
-        let [batches, heads, positions] = self.strides;
-        &self.data[batch * batches + head * heads + position * positions..][..width]
+    fn row(&self, position: usize, width: usize) -> &'a [f32] {
+        &self.data[position * self.stride..][..width]
     }
 }

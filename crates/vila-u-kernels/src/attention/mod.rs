@@ -2,6 +2,7 @@
 
 mod cached;
 mod kernel;
+mod sequences;
 
 use burn::backend::{BackendTensor, DispatchTensorKind, flex::FlexTensor};
 use burn::tensor::{Bool, DType, Tensor, activation};
@@ -10,6 +11,8 @@ use crate::bridge::{self, Outcome, dims};
 use crate::precision::paired;
 use cached::attend;
 use kernel::Attention;
+
+pub use sequences::attention_of_sequences;
 
 /// Fewer queries than this (generation, one position at a time) do not make up for packing the keys.
 const MIN_QUERIES: usize = 4;

@@ -211,7 +211,11 @@ fn description_prompt(tokenizer: &Tokenizer, description: &str, reply: Reply) ->
 }
 
 /// What the model may open in an answer: what its vocabulary has start and end tokens for.
-fn modalities(tokenizer: &Tokenizer, frames: usize, system: bool) -> Result<Vec<Modality>> {
+pub(crate) fn modalities(
+    tokenizer: &Tokenizer,
+    frames: usize,
+    system: bool,
+) -> Result<Vec<Modality>> {
     let mut modalities = Vec::new();
     for (start, end, frames, reply) in [
         (IMAGE_START, IMAGE_END, 1, Reply::Image),

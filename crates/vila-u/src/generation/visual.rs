@@ -300,7 +300,7 @@ impl<'m> CodeGenerator<'m> {
 }
 
 /// Pixels `[n, frames, 3, H, W]` of the features of every position, each `[n, C]`.
-pub(super) fn decode(model: &VilaU, features: &[Tensor<2>]) -> Tensor<5> {
+pub(crate) fn decode(model: &VilaU, features: &[Tensor<2>]) -> Tensor<5> {
     let features = Tensor::stack::<3>(features.to_vec(), 1);
     let [n, positions, channels] = features.dims();
     let image = model.image_tokens();

@@ -59,6 +59,33 @@ impl KvCache {
         self.length += count;
     }
 
+    /// Positions that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().map_or(0, |[keys, _]| keys.dims()[2])
+    }
+
+    /// Bytes of the buffers.
+    pub fn bytes(&self) -> u64 {
+        let tensors = self.layers.iter().flatten();
+        let bytes = tensors.map(|t| t.shape().num_elements() * t.dtype().size());
+        bytes.sum::<usize>() as u64
+    }
+
+    /// A copy of the first `length` positions with room for `capacity`.
+    pub fn copy_of(&self, length: usize, capacity: usize) -> Self {
+        let copy = |old: &Tensor<4>| {
+            let [batch, heads, _, head_dim] = old.dims();
+            let place = [0..batch, 0..heads, 0..length, 0..head_dim];
+            let shape = [batch, heads, capacity, head_dim];
+            Tensor::zeros(shape, (&old.device(), old.dtype()))
+                .slice_assign(place, old.clone().narrow(2, 0, length))
+        };
+        Self {
+            layers: self.layers.iter().map(|l| l.each_ref().map(copy)).collect(),
+            length,
+        }
+    }
+
     /// A cache with room for `capacity` positions whose row `i` continues this one's row `rows[i]`.
     pub fn fork(&self, rows: &Tensor<1, Int>, capacity: usize) -> Self {
         let copy = |old: &Tensor<4>| {

@@ -17,9 +17,9 @@ mod tests;
 use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig, RmsNorm, RmsNormConfig},
-    tensor::{Bool, DType, Device, Int, Tensor},
+    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
 };
-use vila_u_kernels::{linear, precision_of, rms_norm, silu_mul};
+use vila_u_kernels::{attention_of_sequences, linear, precision_of, rms_norm, silu_mul};
 
 pub use cache::KvCache;
 pub use config::LlamaConfig;
@@ -162,6 +162,12 @@ impl Llama {
         self.model.embed_tokens.forward(ids).cast(self.dtype())
     }
 
+    /// The embeddings `[positions, hidden]` of token ids.
+    pub(crate) fn embed_ids(&self, ids: &[i64]) -> Tensor<2> {
+        let ids: Tensor<1, Int> = Tensor::from_data(ids, &self.device());
+        self.embed(ids.unsqueeze()).squeeze_dim(0)
+    }
+
     /// Hidden states `[batch, positions, hidden]` after the final norm.
     ///
     /// - `embeds`: `[batch, positions, hidden]`
@@ -195,6 +201,43 @@ impl Llama {
         self.normalised(x)
     }
 
+    /// The same for new positions of several sequences at once, each with a cache of its own: hidden states
+    /// `[positions, hidden]`.
+    ///
+    /// - `embeds`: `[positions, hidden]`, the new positions of one sequence after those of the other
+    /// - `sequences`: of each, its cache, which takes them in, and how many of the positions are its own
+    pub fn forward_sequences(
+        &self,
+        embeds: Tensor<2>,
+        sequences: &mut [(&mut KvCache, usize)],
+    ) -> Tensor<2> {
+        let positions = sequences.iter().flat_map(|(cache, count)| {
+            let start = cache.filled();
+            (start..start + count).map(|position| position as i64)
+        });
+        let positions: Vec<i64> = positions.collect();
+        let positions = TensorData::new(positions, [1, embeds.dims()[0]]);
+        let rotation = self.rotation(Tensor::from_data(positions, &self.device()));
+        let mut x = embeds.unsqueeze::<3>().cast(self.dtype());
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            x = layer.run(x, &rotation, |query, key, value| {
+                let mut start = 0;
+                let cached = sequences.iter_mut().map(|(cache, count)| {
+                    let new = [&key, &value].map(|new| new.clone().narrow(2, start, *count));
+                    start += *count;
+                    (*count, cache.append(index, new))
+                });
+                let cached: Vec<_> = cached.collect();
+                let scale = (query.dims()[3] as f64).powf(-0.5);
+                attention_of_sequences(query, &cached, scale)
+            });
+        }
+        for (cache, count) in sequences {
+            cache.advance(*count);
+        }
+        self.normalised(x).squeeze_dim(0)
+    }
+
     /// How queries and keys turn at these positions.
     pub(crate) fn rotation(&self, positions: Tensor<2, Int>) -> RotaryEmbedding {
         let decoder = &self.model;
@@ -216,6 +259,13 @@ impl Llama {
                 linear(hidden, table.transpose(), None)
             }
         }
+    }
+
+    /// Bytes of the keys and values of so many positions.
+    pub(crate) fn cache_bytes(&self, positions: usize) -> u64 {
+        let layers = self.model.layers.iter();
+        let widths = layers.map(|layer| 2 * layer.self_attn.k_proj.weight.dims()[1]);
+        (widths.sum::<usize>() * positions * self.dtype().size()) as u64
     }
 
     /// An empty cache for `batch` rows of up to `capacity` positions.
@@ -243,8 +293,25 @@ impl DecoderLayer {
         mask: Option<Tensor<4, Bool>>,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
+        self.run(x, rotation, |query, key, value| {
+            let [key, value] = match cache {
+                Some((cache, layer)) => cache.append(layer, [key, value]),
+                None => [key, value],
+            };
+            multi_head_attention(query, key, value, mask)
+        })
+    }
+
+    /// - `attend`: from queries, keys and values of the new positions, `[batch, heads, positions, head_dim]`, to
+    ///   `[batch, positions, heads * head_dim]`
+    fn run(
+        &self,
+        x: Tensor<3>,
+        rotation: &RotaryEmbedding,
+        attend: impl FnOnce(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<3>,
+    ) -> Tensor<3> {
         let normed = normalise(&self.input_layernorm, x.clone());
-        let x = x + self.self_attn.forward(normed, rotation, mask, cache);
+        let x = x + self.self_attn.forward(normed, rotation, attend);
         let normed = normalise(&self.post_attention_layernorm, x.clone());
         x + self.mlp.forward(normed)
     }
@@ -259,8 +326,7 @@ impl SelfAttention {
         &self,
         x: Tensor<3>,
         rotation: &RotaryEmbedding,
-        mask: Option<Tensor<4, Bool>>,
-        cache: Option<(&mut KvCache, usize)>,
+        attend: impl FnOnce(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<3>,
     ) -> Tensor<3> {
         let heads = |linear: &Linear| {
             let y = linear.forward(x.clone());
@@ -268,13 +334,10 @@ impl SelfAttention {
             split_heads(y, heads)
         };
         let query = rotation.apply(heads(&self.q_proj));
-        let new = [rotation.apply(heads(&self.k_proj)), heads(&self.v_proj)];
-        let [key, value] = match cache {
-            Some((cache, layer)) => cache.append(layer, new),
-            None => new,
-        };
+        let key = rotation.apply(heads(&self.k_proj));
+        let value = heads(&self.v_proj);
         let dtype = self.q_proj.weight.val().dtype();
-        let attended = precision_of(dtype, || multi_head_attention(query, key, value, mask));
+        let attended = precision_of(dtype, || attend(query, key, value));
         self.o_proj.forward(attended)
     }
 }

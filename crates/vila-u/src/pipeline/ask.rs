@@ -223,24 +223,42 @@ impl Pipeline {
 
     /// What the vision tower reads of the images and videos of a question.
     fn inputs(&self, question: &Question) -> Result<VisualInputs> {
-        let root = &self.checkpoint()?.config.root;
-        let (size, device) = (self.image_size(), self.device());
         let images = question.images.iter();
-        let images = images.map(|image| to_tensor(image, size, root.inference_resize(), &device));
         let video = |frames: &Vec<Picture>| {
-            if frames.is_empty() {
-                return Err(Error::usage("a video has at least one frame"));
-            }
-            let seen = FrameSampling::Inference.choose(frames.len(), root.num_video_frames);
-            let seen = seen.into_iter().flatten();
-            let frames: Result<Vec<_>> = seen
-                .map(|index| to_tensor(&frames[index], size, root.training_resize(), &device))
-                .collect();
+            let seen = self.frames_seen(frames)?.into_iter();
+            let frames: Result<Vec<_>> = seen.map(|frame| self.frame_pixels(frame)).collect();
             Ok(Tensor::cat(frames?, 0))
         };
         Ok(VisualInputs {
-            images: images.collect::<Result<_>>()?,
+            images: images
+                .map(|image| self.image_pixels(image))
+                .collect::<Result<_>>()?,
             videos: question.videos.iter().map(video).collect::<Result<_>>()?,
         })
+    }
+
+    /// An image to understand, `[1, 3, size, size]` in -1..1.
+    pub(crate) fn image_pixels(&self, image: &Picture) -> Result<Tensor<4>> {
+        let resize = self.checkpoint()?.config.root.inference_resize();
+        to_tensor(image, self.image_size(), resize, &self.device())
+    }
+
+    /// A frame of a video to understand, `[1, 3, size, size]` in -1..1.
+    pub(crate) fn frame_pixels(&self, frame: &Picture) -> Result<Tensor<4>> {
+        let resize = self.checkpoint()?.config.root.training_resize();
+        to_tensor(frame, self.image_size(), resize, &self.device())
+    }
+
+    /// The frames of a video that the model sees, evenly from the first to the last.
+    pub(crate) fn frames_seen<'v>(&self, frames: &'v [Picture]) -> Result<Vec<&'v Picture>> {
+        if frames.is_empty() {
+            return Err(Error::usage("a video has at least one frame"));
+        }
+        let seen = FrameSampling::Inference.choose(frames.len(), self.video_frames()?);
+        Ok(seen
+            .into_iter()
+            .flatten()
+            .map(|index| &frames[index])
+            .collect())
     }
 }

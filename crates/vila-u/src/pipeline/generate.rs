@@ -52,7 +52,7 @@ impl GenerationProgress<'_> {
 
 impl Generated {
     /// Each of the images or videos that were generated together.
-    pub(super) fn read(output: &VisualOutput) -> Result<Vec<Self>> {
+    pub(crate) fn read(output: &VisualOutput) -> Result<Vec<Self>> {
         let [n, frames, ..] = output.codes.dims();
         let mut images = to_images(output.pixels.clone().flatten(0, 1))?.into_iter();
         let mut codes = Codes::read(output.codes.clone().flatten(0, 1))?.into_iter();

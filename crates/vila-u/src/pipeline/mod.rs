@@ -203,7 +203,7 @@ impl Pipeline {
     }
 
     /// The seed of a call: its own, the pipeline's, or a new one.
-    fn seed(&self, own: Option<u64>) -> u64 {
+    pub(crate) fn seed(&self, own: Option<u64>) -> u64 {
         own.or(self.seed).unwrap_or_else(random_seed)
     }
 }

@@ -30,7 +30,7 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
-    pub(super) fn resolve(&self, own: &GenerationConfig, seed: u64) -> VisualOptions {
+    pub(crate) fn resolve(&self, own: &GenerationConfig, seed: u64) -> VisualOptions {
         let default = own.visual(seed);
         let sampling = if self.greedy {
             Sampling::GREEDY
@@ -94,7 +94,7 @@ impl Default for AskOptions {
 
 impl AskOptions {
     /// How the text is sampled. A temperature or top-p asks for sampling where the model's own choice is none.
-    pub(super) fn text(&self, own: &GenerationConfig) -> Sampling {
+    pub(crate) fn text(&self, own: &GenerationConfig) -> Sampling {
         let asked = self.temperature.is_some() || self.top_p.is_some();
         if self.greedy || !(own.do_sample || asked) {
             return Sampling::GREEDY;
@@ -107,7 +107,7 @@ impl AskOptions {
     }
 
     /// How images and videos in the answer are sampled.
-    pub(super) fn visual(&self, own: &GenerationConfig, seed: u64) -> VisualOptions {
+    pub(crate) fn visual(&self, own: &GenerationConfig, seed: u64) -> VisualOptions {
         let options = GenerateOptions {
             guidance: self.guidance,
             greedy: self.greedy,

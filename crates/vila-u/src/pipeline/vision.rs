@@ -123,17 +123,48 @@ impl Pipeline {
     /// # Ok::<(), vila_u::Error>(())
     /// ```
     pub fn decode(&self, codes: &Codes) -> Result<RgbImage> {
+        self.check(codes)?;
         let vision = self.vision();
+        one_image(vision.tower.decode_codes(codes.tensor(&vision.device()))?)
+    }
+
+    /// The images that the first code of each position stands for, the first two, and so on to all of them, which is
+    /// [`Self::decode`]'s.
+    ///
+    /// A usage error as there.
+    ///
+    /// ```
+    /// # use vila_u::{Codes, Pipeline, image::RgbImage};
+    /// # let pipeline = Pipeline::builder("nano").vision_only().build()?;
+    /// let codes = pipeline.encode(RgbImage::new(64, 64))?.codes;
+    /// let images = pipeline.decode_by_depth(&codes)?;
+    /// assert_eq!(images.len(), 4);
+    /// assert_eq!(images[3], pipeline.decode(&codes)?);
+    /// # Ok::<(), vila_u::Error>(())
+    /// ```
+    pub fn decode_by_depth(&self, codes: &Codes) -> Result<Vec<RgbImage>> {
+        self.check(codes)?;
+        let vision = self.vision();
+        let codes = codes.tensor(&vision.device());
+        vision.tower.quantizer.check(&codes)?;
+        let features = vision.tower.quantizer.features_by_depth(codes).into_iter();
+        features
+            .map(|features| one_image(vision.tower.decode(features)))
+            .collect()
+    }
+
+    /// Refuses codes that are not in `0..codebook_size`, before they become numbers of the device, which may be
+    /// narrower.
+    fn check(&self, codes: &Codes) -> Result<()> {
         let size = self.codebook_size();
         let known = |code: &&i64| usize::try_from(**code).is_ok_and(|code| code < size);
-        // Before they become numbers of the device, which may be narrower.
-        if let Some(code) = codes.values().iter().find(|code| !known(code)) {
-            return Err(Error::usage(format!(
+        match codes.values().iter().find(|code| !known(code)) {
+            Some(code) => Err(Error::usage(format!(
                 "code {code} is not one of this model's, which are 0 to {}",
                 size.saturating_sub(1)
-            )));
+            ))),
+            None => Ok(()),
         }
-        one_image(vision.tower.decode_codes(codes.tensor(&vision.device()))?)
     }
 
     /// An image through codes and back, and how close it comes.

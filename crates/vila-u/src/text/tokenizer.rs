@@ -6,7 +6,7 @@ use super::{
     IMAGE_PLACEHOLDER, TextStream,
     byte_level::ByteLevelVocabulary,
     llama::LlamaVocabulary,
-    sentence_piece::SentencePiece,
+    sentence_piece::{SPACE, SentencePiece},
     tokenizer_files,
     vocabulary::{Spelling, Vocabulary},
 };
@@ -151,6 +151,17 @@ impl Tokenizer {
     /// Decodes ids one after another, as they are generated.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
+    }
+
+    /// The bytes that a token stands for in a text, which may be a part of a character.
+    pub(crate) fn token_bytes(&self, id: i64) -> Vec<u8> {
+        match self.spelling(id) {
+            Spelling::Nothing => Vec::new(),
+            Spelling::Whole(text) => text.into(),
+            Spelling::Piece(piece) => piece.replace(SPACE, " ").into_bytes(),
+            Spelling::Byte(byte) => vec![byte],
+            Spelling::Bytes(bytes) => bytes.to_vec(),
+        }
     }
 
     /// What `id` adds to a text.

@@ -148,6 +148,16 @@ impl ResidualQuantizer {
         self.to_latent_grid(sums)
     }
 
+    /// The features that the first code of each position stands for, the first two, and so on to all of them:
+    /// `[batch, rows, columns, D]` -> D of `[batch, h, w, C]`.
+    pub fn features_by_depth(&self, codes: Tensor<4, Int>) -> Vec<Tensor<4>> {
+        let [batch, rows, columns, depth] = codes.dims();
+        let codes = codes.reshape([batch * rows * columns, depth]);
+        let sums = self.cumulative_embeddings(codes).split(1, 1);
+        let sums = sums.into_iter().map(|sum| sum.squeeze_dim(1));
+        sums.map(|sum| self.to_latent_grid(sum)).collect()
+    }
+
     /// A usage error where codes from outside are not of this quantizer's shape or range.
     pub fn check(&self, codes: &Tensor<4, Int>) -> Result<()> {
         let [_, rows, columns, depth] = codes.dims();
