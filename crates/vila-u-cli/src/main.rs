@@ -34,9 +34,13 @@ fn main() -> ExitCode {
     if let Some(bytes) = cli.global.max_input_memory {
         vila_u::media::set_memory_limit(bytes);
     }
-    // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and
-    // generation starts thousands of short ones.
-    let outcome = start_threads().and_then(|()| rayon::scope(|_| run(&cli, &console)));
+    let outcome = start_threads().and_then(|()| match &cli.command {
+        // Its engine has a thread of its own.
+        Command::Serve(_) => run(&cli, &console),
+        // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and
+        // generation starts thousands of short ones.
+        _ => rayon::scope(|_| run(&cli, &console)),
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,6 +72,7 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
     match &cli.command {
         Command::Generate(args) => commands::generate::run(global, args, console),
         Command::Ask(args) => commands::ask::run(global, args, console),
+        Command::Serve(args) => commands::serve::run(global, args, console),
         Command::Reconstruct(args) => commands::reconstruct::run(global, args, console),
         Command::Encode(args) => commands::encode::run(global, args, console),
         Command::Decode(args) => commands::decode::run(global, args, console),

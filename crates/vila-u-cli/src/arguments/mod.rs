@@ -2,6 +2,7 @@
 
 mod inference;
 mod models;
+mod serve;
 mod training;
 
 use clap::{
@@ -10,6 +11,7 @@ use clap::{
 };
 pub use inference::*;
 pub use models::*;
+pub use serve::Serve;
 use training::bytes;
 pub use training::*;
 use vila_u::{
@@ -81,6 +83,14 @@ pub enum Command {
         The last learns from examples in the question. A reply may hold pictures and videos that the model \
         generates itself: they are written into the folder of -o, and the answer says where.")]
     Ask(Ask),
+    /// Answer HTTP requests: OpenAI's API in both directions, and a page to try it on
+    #[command(after_help = "Examples:\n  \
+        vila-u serve\n  \
+        vila-u --model hf:mit-han-lab/vila-u-7b-256 --dtype q8_0 serve --host 0.0.0.0 --api-key SECRET\n\n\
+        Then open http://127.0.0.1:8000, or give a client of OpenAI's API http://127.0.0.1:8000/v1 as its address; \
+        http://127.0.0.1:8000/docs says what there is. Ctrl-C and SIGTERM let running requests finish (--drain); a \
+        second one stops at once.")]
+    Serve(Serve),
     /// Turn an image into codes and back, and say how close it comes
     #[command(after_help = "Example: vila-u reconstruct photo.jpg -o back.png --side-by-side")]
     Reconstruct(Reconstruct),

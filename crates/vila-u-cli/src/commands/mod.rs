@@ -15,6 +15,7 @@ pub mod generate;
 pub mod info;
 pub mod reconstruct;
 pub mod score;
+pub mod serve;
 pub mod tokenize;
 pub mod train;
 pub mod train_compare;

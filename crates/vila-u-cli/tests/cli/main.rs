@@ -12,6 +12,7 @@ mod plan;
 mod quantized;
 mod recorded;
 mod runs;
+mod serve;
 mod video;
 
 use std::{

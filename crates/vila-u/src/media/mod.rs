@@ -14,7 +14,7 @@ pub mod video;
 mod webp;
 mod write;
 
-pub use memory_limit::set_memory_limit;
+pub use memory_limit::{fix_memory_limit, set_memory_limit};
 pub use read::{Picture, decode, load};
 pub(crate) use tensor::stack;
 pub use tensor::{to_images, to_tensor};

@@ -30,8 +30,8 @@ pub fn pixels(picture: &Picture, size: u32, mode: ResizeMode) -> Vec<f32> {
     normalize(&square(picture, size, mode))
 }
 
-/// The picture as a square image of that many pixels.
-pub(crate) fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
+/// The picture as a square image of that many pixels. Asked again of the result, in any mode, it changes nothing.
+pub fn square(picture: &Picture, size: u32, mode: ResizeMode) -> RgbImage {
     let resize = |image: &RgbImage| resize::bicubic(image, size, size);
     match (mode, picture) {
         (ResizeMode::StretchNative, Picture::Rgba(image)) => {
@@ -94,6 +94,20 @@ mod tests {
         assert_eq!(padded.get_pixel(3, 0).0, [127; 3]);
         assert_eq!(padded.get_pixel(3, 1).0, [3, 0, 0]);
         assert_eq!(padded.get_pixel(3, 6).0, [127; 3]);
+    }
+
+    #[test]
+    fn a_square_of_the_size_stays_as_it_is() {
+        let all = [
+            ResizeMode::Stretch,
+            ResizeMode::StretchNative,
+            ResizeMode::Crop,
+            ResizeMode::Pad,
+        ];
+        for mode in all {
+            let once = square(&columns(13, 9), 8, mode);
+            assert_eq!(square(&once.clone().into(), 8, mode), once, "{mode:?}");
+        }
     }
 
     #[test]

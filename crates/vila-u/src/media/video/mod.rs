@@ -16,13 +16,20 @@ mod h264_colours;
 mod mp4;
 mod write;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+};
 
 use image::{ImageFormat, RgbImage};
+use tempfile::NamedTempFile;
 
 use super::Picture;
 use crate::{Error, Result, file_kind};
-pub use write::{RATE, VideoFormat, check, save};
+pub use write::{RATE, VideoFormat, check, encode, save};
+
+const UNREADABLE: &str = "no frame of this video can be read: it is empty, damaged or cut short";
 
 /// Bytes at the beginning of a file in which its kind is looked for.
 const HEAD: u64 = 64 << 10;
@@ -101,20 +108,50 @@ enum FrameRead {
 /// # Ok::<(), vila_u::Error>(())
 /// ```
 pub fn frames(path: &Path, count: usize, sampling: FrameSampling) -> Result<Vec<Picture>> {
-    let mut video = open(path)?;
-    if let Some(frames) = chosen(&mut *video, count, sampling)? {
-        return Ok(frames);
-    }
-    if let Some(kind) = video.unknown() {
-        let mut video = ffmpeg::Ffmpeg::open(path, kind)?;
+    let foreign = match open(path)? {
+        Opened::Here(mut video) => {
+            if let Some(frames) = chosen(&mut *video, count, sampling)? {
+                return Ok(frames);
+            }
+            video.unknown().map(String::from)
+        }
+        Opened::Foreign(kind) => Some(kind),
+    };
+    if let Some(kind) = foreign {
+        let mut video = ffmpeg::Ffmpeg::open(path, &kind)?;
         if let Some(frames) = chosen(&mut video, count, sampling)? {
             return Ok(frames);
         }
     }
-    Err(Error::invalid(
-        path,
-        "no frame of this video can be read: it is empty, damaged or cut short",
-    ))
+    Err(Error::invalid(path, UNREADABLE))
+}
+
+/// As [`frames`], from the content of a file: an MP4 with H.264, or an animated GIF, WebP or PNG. Nothing is given to
+/// `ffmpeg`, so that it is safe to ask this of files of strangers.
+///
+/// ```
+/// use vila_u::media::video::{FrameSampling, decode};
+///
+/// assert!(decode(b"not a video", 8, FrameSampling::Inference).is_err());
+/// ```
+pub fn decode(bytes: &[u8], count: usize, sampling: FrameSampling) -> Result<Vec<Picture>> {
+    let file = NamedTempFile::new()
+        .and_then(|mut file| file.write_all(bytes).map(|()| file))
+        .map_err(|error| Error::failed(format!("keeping a video: {error}")))?;
+    let seen = match open(file.path()) {
+        Ok(Opened::Here(mut video)) => chosen(&mut *video, count, sampling),
+        Ok(Opened::Foreign(kind)) => Err(Error::failed(format!(
+            "{kind} is not read here: make it an MP4 with H.264"
+        ))),
+        Err(error) => Err(error),
+    };
+    match seen {
+        Ok(frames) => frames.ok_or_else(|| Error::failed(UNREADABLE)),
+        // The name of the file says nothing to who gave its content.
+        Err(Error::Invalid { reason, .. }) => Err(Error::failed(reason)),
+        Err(Error::Io { source, .. }) => Err(Error::failed(source.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// The frames that are sampled, if any can be decoded.
@@ -152,10 +189,18 @@ fn arrange(chosen: &[Option<usize>], wanted: &[usize], pictures: &[Picture]) -> 
     chosen.iter().filter_map(place).collect()
 }
 
+/// A video file whose kind is known.
+enum Opened {
+    Here(Box<dyn Video>),
+    /// What only `ffmpeg` decodes, by its name.
+    Foreign(String),
+}
+
 /// Opens a video as what its content says it is.
-fn open(path: &Path) -> Result<Box<dyn Video>> {
+fn open(path: &Path) -> Result<Opened> {
+    let here = |video| Ok(Opened::Here(video));
     if path.is_dir() {
-        return Ok(Box::new(folder::Folder::open(path)?));
+        return here(Box::new(folder::Folder::open(path)?));
     }
     let mut head = Vec::new();
     File::open(path)
@@ -163,16 +208,16 @@ fn open(path: &Path) -> Result<Box<dyn Video>> {
         .map_err(Error::io(path))?;
     let format = image::guess_format(&head);
     if let Ok(format @ (ImageFormat::Gif | ImageFormat::WebP | ImageFormat::Png)) = format {
-        return Ok(Box::new(animation::Animation::open(path, format)?));
+        return here(Box::new(animation::Animation::open(path, format)?));
     }
     if mp4::begins(&head) {
         return match mp4::open(path)? {
-            mp4::Opened::H264(video) => Ok(Box::new(video)),
-            mp4::Opened::Other(codec) => Ok(Box::new(ffmpeg::Ffmpeg::open(path, &codec)?)),
+            mp4::Opened::H264(video) => here(Box::new(video)),
+            mp4::Opened::Other(codec) => Ok(Opened::Foreign(codec)),
         };
     }
     match ffmpeg::kind(&head) {
-        Some(kind) => Ok(Box::new(ffmpeg::Ffmpeg::open(path, &kind)?)),
+        Some(kind) => Ok(Opened::Foreign(kind)),
         None => Err(Error::invalid(
             path,
             match file_kind::mistaken(&head) {
@@ -239,6 +284,19 @@ mod tests {
         assert_eq!(seen(3, 5), [-1, -1, 0, 1, 2]);
         assert_eq!(seen(1, 1), [0]);
         assert_eq!(seen(0, 8), [0; 0]);
+    }
+
+    #[test]
+    fn what_strangers_send_is_read_here_or_not_at_all() {
+        let bytes = std::fs::read(sample("baseline.mp4")).unwrap();
+        let seen = decode(&bytes, 4, FrameSampling::Inference).unwrap();
+        let stored = frames(&sample("baseline.mp4"), 4, FrameSampling::Inference).unwrap();
+        assert_eq!(levels(&seen), levels(&stored));
+        // A WebM file begins so.
+        for bytes in [&b"\x1a\x45\xdf\xa3webm"[..], b"", b"words"] {
+            let error = decode(bytes, 4, FrameSampling::Inference).unwrap_err();
+            assert!(!error.to_string().contains("tmp"), "{error}");
+        }
     }
 
     #[test]

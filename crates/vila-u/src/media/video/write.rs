@@ -18,7 +18,7 @@ use shiguredo_mp4::{
 
 use super::{
     folder::Folder,
-    h264::{Coded, encode},
+    h264::{self, Coded},
 };
 use crate::{Error, Result, atomic, media::save_png};
 
@@ -90,6 +90,26 @@ pub fn check(path: &Path, frames: usize) -> Result<VideoFormat> {
 /// ```
 pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
     let output = check(path, frames.len())?;
+    if output == VideoFormat::Frames {
+        check_frames(frames)?;
+        return save_frames(path, frames);
+    }
+    let bytes = encode(frames, rate, output).map_err(Error::in_file(path))?;
+    atomic::write(path, &bytes)
+}
+
+/// The content of the file that [`save`] writes. Errors also for a folder of frames, which is no file.
+pub fn encode(frames: &[RgbImage], rate: NonZeroU32, format: VideoFormat) -> Result<Vec<u8>> {
+    check_frames(frames)?;
+    match format {
+        VideoFormat::Mp4 => mp4(frames, rate),
+        VideoFormat::Gif => gif(frames, rate),
+        VideoFormat::WebP => webp(frames, rate),
+        VideoFormat::Frames => Err(Error::usage("a folder of frames is no file")),
+    }
+}
+
+fn check_frames(frames: &[RgbImage]) -> Result<()> {
     let Some(first) = frames.first() else {
         return Err(Error::usage("a video needs at least one frame"));
     };
@@ -99,13 +119,7 @@ pub fn save(path: &Path, frames: &[RgbImage], rate: NonZeroU32) -> Result<()> {
     {
         return Err(Error::usage("the frames of a video must be of one size"));
     }
-    let bytes = match output {
-        VideoFormat::Mp4 => mp4(frames, rate),
-        VideoFormat::Gif => gif(frames, rate),
-        VideoFormat::WebP => webp(frames, rate),
-        VideoFormat::Frames => return save_frames(path, frames),
-    };
-    atomic::write(path, &bytes.map_err(Error::in_file(path))?)
+    Ok(())
 }
 
 fn save_frames(folder: &Path, frames: &[RgbImage]) -> Result<()> {
@@ -121,7 +135,7 @@ fn frame_name(index: usize) -> String {
 }
 
 fn mp4(frames: &[RgbImage], rate: NonZeroU32) -> Result<Vec<u8>> {
-    let coded = encode(frames, rate.get()).map_err(unwritten)?;
+    let coded = h264::encode(frames, rate.get()).map_err(unwritten)?;
     packed(&coded, rate).map_err(unwritten)
 }
 

@@ -1,0 +1,25 @@
+// Icons of 24 x 24, drawn with strokes.
+
+export const icons = {
+  chat: "M4 5h16v11H10l-5 4v-4H4z",
+  create: "M4 4h6v6H4zM14 4h6v6h-6zM4 14h6v6H4zM17 14v6M14 17h6",
+  inside: "M4 4h16v16H4zM4 9.3h16M4 14.7h16M9.3 4v16M14.7 4v16",
+  theme: "M12 4a8 8 0 1 0 8 8 6 6 0 0 1-8-8z",
+  attach: "M4 18V6a1 1 0 0 1 1-1h14a1 1 0 0 1 1 1v12a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 16l5-5 4 4 2-2 5 4M15.5 9h.01",
+  settings: "M4 7h9M19 7h1M13 7a3 3 0 1 0 6 0 3 3 0 1 0-6 0M4 17h1M11 17h9M5 17a3 3 0 1 0 6 0 3 3 0 1 0-6 0",
+  new: "M12 5v14M5 12h14",
+  send: "M12 19V5M6 11l6-6 6 6",
+  stop: "M7 7h10v10H7z",
+  image: "M4 5h16v14H4zM4 16l5-5 4 4 2-2 5 4M15.5 9h.01",
+  video: "M4 6h11v12H4zM15 11l5-3v8l-5-3",
+  close: "M6 6l12 12M18 6L6 18",
+  again: "M5 12a7 7 0 1 0 2-5M7 3v4h4",
+  save: "M12 4v11M7 11l5 5 5-5M5 20h14",
+  ask: "M4 5h16v11H10l-5 4v-4H4zM12 13h.01M10.5 8.5a1.5 1.5 0 1 1 1.5 2",
+  seed: "M12 21V10M12 10c0-4 3-6 7-6 0 4-3 6-7 6zM12 14c0-3-2-5-6-5 0 3 2 5 6 5z",
+  play: "M8 5l11 7-11 7z",
+  pause: "M8 5v14M16 5v14",
+  loop: "M17 3l3 3-3 3M4 11V8a2 2 0 0 1 2-2h14M7 21l-3-3 3-3M20 13v3a2 2 0 0 1-2 2H4",
+  left: "M15 5l-7 7 7 7",
+  right: "M9 5l7 7-7 7",
+};
