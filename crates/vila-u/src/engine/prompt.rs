@@ -112,7 +112,7 @@ fn message_text<'r>(
     let placed = !videos && named > 0 && named == message.content.iter().filter(images).count();
     let line = format!("{IMAGE_PLACEHOLDER}\n");
     let mut text = String::new();
-    for part in &message.content {
+    for part in in_reading_order(&message.content) {
         match part {
             Content::Text(words) if placed => {
                 let between: Vec<_> = words.split(IMAGE_PLACEHOLDER).map(as_words).collect();
@@ -135,6 +135,19 @@ fn message_text<'r>(
         return Ok(placed);
     }
     Ok(text)
+}
+
+/// Words before pictures are about these pictures, which the model was trained to see first. Where words follow a picture,
+/// all parts stand as they are written.
+fn in_reading_order(content: &[Content]) -> impl Iterator<Item = &Content> {
+    let is_text = |part: &&Content| matches!(part, Content::Text(_));
+    let (words, pictures) = match content.iter().position(|part| !is_text(&part)) {
+        Some(first) if !content[first..].iter().any(|part| is_text(&part)) => {
+            content.split_at(first)
+        }
+        _ => (content, [].as_slice()),
+    };
+    pictures.iter().chain(words)
 }
 
 /// Turns prompts into what is read; the features of pictures seen lately are kept.

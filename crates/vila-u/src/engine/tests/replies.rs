@@ -161,6 +161,12 @@ fn pictures_stand_where_their_messages_do() {
     let mut greeted = alone.clone();
     Arc::make_mut(&mut greeted.messages).insert(0, message(Role::Assistant, 0));
     assert_eq!(reply(greeted), reply(alone.clone()));
+    // A question before its picture is asked about it, as one behind it is.
+    let mut question_first = alone.clone();
+    let content = &mut Arc::make_mut(&mut question_first.messages)[0].content;
+    content.reverse();
+    assert!(matches!(content[0], Content::Text(_)));
+    assert_eq!(reply(question_first), reply(alone.clone()));
     // What the system says comes first.
     let mut before = alone.clone();
     Arc::make_mut(&mut before.messages).insert(0, message(Role::System, 0));
