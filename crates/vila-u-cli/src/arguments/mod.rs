@@ -26,7 +26,8 @@ use vila_u::{
     after_help = "Examples:\n  \
         vila-u generate \"a red heart on a blue background\" -o heart.png\n  \
         vila-u ask \"What is in this picture?\" --image heart.png\n  \
-        vila-u --model hf:mit-han-lab/vila-u-7b-256 generate \"a cat\" -o cat.png\n\n\
+        vila-u --model hf:mit-han-lab/vila-u-7b-256 generate \"a cat\" -o cat.png\n  \
+        vila-u serve\n\n\
         Results go to standard output, messages to standard error. Exit code 2: wrong usage; 1: any other failure.\n\n\
         VILA_U_CPU=avx2 in the environment keeps the CPU to these instructions (plain, neon, avx2, avx512 or amx), which \
         tells whether a wrong result comes from better ones."
@@ -86,7 +87,7 @@ pub enum Command {
     /// Answer HTTP requests: OpenAI's API in both directions, and a page to try it on
     #[command(after_help = "Examples:\n  \
         vila-u serve\n  \
-        vila-u --model hf:mit-han-lab/vila-u-7b-256 --dtype q8_0 serve --host 0.0.0.0 --api-key SECRET\n\n\
+        VILA_U_API_KEY=SECRET vila-u --model hf:mit-han-lab/vila-u-7b-256 --dtype q8_0 serve --host 0.0.0.0\n\n\
         Then open http://127.0.0.1:8000, or give a client of OpenAI's API http://127.0.0.1:8000/v1 as its address; \
         http://127.0.0.1:8000/docs says what there is. Ctrl-C and SIGTERM let running requests finish (--drain); a \
         second one stops at once.")]
