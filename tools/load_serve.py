@@ -164,7 +164,9 @@ async def rate(work, at_once, rounds):
 
 
 async def first_token(server, number):
-    asked = question(f"What is in picture {number}?", 8, png(64, (number * 40 % 256, 90, 200)), stream=True)
+    # A picture that the server has not seen before: what it has read is not read again.
+    picture = png(64, [random.randrange(256) for _ in range(3)])
+    asked = question(f"What is in picture {number}?", 8, picture, stream=True)
     async for seconds, event in server.events("/v1/chat/completions", asked):
         if event["choices"] and event["choices"][0]["delta"].get("content"):
             return seconds

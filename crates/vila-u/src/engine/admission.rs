@@ -16,15 +16,19 @@ const WORTH_WAITING: usize = 16;
 const KEPT: u64 = 1 << 30;
 
 impl<'a> Engine<'a> {
-    /// Lets requests that wait begin, in their order, as far as memory allows. No more than one picture is encoded
-    /// at a step, so that those who run go on.
+    /// Lets requests that wait begin, in their order, as far as memory allows. The pictures of no more than one are
+    /// encoded at a step, so that those who run go on.
     pub(super) fn admit(&mut self) {
         for one in &mut self.waiting {
             one.listener.tell(Event::Waiting);
         }
         self.waiting.retain(|one| !one.listener.gone);
         let mut index = 0;
+        let encoded = self.reader.encoded;
         while self.running.len() < self.options.max_running && index < self.waiting.len() {
+            if self.waiting[index].prepared.is_none() && self.reader.encoded > encoded {
+                return;
+            }
             let Some(prepared) = self.prepare(index) else {
                 return;
             };
@@ -45,24 +49,15 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// What a waiting request begins with. `None` where that is not known at this step; one that cannot be carried
-    /// out has its error and waits no longer.
+    /// What a waiting request begins with. One that cannot be carried out has its error and waits no longer.
     fn prepare(&mut self, index: usize) -> Option<Prepared<'a>> {
         let one = &mut self.waiting[index];
-        if let Some(prepared) = one.prepared.take() {
-            return Some(prepared);
-        }
-        let encoded = self.reader.encoded;
-        match Prepared::new(self.pipeline, &mut self.reader, &one.request) {
-            Ok(prepared) if self.reader.encoded == encoded => Some(prepared),
-            Ok(prepared) => {
-                one.prepared = Some(prepared);
-                // The first of them may begin at once.
-                if self.running.is_empty() {
-                    return one.prepared.take();
-                }
-                None
-            }
+        let prepared = one.prepared.take().map_or_else(
+            || Prepared::new(self.pipeline, &mut self.reader, &one.request),
+            Ok,
+        );
+        match prepared {
+            Ok(prepared) => Some(prepared),
             Err(error) => {
                 one.listener.tell(Event::Failed(error));
                 self.waiting.remove(index);
