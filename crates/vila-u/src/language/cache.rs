@@ -88,19 +88,16 @@ impl KvCache {
 
     /// A cache with room for `capacity` positions whose row `i` continues this one's row `rows[i]`.
     pub fn fork(&self, rows: &Tensor<1, Int>, capacity: usize) -> Self {
-        let copy = |old: &Tensor<4>| {
-            let [_, heads, _, head_dim] = old.dims();
-            let filled = old.clone().narrow(2, 0, self.length);
-            let filled = filled.select(0, rows.clone());
-            let [batch, ..] = filled.dims();
-            let shape = [batch, heads, capacity, head_dim];
-            let place = [0..batch, 0..heads, 0..self.length, 0..head_dim];
-            Tensor::zeros(shape, (&old.device(), old.dtype())).slice_assign(place, filled)
+        let select = |buffer: &Tensor<4>| {
+            let filled = buffer.clone().narrow(2, 0, self.length);
+            filled.select(0, rows.clone())
         };
-        Self {
-            layers: self.layers.iter().map(|l| l.each_ref().map(copy)).collect(),
+        let layers = self.layers.iter().map(|l| l.each_ref().map(select));
+        let selected = Self {
+            layers: layers.collect(),
             length: self.length,
-        }
+        };
+        selected.copy_of(self.length, capacity)
     }
 
     /// A cache with room for `capacity` positions: the rows of this one, then those of `other`. Both end
