@@ -2,13 +2,16 @@
 
 import { spawn } from "node:child_process";
 
-const answers = async (url) => {
+/** The status of what listens there; undefined where nothing does. */
+const status = async (url) => {
   try {
-    return (await fetch(new URL("health", url))).ok;
+    return (await fetch(new URL("health", url))).status;
   } catch {
-    return false;
+    return undefined;
   }
 };
+
+const answers = async (url) => (await status(url)) === 200;
 
 export class Server {
   constructor(url, command) {
@@ -44,5 +47,7 @@ export class Server {
     }
     await this.ended;
     this.child = undefined;
+    // The shell may end before what it started, which still answers for as long as it drains.
+    while ((await status(this.url)) !== undefined) await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
