@@ -82,6 +82,7 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Train(args) => commands::train::run(global, args, console),
         Command::Data(Data::Inspect(args)) => commands::data_inspect::run(args, console),
         Command::Data(Data::Nano(args)) => commands::data_nano::run(args, console),
+        Command::Eval(Eval::Compare(args)) => commands::eval_compare::run(args, console),
         Command::Eval(Eval::Nano(args)) => commands::eval_nano::run(global, args, console),
         Command::Eval(Eval::Quantized(args)) => {
             commands::eval_quantized::run(global, args, console)

@@ -20,6 +20,18 @@ pub enum Eval {
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
     #[command(after_help = "Example: vila-u eval quantized -n 100")]
     Quantized(EvalQuantized),
+    /// Two results of one evaluation side by side: what differs in how they were made, whether the numbers differ by more
+    /// than chance, and the paper's
+    #[command(after_help = "Example: vila-u eval compare results/zero-shot results/zero-shot-bf16")]
+    Compare(EvalCompare),
+}
+
+#[derive(Args)]
+pub struct EvalCompare {
+    /// The folder of a result, or its result.json
+    pub a: PathBuf,
+    /// The other, of the same evaluation
+    pub b: PathBuf,
 }
 
 #[derive(Args)]

@@ -1,5 +1,13 @@
 //! How good a model is: [`metrics`] are pure functions, [`benchmarks`] run a model.
 
 pub mod benchmarks;
+pub mod compare;
+mod image_set;
 pub mod metrics;
+mod paper;
+pub mod record;
 pub mod score;
+
+pub use crate::data::formats::pictures::Class;
+pub use image_set::{ImageId, ImageSet, ImageSetSummary};
+pub use paper::{PAPER, PaperNumber};

@@ -15,6 +15,7 @@ mod webp;
 mod write;
 
 pub use memory_limit::{fix_memory_limit, set_memory_limit};
+pub(crate) use read::read_file;
 pub use read::{Picture, decode, load};
 pub(crate) use tensor::stack;
 pub use tensor::{to_images, to_tensor};

@@ -28,7 +28,7 @@ pub(super) struct Member {
 }
 
 /// Whether a file of an archive is not one of its author's: macOS and Windows put such beside them.
-pub(super) fn is_metadata(path: &str) -> bool {
+pub(crate) fn is_metadata(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let folder = path.split('/').any(|folder| folder == "__MACOSX");
     folder || name.starts_with("._") || matches!(name, ".DS_Store" | "Thumbs.db" | "desktop.ini")

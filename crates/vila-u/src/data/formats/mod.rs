@@ -5,7 +5,7 @@
 //! inside their folder. What is wrong with one record costs that record; what is wrong with a shard,
 //! the rest of the shard.
 
-mod archive;
+pub(crate) mod archive;
 mod footer;
 mod json;
 pub(super) mod llava;
@@ -14,12 +14,13 @@ pub(super) mod nano;
 pub(super) mod openvid;
 pub(super) mod parquet;
 mod pickle;
+pub(crate) mod pictures;
 pub(super) mod vflan;
 pub(super) mod webdataset;
 mod zipped;
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     pub use super::{archive::tests::tar, pickle::tests::dumped, zipped::tests::zip};
 }
 

@@ -43,6 +43,22 @@ const ROWS: usize = 16;
 
 /// The rows of a shard; picture paths in them are relative to `folder`.
 pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
+    let folder = folder.to_path_buf();
+    let records = rows(path, &COLUMNS)?.zip(1..).map(move |(row, number)| {
+        let record = row.and_then(|row| record(number, row, &folder));
+        record.map_err(|reason| Bad {
+            key: format!("row {number}"),
+            reason,
+        })
+    });
+    Ok(Box::new(records))
+}
+
+/// The rows of a table, as far as these columns go. After one that cannot be read nothing follows.
+pub(super) fn rows(
+    path: &Path,
+    columns: &[&str],
+) -> Result<impl Iterator<Item = std::result::Result<Row, String>> + Send + use<>> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let invalid = |reason: String| Error::invalid(path, reason);
     if let Some(what) = file_kind::mistaken_file(&mut file).map_err(Error::io(path))? {
@@ -53,7 +69,7 @@ pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
     let rows = guarded(|| {
         let reader = SerializedFileReader::new(file)?;
         let schema = reader.metadata().file_metadata().schema();
-        let known = |column: &&Arc<Type>| COLUMNS.contains(&column.name());
+        let known = |column: &&Arc<Type>| columns.contains(&column.name());
         let columns = schema.get_fields().iter().filter(known).cloned().collect();
         let columns = Type::group_type_builder(schema.name())
             .with_fields(columns)
@@ -62,25 +78,16 @@ pub(in crate::data) fn open(path: &Path, folder: &Path) -> Result<Records> {
         Ok(rows.with_batch_size(ROWS))
     });
     let mut rows = rows.map_err(invalid)?;
-    let folder = folder.to_path_buf();
-    let (mut number, mut ended) = (0, false);
-    let records = std::iter::from_fn(move || {
+    let mut ended = false;
+    Ok(std::iter::from_fn(move || {
         if ended {
             return None;
         }
         let row = guarded(|| rows.next().transpose());
         ended = !matches!(row, Ok(Some(_)));
-        number += 1;
         let row = row.map_err(|reason| format!("the rest of this table cannot be read: {reason}"));
-        let record = row
-            .transpose()?
-            .and_then(|row| record(number, row, &folder));
-        Some(record.map_err(|reason| Bad {
-            key: format!("row {number}"),
-            reason,
-        }))
-    });
-    Ok(Box::new(records))
+        row.transpose()
+    }))
 }
 
 /// The result, or why the library failed.
@@ -136,7 +143,7 @@ fn record(number: u64, row: Row, folder: &Path) -> std::result::Result<Record, S
 }
 
 /// A picture: bytes, or a struct of bytes and a path.
-fn image(field: &Field, folder: &Path) -> std::result::Result<Image, String> {
+pub(super) fn image(field: &Field, folder: &Path) -> std::result::Result<Image, String> {
     let content = |bytes: &[u8]| {
         if bytes.len() as u64 <= LARGEST_IMAGE {
             Ok(Image::Bytes(bytes.to_vec()))

@@ -17,13 +17,13 @@ use super::{
     Bad, Records,
     archive::{Member, Members},
     json,
+    pictures::IMAGES,
 };
 use crate::{
     Result,
     data::record::{Image, Pictures, Record, Text},
 };
 
-const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 /// Fields of `.json` that a caption may be in, the best first.
 const CAPTIONS: [&str; 3] = ["sharegpt4v", "prompt", "caption"];
 

@@ -1,0 +1,356 @@
+//! What an evaluation did and found: `result.json`, and `samples.jsonl` with the numbers of every sample.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::metrics::Estimate;
+use crate::{Error, Result, atomic, checkpoint::Files};
+
+const RECORD: &str = "result.json";
+const SAMPLES: &str = "samples.jsonl";
+
+/// What a model consists of, among other files that lie beside it.
+const MODEL_FILES: [&str; 6] = [".json", ".safetensors", ".bin", ".pt", ".pth", ".model"];
+
+/// Everything that somebody needs to repeat a measurement, and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// `reconstruction`, `zero-shot`, ...
+    pub evaluation: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Of `vila-u`.
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Identity>,
+    #[serde(default)]
+    pub data: Vec<Identity>,
+    #[serde(default)]
+    pub settings: Map<String, Value>,
+    /// What each metric is, where there is more than one definition: a sentence for each name.
+    #[serde(default)]
+    pub definitions: BTreeMap<String, String>,
+    pub metrics: Vec<Metric>,
+    /// How many samples were left out, for each reason.
+    #[serde(default)]
+    pub skipped: BTreeMap<String, usize>,
+    pub seconds: f64,
+}
+
+/// A model or a dataset, by its content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As it was given: a path or `hf:ORG/NAME`.
+    pub name: String,
+    /// SHA-256 of the content in hexadecimal; see [`Identity::of_model`] and [`super::ImageSet`].
+    pub sha256: String,
+    /// Samples of a dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<usize>,
+}
+
+/// A measured number, with its 95 % interval where it has one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    pub name: String,
+    pub value: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
+    pub n: usize,
+    /// How the interval was computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
+}
+
+/// How a 95 % confidence interval was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interval {
+    /// Wilson's score interval, of shares.
+    Wilson,
+    /// Percentiles of 2,000 bootstrap resamples, of means.
+    Bootstrap,
+}
+
+impl EvaluationRecord {
+    /// A record of the running command, with nothing measured yet.
+    pub fn new(evaluation: &str) -> Self {
+        Self {
+            evaluation: evaluation.into(),
+            command: std::env::args().collect(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            model: None,
+            data: Vec::new(),
+            settings: Map::new(),
+            definitions: BTreeMap::new(),
+            metrics: Vec::new(),
+            skipped: BTreeMap::new(),
+            seconds: 0.0,
+        }
+    }
+
+    /// The metric of this name.
+    pub fn metric(&self, name: &str) -> Option<&Metric> {
+        self.metrics.iter().find(|metric| metric.name == name)
+    }
+
+    /// Writes `result.json` into a folder that is there.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(RECORD);
+        let text = serde_json::to_vec_pretty(self);
+        let mut text = text.map_err(|error| Error::invalid(&path, error.to_string()))?;
+        text.push(b'\n');
+        atomic::write(&path, &text)
+    }
+
+    /// Reads the `result.json` of a folder, or the file itself.
+    pub fn read(path: &Path) -> Result<Self> {
+        let path = if path.is_dir() {
+            path.join(RECORD)
+        } else {
+            path.to_path_buf()
+        };
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::invalid(&path, format!("not a result of `vila-u eval`: {error}"))
+        })
+    }
+}
+
+impl Metric {
+    /// A number without an interval, such as FID.
+    pub fn plain(name: impl Into<String>, value: f64, n: usize) -> Self {
+        Self {
+            name: name.into(),
+            value,
+            low: None,
+            high: None,
+            n,
+            interval: None,
+        }
+    }
+
+    /// What `interval::share` (Wilson) or `interval::mean` (bootstrap) estimated.
+    pub fn estimate(name: impl Into<String>, estimate: Estimate, interval: Interval) -> Self {
+        Self {
+            low: Some(estimate.low),
+            high: Some(estimate.high),
+            interval: Some(interval),
+            ..Self::plain(name, estimate.value, estimate.n)
+        }
+    }
+}
+
+impl Identity {
+    /// A model by the content of its weights, configurations and tokenizers: SHA-256 over path, NUL, length, NUL and
+    /// content of each, in the order of folders and names. Takes as long as reading them.
+    pub fn of_model(name: &str, files: &Files) -> Result<Self> {
+        let mut hash = Sha256::new();
+        for folder in ["", "llm", "mm_projector", "siglip", "vision_tower"] {
+            let inside = if folder.is_empty() {
+                files.clone()
+            } else {
+                files.join(folder)
+            };
+            // A folder without a file of its own is not there in every place that models come from.
+            for file in inside.names().unwrap_or_default() {
+                if !MODEL_FILES.iter().any(|ending| file.ends_with(ending)) {
+                    continue;
+                }
+                let bytes = inside.bytes(&file)?;
+                hash.update(format!("{folder}/{file}\0{}\0", bytes.len()));
+                hash.update(&*bytes);
+            }
+        }
+        Ok(Self {
+            name: name.into(),
+            sha256: hex(hash),
+            n: None,
+        })
+    }
+}
+
+/// The digest in hexadecimal.
+pub fn hex(hash: Sha256) -> String {
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// One line of `samples.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub id: String,
+    #[serde(flatten)]
+    pub values: Map<String, Value>,
+}
+
+/// `samples.jsonl` of a folder: a line is added as soon as its sample is measured, so that whatever happens nothing
+/// measured is lost.
+#[derive(Debug)]
+pub struct SampleLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl SampleLog {
+    /// A new log; one that is there is emptied. Creates the folder.
+    pub fn create(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let path = folder.join(SAMPLES);
+        let file = File::create(&path).map_err(Error::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Goes on with the log of a folder, or begins one: what is in it already comes with it. A last line that is not
+    /// whole is cut off: the program was stopped while it wrote it.
+    pub fn resume(folder: &Path) -> Result<(Self, Vec<Sample>)> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let path = folder.join(SAMPLES);
+        let open = || {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            let whole = text
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
+            text.truncate(whole);
+            file.set_len(whole as u64)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok((file, text))
+        };
+        let (file, text) = open().map_err(Error::io(&path))?;
+        let samples = parse(&path, &text)?;
+        Ok((Self { path, file }, samples))
+    }
+
+    /// Adds a sample.
+    pub fn append(&mut self, sample: &Sample) -> Result<()> {
+        let line = serde_json::to_vec(sample);
+        let mut line = line.map_err(|error| Error::invalid(&self.path, error.to_string()))?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(Error::io(&self.path))
+    }
+
+    /// The samples of a folder; none where it has no log.
+    pub fn read(folder: &Path) -> Result<Vec<Sample>> {
+        let path = folder.join(SAMPLES);
+        match std::fs::read(&path) {
+            Ok(text) => parse(&path, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(Error::io(&path)(error)),
+        }
+    }
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Vec<Sample>> {
+    let mut ids = HashSet::new();
+    let lines = text.split(|byte| *byte == b'\n').zip(1..);
+    let lines = lines.filter(|(line, _)| !line.is_empty());
+    lines
+        .map(|(line, number)| {
+            let wrong = |reason: String| Error::invalid(path, format!("line {number}: {reason}"));
+            let sample: Sample =
+                serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
+            if !ids.insert(sample.id.clone()) {
+                return Err(wrong(format!("{:?} is there twice", sample.id)));
+            }
+            Ok(sample)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::evaluation::metrics::share;
+
+    fn sample(id: &str, value: f64) -> Sample {
+        let values = Map::from_iter([("psnr".to_string(), value.into())]);
+        Sample {
+            id: id.into(),
+            values,
+        }
+    }
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut record = EvaluationRecord::new("zero-shot");
+        record
+            .metrics
+            .push(Metric::estimate("top-1", share(3, 4), Interval::Wilson));
+        record.metrics.push(Metric::plain("fid", 1.8, 50_000));
+        record.skipped.insert("not an image".into(), 2);
+        record.write(folder.path()).unwrap();
+        assert_eq!(EvaluationRecord::read(folder.path()).unwrap(), record);
+        assert_eq!(record.metric("fid").unwrap().value, 1.8);
+        std::fs::write(folder.path().join("result.json"), "{}").unwrap();
+        let error = EvaluationRecord::read(folder.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("not a result"), "{error}");
+    }
+
+    #[test]
+    fn a_log_goes_on_behind_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SampleLog::create(folder.path()).unwrap();
+        log.append(&sample("a", 1.0)).unwrap();
+        log.append(&sample("b", 2.0)).unwrap();
+        drop(log);
+        let path = folder.path().join("samples.jsonl");
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"{\"id\": \"c\", \"ps");
+        std::fs::write(&path, text).unwrap();
+        let (mut log, samples) = SampleLog::resume(folder.path()).unwrap();
+        assert_eq!(samples, [sample("a", 1.0), sample("b", 2.0)]);
+        log.append(&sample("c", 3.0)).unwrap();
+        assert_eq!(SampleLog::read(folder.path()).unwrap().len(), 3);
+        log.append(&sample("a", 3.0)).unwrap();
+        let error = SampleLog::read(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("line 4") && error.contains("twice"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_model_is_known_by_its_content() {
+        let nano = crate::checkpoint::Source::parse("nano").unwrap();
+        let files = nano.files(|_, _| {}).unwrap();
+        let embedded = Identity::of_model("nano", &files).unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
+        let copy = tempfile::tempdir().unwrap();
+        for part in ["", "llm", "mm_projector", "siglip", "vision_tower"] {
+            std::fs::create_dir_all(copy.path().join(part)).unwrap();
+            for name in Files::folder(folder.join(part)).names().unwrap() {
+                let to = copy.path().join(part).join(&name);
+                std::fs::copy(folder.join(part).join(&name), to).unwrap();
+            }
+        }
+        let copied = Identity::of_model("copy", &Files::folder(copy.path())).unwrap();
+        assert_eq!(embedded.sha256, copied.sha256);
+        std::fs::write(copy.path().join("config.json"), "{}").unwrap();
+        let changed = Identity::of_model("copy", &Files::folder(copy.path())).unwrap();
+        assert_ne!(embedded.sha256, changed.sha256);
+    }
+}
