@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -61,6 +61,8 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     pub name: String,
+    /// What is no number or infinite is `null` in the file, and not a number when it is read again.
+    #[serde(deserialize_with = "number_or_null")]
     pub value: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low: Option<f64>,
@@ -80,6 +82,10 @@ pub enum Interval {
     Wilson,
     /// Percentiles of 2,000 bootstrap resamples, of means.
     Bootstrap,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
 impl EvaluationRecord {
@@ -281,7 +287,6 @@ fn parse(path: &Path, text: &[u8]) -> Result<Vec<Sample>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::evaluation::metrics::share;
 
     fn sample(id: &str, value: f64) -> Sample {
         let values = Map::from_iter([("psnr".to_string(), value.into())]);
@@ -295,14 +300,24 @@ mod tests {
     fn records_are_read_as_they_were_written() {
         let folder = tempfile::tempdir().unwrap();
         let mut record = EvaluationRecord::new("zero-shot");
+        let estimate = Estimate {
+            value: 0.75,
+            low: 0.25,
+            high: 1.0,
+            n: 4,
+        };
         record
             .metrics
-            .push(Metric::estimate("top-1", share(3, 4), Interval::Wilson));
+            .push(Metric::estimate("top-1", estimate, Interval::Wilson));
         record.metrics.push(Metric::plain("fid", 1.8, 50_000));
         record.skipped.insert("not an image".into(), 2);
         record.write(folder.path()).unwrap();
         assert_eq!(EvaluationRecord::read(folder.path()).unwrap(), record);
         assert_eq!(record.metric("fid").unwrap().value, 1.8);
+        record.metrics[1].value = f64::INFINITY;
+        record.write(folder.path()).unwrap();
+        let read = EvaluationRecord::read(folder.path()).unwrap();
+        assert!(read.metric("fid").unwrap().value.is_nan());
         std::fs::write(folder.path().join("result.json"), "{}").unwrap();
         let error = EvaluationRecord::read(folder.path())
             .unwrap_err()
