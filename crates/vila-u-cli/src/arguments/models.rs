@@ -41,6 +41,9 @@ pub struct EvalQuantized {
     pub n: usize,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// The folder for result.json
+    #[arg(short, long, default_value = "results/quantized")]
+    pub output: PathBuf,
 }
 
 #[derive(Args)]
@@ -62,9 +65,9 @@ pub struct EvalNano {
     /// Temperature of the codes of images and videos, above 0 [default: the model's own]
     #[arg(long)]
     pub temperature: Option<f32>,
-    /// A folder for contact sheets of what was measured
-    #[arg(short, long)]
-    pub output: Option<PathBuf>,
+    /// The folder for result.json and contact sheets of what was measured
+    #[arg(short, long, default_value = "results/nano")]
+    pub output: PathBuf,
 }
 
 #[derive(Args)]

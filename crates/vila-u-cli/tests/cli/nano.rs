@@ -137,7 +137,27 @@ fn it_measures_itself() {
     let arguments = ["eval", "nano", "-n", "4", "--cfg", "1", "-o", "report"];
     let report = &json(folder.path(), &arguments)[0];
     assert!(report.get("reconstruction").is_some(), "{report}");
-    assert!(fs::read_dir(folder.path().join("report")).unwrap().count() > 0);
+    assert!(fs::read_dir(folder.path().join("report")).unwrap().count() > 1);
+    let result = fs::read_to_string(folder.path().join("report/result.json")).unwrap();
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(
+        (&result["settings"]["n"], &result["settings"]["cfg"]),
+        (&4.into(), &1.0.into())
+    );
+    let compared = &json(folder.path(), &["eval", "compare", "report", "report"])[0];
+    assert!(
+        compared["differs"].as_array().unwrap().is_empty(),
+        "{compared}"
+    );
+    let object = &compared["metrics"].as_array().unwrap().iter();
+    let object = object
+        .clone()
+        .find(|metric| metric["name"] == "generation.object");
+    assert_eq!(
+        object.unwrap()["difference"]["significant"],
+        false,
+        "{compared}"
+    );
 }
 
 #[test]

@@ -105,6 +105,12 @@ impl EvaluationRecord {
         }
     }
 
+    /// Notes a setting that the numbers depend on.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
     /// The metric of this name.
     pub fn metric(&self, name: &str) -> Option<&Metric> {
         self.metrics.iter().find(|metric| metric.name == name)

@@ -14,7 +14,10 @@ use crate::{
     Error, Result,
     checkpoint::{self, Checkpoint, Files, WeightDtype},
     data::nano::{Scene, Split},
-    evaluation::metrics::{Estimate, share},
+    evaluation::{
+        metrics::{Estimate, share},
+        record::{Interval, Metric},
+    },
     media::preprocess::normalize,
     sequence::{SequenceLayout, templates},
     teacher_forcing::{Predictions, VisualTokens, predictions},
@@ -27,6 +30,24 @@ const FORMATS: [WeightDtype; 3] = [WeightDtype::BF16, WeightDtype::Q8_0, WeightD
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub formats: Vec<Cost>,
+}
+
+impl Report {
+    /// Everything that was measured, by names such as `q8_0.text.perplexity`.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let of = |cost: &Cost| {
+            [("text", &cost.text), ("codes", &cost.codes)].map(|(tokens, quality)| {
+                let name = |what| format!("{}.{tokens}.{what}", cost.format);
+                let n = quality.agreement.n;
+                [
+                    Metric::plain(name("perplexity"), quality.perplexity, n),
+                    Metric::estimate(name("agreement"), quality.agreement, Interval::Wilson),
+                    Metric::plain(name("error"), quality.error, n),
+                ]
+            })
+        };
+        self.formats.iter().flat_map(of).flatten().collect()
+    }
 }
 
 /// What a format costs.

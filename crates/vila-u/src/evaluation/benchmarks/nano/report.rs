@@ -9,7 +9,13 @@ use super::Options;
 use crate::{
     Result,
     data::nano::{Kind, Split},
-    evaluation::metrics::{CodeUse, Estimate},
+    evaluation::{
+        metrics::{CodeUse, Estimate},
+        record::{
+            Interval::{Bootstrap, Wilson},
+            Metric,
+        },
+    },
     media,
 };
 
@@ -108,6 +114,55 @@ impl Report {
             video_generation: None,
             sheets: Vec::new(),
         }
+    }
+
+    /// Everything that was measured, by names such as `generation.object`.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = Vec::new();
+        for (name, quality) in [
+            ("reconstruction", &self.reconstruction),
+            ("reconstruction_new_emoji", &self.reconstruction_new_emoji),
+        ] {
+            if let Some(Quality { psnr, ssim }) = quality {
+                metrics.push(Metric::estimate(format!("{name}.psnr"), *psnr, Bootstrap));
+                metrics.push(Metric::estimate(format!("{name}.ssim"), *ssim, Bootstrap));
+            }
+        }
+        let mut share = |name: String, estimate: Estimate| {
+            metrics.push(Metric::estimate(name, estimate, Wilson));
+        };
+        if let Some(matching) = self.matching {
+            share("matching".into(), matching);
+        }
+        for (name, answers) in [
+            ("questions", &self.questions),
+            ("video_questions", &self.video_questions),
+            ("comparisons", &self.comparisons),
+            ("riddles", &self.riddles),
+        ] {
+            if let Some(Answers { all, by_kind }) = answers {
+                share(name.into(), *all);
+                for (kind, estimate) in by_kind {
+                    share(format!("{name}.{}", kind.name()), *estimate);
+                }
+            }
+        }
+        if let Some(image) = &self.generation {
+            share("generation.object".into(), image.object);
+            share("generation.background".into(), image.background);
+            share("generation.count".into(), image.count);
+        }
+        for (name, video) in [
+            ("video_reconstruction", &self.video_reconstruction),
+            ("video_generation", &self.video_generation),
+        ] {
+            if let Some(video) = video {
+                share(format!("{name}.object"), video.object);
+                share(format!("{name}.background"), video.background);
+                share(format!("{name}.motion"), video.motion);
+            }
+        }
+        metrics
     }
 
     /// Writes every contact sheet as a PNG file into an existing folder.
