@@ -2,13 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use vila_u::media::video;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use vila_u::{
+    evaluation::generation::{Layout, Shard},
+    media::video,
+};
 
 #[derive(Args)]
 pub struct Generate {
     /// What to generate
-    pub prompt: String,
+    #[arg(required_unless_present = "prompts")]
+    pub prompt: Option<String>,
     /// A .png file, or with -n a folder for 0000.png, 0001.png, ... and a contact sheet sheet.png; with --video
     /// a .mp4, .gif or .webp file or a folder of frames, or with -n a folder for 0000.mp4, 0001.mp4, ... and a
     /// sheet with a video in each row
@@ -20,22 +27,23 @@ pub struct Generate {
     /// Frames a second of the video that is written
     #[arg(long, default_value_t = video::RATE.get(), requires = "video", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub fps: u32,
-    /// How many images or videos
-    #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub n: u32,
-    /// Classifier-free guidance weight; 1 turns guidance off [default: the model's own]
-    #[arg(long)]
-    pub cfg: Option<f32>,
+    /// How many images or videos [default: 1, or of each prompt of --prompts as many as the benchmark scores]
+    #[arg(short, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub n: Option<u32>,
+    /// Classifier-free guidance weight; 1 turns guidance off. With --prompts also several, 1,2,3,5, each into a
+    /// folder of its own, cfg-1, cfg-2, ... [default: the model's own]
+    #[arg(long, value_delimiter = ',')]
+    pub cfg: Vec<f64>,
     /// Sampling temperature, above 0 [default: the model's own]
     #[arg(long)]
-    pub temperature: Option<f32>,
+    pub temperature: Option<f64>,
     /// Sample from the K best codes only; at most the codebook's size, 0 for all [default: 900]
     #[arg(long)]
     pub top_k: Option<usize>,
     /// Sample from the smallest set of codes with this total probability, in (0, 1]
     #[arg(long, default_value_t = 0.96)]
-    pub top_p: f32,
-    /// Seed of the random choices [default: a new one each time, printed]
+    pub top_p: f64,
+    /// Seed of the random choices [default: a new one each time, printed; 0 with --prompts]
     #[arg(long)]
     pub seed: Option<u64>,
     /// Always take the most probable code
@@ -44,6 +52,20 @@ pub struct Generate {
     /// Also write the codes, as `encode` does, to this safetensors file; of a video, frame after frame
     #[arg(long)]
     pub codes: Option<PathBuf>,
+    /// The prompt file of a benchmark: generates for all of its prompts, into the folder of -o; run again, it goes
+    /// on where it was stopped
+    #[arg(long, value_name = "FILE", requires_all = ["layout", "output"], conflicts_with_all = ["prompt", "codes"])]
+    pub prompts: Option<PathBuf>,
+    /// What the prompt file is of, and so the names that are written
+    #[arg(long, requires = "prompts", value_parser = layouts())]
+    pub layout: Option<Layout>,
+    /// Of the prompts only one part, 3/8 the third of eight: the others are for other machines
+    #[arg(long, value_name = "PART", requires = "prompts", value_parser = Shard::parse)]
+    pub shard: Option<Shard>,
+}
+
+fn layouts() -> impl TypedValueParser<Value = Layout> {
+    PossibleValuesParser::new(Layout::ALL.map(Layout::name)).try_map(|name| Layout::parse(&name))
 }
 
 #[derive(Args)]

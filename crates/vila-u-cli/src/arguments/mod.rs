@@ -70,9 +70,13 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7\n  \
         vila-u generate --video \"a red heart moves to the left\" -o heart.mp4\n  \
-        vila-u generate --video \"a red heart grows\" -n 4 -o hearts --fps 8\n\n\
+        vila-u generate --video \"a red heart grows\" -n 4 -o hearts --fps 8\n  \
+        vila-u generate --prompts evaluation_metadata.jsonl --layout geneval -o geneval\n  \
+        vila-u generate --prompts meta_data.json --layout mjhq-30k --cfg 1,2,3,5 --shard 3/8 -o mjhq\n\n\
         A video has as many frames as the model was made for (8). Its name says what is written: .mp4 (H.264), \
-        .gif, .webp (without loss), or no ending for a folder of frames 0000.png, 0001.png, ...")]
+        .gif, .webp (without loss), or no ending for a folder of frames 0000.png, 0001.png, ...\n\n\
+        Of --prompts, docs/evaluation.md says which file each benchmark has and how it is scored. Beside what is \
+        generated, manifest.jsonl says of every file how it was made.")]
     Generate(Generate),
     /// Answer a question about images, videos, or nothing but text, in words and pictures
     #[command(after_help = "Examples:\n  \

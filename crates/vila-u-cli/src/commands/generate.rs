@@ -21,7 +21,19 @@ use crate::{
 };
 
 pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
-    let n = args.n as usize;
+    let Some(prompt) = &args.prompt else {
+        return super::generate_prompts::run(global, args, console);
+    };
+    let n = args.n.unwrap_or(1) as usize;
+    let cfg = match args.cfg.as_slice() {
+        [] => None,
+        [cfg] => Some(*cfg),
+        _ => {
+            return Err(Error::usage(
+                "several values of --cfg are for --prompts: give one",
+            ));
+        }
+    };
     let files = files(args, n)?;
     if let Some(codes) = &args.codes {
         check_parent(codes)?;
@@ -34,7 +46,7 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     }
     let pipeline = pipeline(global, console).build()?;
     let seed = args.seed.unwrap_or_else(random_seed);
-    let options = options(args, &pipeline, seed)?;
+    let options = options(args, cfg, &pipeline, seed)?;
     if args.video && n == 1 {
         video::check(&files[0], pipeline.video_frames()?)?;
     }
@@ -74,9 +86,9 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         }
     };
     let outcome = if args.video {
-        pipeline.generate_videos_stream(&args.prompt, n, &options, on_event)
+        pipeline.generate_videos_stream(prompt, n, &options, on_event)
     } else {
-        pipeline.generate_images_stream(&args.prompt, n, &options, on_event)
+        pipeline.generate_images_stream(prompt, n, &options, on_event)
     };
     if let Some(error) = failure {
         return Err(error);
@@ -111,7 +123,13 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     )
 }
 
-fn options(args: &Generate, pipeline: &Pipeline, seed: u64) -> Result<GenerateOptions> {
+/// How an image is sampled, as it was asked for.
+pub(super) fn options(
+    args: &Generate,
+    cfg: Option<f64>,
+    pipeline: &Pipeline,
+    seed: u64,
+) -> Result<GenerateOptions> {
     if args
         .temperature
         .is_some_and(|temperature| temperature <= 0.0)
@@ -127,10 +145,10 @@ fn options(args: &Generate, pipeline: &Pipeline, seed: u64) -> Result<GenerateOp
         )));
     }
     let mut options = GenerateOptions::default();
-    options.guidance = args.cfg.map(f64::from);
-    options.temperature = args.temperature.map(f64::from);
+    options.guidance = cfg;
+    options.temperature = args.temperature;
     options.top_k = args.top_k;
-    options.top_p = Some(args.top_p.into());
+    options.top_p = Some(args.top_p);
     options.greedy = args.greedy;
     options.seed = Some(seed);
     Ok(options)

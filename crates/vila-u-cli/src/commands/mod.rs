@@ -13,6 +13,7 @@ pub mod eval_nano;
 pub mod eval_quantized;
 pub mod export;
 pub mod generate;
+mod generate_prompts;
 pub mod info;
 pub mod reconstruct;
 pub mod score;

@@ -5,6 +5,8 @@
 mod abilities;
 mod bad_input;
 mod bench;
+mod benchmark_runs;
+mod benchmarks;
 mod hub;
 mod inputs_and_outputs;
 mod nano;

@@ -2,6 +2,7 @@
 
 pub mod benchmarks;
 pub mod compare;
+pub mod generation;
 mod image_set;
 pub mod metrics;
 mod paper;
