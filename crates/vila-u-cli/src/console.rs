@@ -117,6 +117,15 @@ impl Console {
 
     /// Shows that `done` of `total` steps of `what` are done, with rate and time left.
     pub fn progress(&self, what: &str, done: u64, total: u64, note: &str) {
+        self.show(what, done, Some(total), note);
+    }
+
+    /// The same of as many steps as there turn out to be.
+    pub fn count(&self, what: &str, done: u64) {
+        self.show(what, done, None, "");
+    }
+
+    fn show(&self, what: &str, done: u64, total: Option<u64>, note: &str) {
         if self.quiet {
             return;
         }
@@ -126,7 +135,7 @@ impl Console {
             slot => slot.insert(Bar::new(what, done.saturating_sub(1), total)),
         };
         bar.update(done, total, note);
-        if done >= total {
+        if total.is_some_and(|total| done >= total) {
             *slot = None;
         }
     }
@@ -141,15 +150,16 @@ impl Console {
 }
 
 impl Bar {
-    fn new(what: &str, before: u64, total: u64) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
-            ProgressBar::new(total)
-        } else {
-            ProgressBar::hidden()
+    fn new(what: &str, before: u64, total: Option<u64>) -> Self {
+        let bar = match total {
+            _ if !std::io::stderr().is_terminal() => ProgressBar::hidden(),
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::no_length(),
         };
-        let style = ProgressStyle::with_template(
-            "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}",
-        );
+        let style = ProgressStyle::with_template(match total {
+            Some(_) => "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}",
+            None => "{prefix} {pos} {per_sec}",
+        });
         if let Ok(style) = style {
             bar.set_style(style);
         }
@@ -165,10 +175,10 @@ impl Bar {
         }
     }
 
-    fn update(&mut self, done: u64, total: u64, note: &str) {
+    fn update(&mut self, done: u64, total: Option<u64>, note: &str) {
         self.bar.set_position(done);
         self.bar.set_message(note.to_string());
-        if done >= total {
+        if total.is_some_and(|total| done >= total) {
             self.bar.finish_and_clear();
         }
         if std::io::stderr().is_terminal() {
@@ -180,11 +190,14 @@ impl Bar {
         }
         self.last_line = Some(Instant::now());
         let rate = done.saturating_sub(self.before) as f64 / self.started.elapsed().as_secs_f64();
-        let left = (total - done.min(total)) as f64 / rate.max(1e-9);
-        message(&format!(
-            "{} {done}/{total}, {rate:.2}/s, {left:.0} s left {note}",
-            self.what
-        ));
+        let what = &self.what;
+        message(&match total {
+            Some(total) => {
+                let left = (total - done.min(total)) as f64 / rate.max(1e-9);
+                format!("{what} {done}/{total}, {rate:.2}/s, {left:.0} s left {note}")
+            }
+            None => format!("{what} {done}, {rate:.2}/s"),
+        });
     }
 }
 

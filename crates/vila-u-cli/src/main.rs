@@ -87,6 +87,8 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Eval(Eval::Quantized(args)) => {
             commands::eval_quantized::run(global, args, console)
         }
+        Command::Eval(Eval::ZeroShot(args)) => commands::eval_zero_shot::run(global, args, console),
+        Command::Eval(Eval::Loss(args)) => commands::eval_loss::run(global, args, console),
         Command::Bench(args) => commands::bench::run(global, args, console),
         Command::Info(args) => commands::info::run(global, args, console),
         Command::Export(args) => commands::export::run(global, args, console),

@@ -260,29 +260,32 @@ impl Losses {
             None => Vec::new(),
             Some(text) => read(text.clone())?,
         };
-        let visual = match &self.visual {
-            None => Vec::new(),
-            Some(visual) => read(visual.clone().mean_dim(1).squeeze_dim(1))?,
+        let (visual, depth) = match &self.visual {
+            None => (Vec::new(), 0),
+            Some(visual) => (read(visual.clone().flatten(0, 1))?, visual.dims()[1]),
         };
-        let mut scores = vec![[Mean::default(); 2]; layout.samples];
-        let mut add = |kind: usize, from: usize, value: f64| {
+        // Of text, and of the codes at each depth.
+        let mut means = vec![vec![Mean::default(); 1 + depth]; layout.samples];
+        let mut add = |from: usize, first: usize, values: &[f64]| {
             if let Some(sample) = layout.sample_at(from) {
-                scores[sample][kind].add(value);
+                let means = means[sample][first..].iter_mut();
+                means.zip(values).for_each(|(mean, value)| mean.add(*value));
             }
         };
         for (target, value) in layout.text_targets.iter().zip(text) {
-            add(0, target.from, value);
+            add(target.from, 0, &[value]);
         }
-        for (target, value) in layout.visual_targets.iter().zip(visual) {
-            add(1, target.from, value);
+        for (target, values) in layout
+            .visual_targets
+            .iter()
+            .zip(visual.chunks(depth.max(1)))
+        {
+            add(target.from, 1, values);
         }
-        let score = |[text, visual]: [Mean; 2]| Score {
-            text_loss: text.value(),
-            text_tokens: text.count,
-            visual_loss: visual.value(),
-            visual_tokens: visual.count,
-        };
-        Ok(scores.into_iter().map(score).collect())
+        Ok(means
+            .iter()
+            .map(|means| Score::of(means[0], &means[1..]))
+            .collect())
     }
 }
 
@@ -295,6 +298,23 @@ pub struct Score {
     /// Mean of `-log p` over the codes of the visual tokens to be predicted.
     pub visual_loss: Option<f64>,
     pub visual_tokens: usize,
+    /// The same of the codes at each depth; empty where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depth_losses: Vec<f64>,
+}
+
+impl Score {
+    fn of(text: Mean, depths: &[Mean]) -> Self {
+        let depth_losses: Vec<f64> = depths.iter().filter_map(|mean| mean.value()).collect();
+        Self {
+            text_loss: text.value(),
+            text_tokens: text.count,
+            visual_loss: (!depth_losses.is_empty())
+                .then(|| depth_losses.iter().sum::<f64>() / depth_losses.len() as f64),
+            visual_tokens: depths.first().map_or(0, |mean| mean.count),
+            depth_losses,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,5 +1,7 @@
 //! The command line: every option, its default and its help.
 
+mod eval_loss;
+mod eval_zero_shot;
 mod inference;
 mod models;
 mod serve;
@@ -9,6 +11,8 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+pub use eval_loss::EvalLoss;
+pub use eval_zero_shot::EvalZeroShot;
 pub use inference::*;
 pub use models::*;
 pub use serve::Serve;

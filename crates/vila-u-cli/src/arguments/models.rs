@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use vila_u::{checkpoint::WeightDtype, data::nano::Split, evaluation::benchmarks::nano::Measure};
 
-use super::{formats, measures, splits};
+use super::{EvalLoss, EvalZeroShot, eval_loss, eval_zero_shot, formats, measures, splits};
 
 #[derive(Subcommand)]
 pub enum Eval {
@@ -20,6 +20,12 @@ pub enum Eval {
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
     #[command(after_help = "Example: vila-u eval quantized -n 100")]
     Quantized(EvalQuantized),
+    /// Zero-shot classification of labelled pictures: top-1 and top-5 accuracy of a vision tower
+    #[command(name = "zero-shot", after_help = eval_zero_shot::EXAMPLES)]
+    ZeroShot(EvalZeroShot),
+    /// How well a model predicts the words and the codes that a recipe holds out, for each kind of sample
+    #[command(after_help = eval_loss::EXAMPLES)]
+    Loss(EvalLoss),
     /// Two results of one evaluation side by side: what differs in how they were made, whether the numbers differ by more
     /// than chance, and the paper's
     #[command(after_help = "Example: vila-u eval compare results/zero-shot results/zero-shot-bf16")]

@@ -16,6 +16,7 @@ mod recorded;
 mod runs;
 mod serve;
 mod video;
+mod zero_shot;
 
 use std::{
     path::{Path, PathBuf},

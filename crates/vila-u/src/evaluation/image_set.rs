@@ -1,7 +1,7 @@
 //! The pictures that an evaluation looks at: folders, tar shards and Parquet tables, one after the other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -55,7 +55,8 @@ enum Entry {
 /// Which picture of a set it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageId {
-    /// The path in the set's folder, the name in the archive, or the row of the table: the same in every run.
+    /// The path in the set's folder; of an archive its file name and the name in it, of a table its file name and the
+    /// row: the same in every run.
     pub id: String,
     pub class: Option<Class>,
 }
@@ -107,6 +108,19 @@ impl ImageSet {
             .iter()
             .all(|file| matches!(file, Entry::Image { .. }));
         images.then_some(self.files.len())
+    }
+
+    /// The names of the folders that its image files lie in, which are their classes; nothing is known of shards and
+    /// tables before they are read.
+    pub fn folders(&self) -> BTreeSet<String> {
+        let class = |file: &Entry| match file {
+            Entry::Image {
+                class: Some(Class::Name(name)),
+                ..
+            } => Some(name.clone()),
+            _ => None,
+        };
+        self.files.iter().filter_map(class).collect()
     }
 
     /// Decodes the pictures, `prepare`s them and hands them over in order, `batch` at a time and fewer where some cannot
@@ -231,12 +245,29 @@ impl Entry {
                     }),
                 }
             })),
-            Self::Tar(path) => pictures::of_tar(&path).unwrap_or_else(|error| failed(&path, error)),
-            Self::Table(path) => {
-                pictures::of_table(&path).unwrap_or_else(|error| failed(&path, error))
-            }
+            Self::Tar(path) => match pictures::of_tar(&path) {
+                Ok(files) => of_file(&path, files),
+                Err(error) => failed(&path, error),
+            },
+            Self::Table(path) => match pictures::of_table(&path) {
+                Ok(files) => of_file(&path, files),
+                Err(error) => failed(&path, error),
+            },
         }
     }
+}
+
+/// The pictures of a file with its name in theirs: those of several shards may have the same.
+fn of_file(path: &Path, files: PictureFiles) -> PictureFiles {
+    let name = path.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    Box::new(files.map(move |file| {
+        let file = file?;
+        Ok(PictureFile {
+            id: format!("{name}/{}", file.id),
+            ..file
+        })
+    }))
 }
 
 /// What a file of a set is, by its ending; None if it is none of these.
@@ -341,6 +372,8 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         let class = |name: &str| Some(Class::Name(name.into()));
+        let set = ImageSet::open(folder.path().to_str().unwrap()).unwrap();
+        assert!(set.folders().iter().eq(["n01", "n02"]));
         let expected = [
             (image("n01/a.PNG", class("n01")), 1),
             (image("n01/c.png", class("n01")), 2),
@@ -373,8 +406,8 @@ mod tests {
         fs::write(folder.path().join("a.tar"), tar(&files)).unwrap();
         let (batches, summary) = read(folder.path(), 1);
         let expected = [
-            (image("0", Some(Class::Index(7))), 1),
-            (image("dog/1", Some(Class::Name("dog".into()))), 2),
+            (image("a.tar/0", Some(Class::Index(7))), 1),
+            (image("a.tar/dog/1", Some(Class::Name("dog".into()))), 2),
         ];
         assert_eq!(batches.concat(), expected);
         assert_eq!(summary.skipped.len(), 1);

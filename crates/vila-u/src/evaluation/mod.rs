@@ -3,11 +3,13 @@
 pub mod benchmarks;
 pub mod compare;
 pub mod generation;
+pub mod held_out_loss;
 mod image_set;
 pub mod metrics;
 mod paper;
 pub mod record;
 pub mod score;
+pub mod zero_shot;
 
 pub use crate::data::formats::pictures::Class;
 pub use image_set::{ImageId, ImageSet, ImageSetSummary};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt,
     fs::{File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -136,6 +137,26 @@ impl EvaluationRecord {
         serde_json::from_slice(&text).map_err(|error| {
             Error::invalid(&path, format!("not a result of `vila-u eval`: {error}"))
         })
+    }
+}
+
+impl fmt::Display for EvaluationRecord {
+    /// A line for each metric, then what was left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.metrics.iter().map(|metric| metric.name.len()).max();
+        let width = width.unwrap_or(0);
+        for (at, metric) in self.metrics.iter().enumerate() {
+            let between = if at > 0 { "\n" } else { "" };
+            write!(f, "{between}{:width$}  {:.4}", metric.name, metric.value)?;
+            if let (Some(low), Some(high)) = (metric.low, metric.high) {
+                write!(f, " [{low:.4}, {high:.4}]")?;
+            }
+            write!(f, ", n = {}", metric.n)?;
+        }
+        for (reason, count) in &self.skipped {
+            write!(f, "\nleft out {count}: {reason}")?;
+        }
+        Ok(())
     }
 }
 
@@ -320,6 +341,8 @@ mod tests {
         record.write(folder.path()).unwrap();
         assert_eq!(EvaluationRecord::read(folder.path()).unwrap(), record);
         assert_eq!(record.metric("fid").unwrap().value, 1.8);
+        let table = "top-1  0.7500 [0.2500, 1.0000], n = 4\nfid    1.8000, n = 50000\nleft out 2: not an image";
+        assert_eq!(record.to_string(), table);
         record.metrics[1].value = f64::INFINITY;
         record.write(folder.path()).unwrap();
         let read = EvaluationRecord::read(folder.path()).unwrap();

@@ -4,7 +4,7 @@ pub mod data;
 pub mod distributed;
 pub mod losses;
 mod model;
-mod objectives;
+pub(crate) mod objectives;
 mod optimizer;
 pub mod plan;
 pub mod recipe;

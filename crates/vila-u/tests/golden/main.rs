@@ -21,3 +21,4 @@ mod sequence;
 mod torch_file;
 mod tower;
 mod train;
+mod zero_shot;

@@ -17,27 +17,32 @@ fn expected(batch: &str, sample: i64) -> Score {
     let key = |name: &str| format!("{batch}.{name}");
     let source = recorded.ints(&key("packed_source"));
     let length = recorded.shape(&key("packed_source"))[1];
-    let mean = |positions: &str, nll: &str| -> (Option<f64>, usize) {
+    // At each depth; text has one.
+    let means = |positions: &str, nll: &str| -> (Vec<f64>, usize) {
         let positions = recorded.ints(&key(positions));
         let nll = recorded.floats(&key(nll));
         let depth = nll.len() / (positions.len() / 2);
-        let (mut sum, mut count) = (0.0, 0);
+        let (mut sums, mut count) = (vec![0.0; depth], 0);
         for (position, nll) in positions.chunks_exact(2).zip(nll.chunks(depth)) {
             let from = position[0] as usize * length + position[1] as usize;
             if source[from] == sample && source[from + 1] == sample {
-                sum += nll.iter().map(|x| f64::from(*x)).sum::<f64>() / depth as f64;
+                let sums = sums.iter_mut().zip(nll);
+                sums.for_each(|(sum, nll)| *sum += f64::from(*nll));
                 count += 1;
             }
         }
-        ((count > 0).then(|| sum / count as f64), count)
+        let means = sums.into_iter().filter(|_| count > 0);
+        (means.map(|sum| sum / count as f64).collect(), count)
     };
-    let (text_loss, text_tokens) = mean("text_loss_positions", "text_nll");
-    let (visual_loss, visual_tokens) = mean("visual_loss_positions", "visual_nll");
+    let (text, text_tokens) = means("text_loss_positions", "text_nll");
+    let (depth_losses, visual_tokens) = means("visual_loss_positions", "visual_nll");
+    let depths = depth_losses.len() as f64;
     Score {
-        text_loss,
+        text_loss: text.first().copied(),
         text_tokens,
-        visual_loss,
+        visual_loss: (depths > 0.0).then(|| depth_losses.iter().sum::<f64>() / depths),
         visual_tokens,
+        depth_losses,
     }
 }
 
@@ -97,6 +102,10 @@ fn records() {
         );
         assert_near(actual.text_loss, expected.text_loss);
         assert_near(actual.visual_loss, expected.visual_loss);
+        assert_eq!(actual.depth_losses.len(), expected.depth_losses.len());
+        for (actual, expected) in actual.depth_losses.into_iter().zip(expected.depth_losses) {
+            assert_near(Some(actual), Some(expected));
+        }
     }
     let error = score(&model, &config, &tokenizer, &records[5]).unwrap_err();
     let message = error.to_string();

@@ -21,7 +21,9 @@ mod zipped;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    pub use super::{archive::tests::tar, pickle::tests::dumped, zipped::tests::zip};
+    pub use super::{
+        archive::tests::tar, parquet::tests::labelled, pickle::tests::dumped, zipped::tests::zip,
+    };
 }
 
 use serde::{Deserialize, Serialize};

@@ -198,7 +198,7 @@ fn said(element: &Field, turns: &mut Vec<Turn>) -> std::result::Result<(), Strin
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use parquet::{
         column::writer::ColumnWriter,
         data_type::ByteArray,
@@ -271,17 +271,43 @@ mod tests {
         let mut group = writer.next_row_group().unwrap();
         for (values, definitions, repetitions) in columns {
             let mut column = group.next_column().unwrap().unwrap();
-            let values: Vec<ByteArray> = values.into_iter().map(ByteArray::from).collect();
-            if let ColumnWriter::ByteArrayColumnWriter(writer) = column.untyped() {
-                writer
-                    .write_batch(&values, Some(&definitions), repetitions.as_deref())
-                    .unwrap();
+            match column.untyped() {
+                ColumnWriter::Int64ColumnWriter(writer) => {
+                    let number = |text: Vec<u8>| String::from_utf8(text).unwrap().parse().unwrap();
+                    let values: Vec<i64> = values.into_iter().map(number).collect();
+                    let levels = (Some(&definitions[..]), repetitions.as_deref());
+                    writer.write_batch(&values, levels.0, levels.1).unwrap();
+                }
+                ColumnWriter::ByteArrayColumnWriter(writer) => {
+                    let values: Vec<_> = values.into_iter().map(ByteArray::from).collect();
+                    let levels = (Some(&definitions[..]), repetitions.as_deref());
+                    writer.write_batch(&values, levels.0, levels.1).unwrap();
+                }
+                _ => unreachable!(),
             }
             column.close().unwrap();
         }
         group.close().unwrap();
         writer.close().unwrap();
         file
+    }
+
+    /// Pictures and their classes in the layout of Hugging Face's image datasets.
+    pub fn labelled(pictures: &[(Vec<u8>, i64)]) -> Vec<u8> {
+        let schema = "message schema {
+            optional group image { optional binary bytes; optional binary path (STRING); }
+            optional int64 label;
+        }";
+        let (n, images) = (pictures.len(), pictures.iter().map(|one| one.0.clone()));
+        let labels = pictures.iter().map(|one| one.1.to_string().into_bytes());
+        write(
+            schema,
+            vec![
+                (images.collect(), vec![2; n], None),
+                (Vec::new(), vec![1; n], None),
+                (labels.collect(), vec![1; n], None),
+            ],
+        )
     }
 
     fn read(table: &[u8]) -> Result<Vec<std::result::Result<Record, Bad>>> {

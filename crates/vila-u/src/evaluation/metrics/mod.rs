@@ -5,5 +5,5 @@ mod interval;
 mod picture;
 
 pub use codes::{CodeUse, code_use};
-pub use interval::{Estimate, mean, share};
+pub use interval::{Estimate, mean, mean_of_groups, share};
 pub use picture::{psnr, ssim};

@@ -277,45 +277,91 @@ pub(crate) fn first_samples<M: MakeSample>(
     max_skipped: u64,
     count: usize,
 ) -> Result<FirstSamples<M::Sample>> {
-    let start = |source| {
-        let options = ReadOptions {
-            kinds: maker.kinds(),
-            seed,
-            shuffle_seed: 0,
-            shuffle_buffer: count,
-            partition: Partition::WHOLE,
-        };
-        Stream::new(source, options, Position::default())
-    };
-    let mut streams: Vec<Stream> = sources.iter().map(start).collect::<Result<_>>()?;
-    let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
-    let (mut samples, mut all) = (Vec::new(), SkippedRecords::default());
-    let most = usize::try_from(max_skipped).unwrap_or(usize::MAX);
-    for n in 0..count as u64 {
-        let (source, _) = source_and_worker(&weights, n, 1);
-        let (stream, name) = (&mut streams[source], sources[source].name());
-        let WorkerOutput {
-            sample, skipped, ..
-        } = next_usable(maker, n, stream, most)?;
-        skipped.into_iter().for_each(|one| all.push(one));
-        if sample.is_none() || all.len() > most {
-            let last = all.last();
-            let reason = last.map_or("", |skipped| skipped.reason.as_str());
-            return Err(Error::failed(format!(
-                "{name}: more than {most} records cannot be used; the last: {reason}"
-            )));
-        }
-        match sample {
-            Some(sample) if stream.epoch() == 0 => {
-                samples.push(LoadedSample::new(name, sample));
-            }
-            _ => break,
-        }
+    let mut reader = FirstSamplesReader::new(maker, sources, seed, max_skipped, count)?;
+    let mut samples = Vec::new();
+    while let Some(sample) = reader.next_sample()? {
+        samples.push(sample);
     }
     Ok(FirstSamples {
         samples,
-        skipped: all.into_vec(),
+        skipped: reader.into_skipped(),
     })
+}
+
+/// The same, one after the other: a sample in memory at a time.
+pub(crate) struct FirstSamplesReader<'a, M> {
+    maker: &'a M,
+    sources: &'a [Source],
+    weights: Vec<f64>,
+    streams: Vec<Stream>,
+    skipped: SkippedRecords,
+    max_skipped: usize,
+    /// Number of the next sample, below `count`.
+    n: u64,
+    count: u64,
+}
+
+impl<'a, M: MakeSample> FirstSamplesReader<'a, M> {
+    pub(crate) fn new(
+        maker: &'a M,
+        sources: &'a [Source],
+        seed: u64,
+        max_skipped: u64,
+        count: usize,
+    ) -> Result<Self> {
+        let start = |source| {
+            let options = ReadOptions {
+                kinds: maker.kinds(),
+                seed,
+                shuffle_seed: 0,
+                shuffle_buffer: count,
+                partition: Partition::WHOLE,
+            };
+            Stream::new(source, options, Position::default())
+        };
+        Ok(Self {
+            maker,
+            sources,
+            weights: sources.iter().map(|source| source.weight).collect(),
+            streams: sources.iter().map(start).collect::<Result<_>>()?,
+            skipped: SkippedRecords::default(),
+            max_skipped: usize::try_from(max_skipped).unwrap_or(usize::MAX),
+            n: 0,
+            count: count as u64,
+        })
+    }
+
+    /// None after the last.
+    pub(crate) fn next_sample(&mut self) -> Result<Option<LoadedSample<M::Sample>>> {
+        if self.n >= self.count {
+            return Ok(None);
+        }
+        let (source, _) = source_and_worker(&self.weights, self.n, 1);
+        let (stream, name) = (&mut self.streams[source], self.sources[source].name());
+        let made = next_usable(self.maker, self.n, stream, self.max_skipped)?;
+        made.skipped
+            .into_iter()
+            .for_each(|one| self.skipped.push(one));
+        if made.sample.is_none() || self.skipped.len() > self.max_skipped {
+            let last = self.skipped.last();
+            let reason = last.map_or("", |skipped| skipped.reason.as_str());
+            return Err(Error::failed(format!(
+                "{name}: more than {} records cannot be used; the last: {reason}",
+                self.max_skipped
+            )));
+        }
+        self.n += 1;
+        let first = stream.epoch() == 0;
+        Ok(made
+            .sample
+            .filter(|_| first)
+            .map(|sample| LoadedSample::new(name, sample)))
+    }
+
+    /// What was skipped so far.
+    pub(crate) fn into_skipped(self) -> Vec<Skipped> {
+        self.skipped.into_vec()
+    }
 }
 
 #[cfg(test)]

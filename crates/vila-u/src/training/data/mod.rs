@@ -1,7 +1,7 @@
 //! Samples for the trainer: made of records, loaded by worker threads, resumed where they stopped, and shown.
 
 pub(super) mod captioned_images;
-pub(super) mod dataloader;
+pub(crate) mod dataloader;
 pub(super) mod dataloader_state;
 pub mod inspect;
-pub(super) mod samples;
+pub(crate) mod samples;

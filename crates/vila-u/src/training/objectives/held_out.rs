@@ -1,13 +1,52 @@
 //! Held-out samples of the language model's stages, which are evaluated and never trained on.
 
 use crate::Result;
-use crate::data::{KindWeights, SampleKind, Source};
+use crate::data::{DatasetFormat, KindWeights, SampleKind, Source};
 use crate::training::data::dataloader::{MakeSample, first_samples};
 use crate::training::data::samples::{Example, SampleMaker};
 use crate::training::recipe::Data;
 
 /// Samples that an evaluation looks at, of each kind.
-const EVALUATED: usize = 64;
+pub(crate) const EVALUATED: usize = 64;
+
+/// Held-out samples of one kind.
+pub(crate) struct HeldOutKind {
+    /// As recipes spell it; `conversation` where the records' own kind is none of these.
+    pub(crate) name: &'static str,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) kinds: KindWeights,
+}
+
+impl HeldOutKind {
+    /// The kinds that a stage trains, and those of sources that have their own, each with its sources.
+    pub(crate) fn all(stage: &KindWeights, data: &Data) -> Vec<Self> {
+        let held_out = || data.sources.iter().filter(|source| source.held_out);
+        let own = |source: &Source| source.kind.is_none() && source.kinds(stage).is_empty();
+        let page = |source: &Source| own(source) && source.format == DatasetFormat::Mmc4;
+        let of_kind = SampleKind::ALL.into_iter().map(|kind| {
+            let weighed = stage.among(&[kind]);
+            let sources = held_out().filter(|source| match source.kind {
+                Some(only) => only == kind,
+                None => {
+                    !source.kinds(&weighed).is_empty() || kind == SampleKind::Page && page(source)
+                }
+            });
+            Self {
+                name: kind.name(),
+                sources: sources.cloned().collect(),
+                kinds: KindWeights::only(kind),
+            }
+        });
+        let conversations = held_out().filter(|source| own(source) && !page(source));
+        let conversations = Self {
+            name: "conversation",
+            sources: conversations.cloned().collect(),
+            kinds: stage.clone(),
+        };
+        let all = of_kind.chain([conversations]);
+        all.filter(|kind| !kind.sources.is_empty()).collect()
+    }
+}
 
 /// By kind where sources have the choice, and all others together.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 mod chunked_depth_loss;
 mod code_cache;
 mod gradient_checkpointing;
-mod held_out;
+pub(crate) mod held_out;
 pub(super) mod multimodal;
 mod sample_sheet;
 pub(super) mod tower;
