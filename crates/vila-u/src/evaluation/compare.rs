@@ -214,10 +214,16 @@ impl fmt::Display for Comparison {
                 )?;
             }
             if let Some(paper) = metric.paper {
-                write!(f, "   paper, {}: {} at 256 px", paper.source, paper.px256)?;
-                if let Some(px384) = paper.px384 {
-                    write!(f, ", {px384} at 384 px")?;
-                }
+                let PaperNumber {
+                    source,
+                    px256,
+                    px384,
+                    ..
+                } = paper;
+                write!(
+                    f,
+                    "   paper, {source}: {px256} at 256 px, {px384} at 384 px"
+                )?;
             }
         }
         Ok(())
@@ -255,7 +261,7 @@ mod tests {
     fn difference_of(a: &tempfile::TempDir, b: &tempfile::TempDir) -> Difference {
         let comparison = compare(a.path(), b.path()).unwrap();
         assert!(comparison.differs.is_empty(), "{comparison}");
-        assert!(comparison.to_string().contains("73.3"), "{comparison}");
+        assert!(comparison.to_string().contains("0.733"), "{comparison}");
         comparison.metrics[0].difference.unwrap()
     }
 
