@@ -83,6 +83,10 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Data(Data::Inspect(args)) => commands::data_inspect::run(args, console),
         Command::Data(Data::Nano(args)) => commands::data_nano::run(args, console),
         Command::Eval(Eval::Compare(args)) => commands::eval_compare::run(args, console),
+        Command::Eval(Eval::Fid(args)) => commands::eval_fid::run(global, args, console),
+        Command::Eval(Eval::Reconstruction(args)) => {
+            commands::eval_reconstruction::run(global, args, console)
+        }
         Command::Eval(Eval::Nano(args)) => commands::eval_nano::run(global, args, console),
         Command::Eval(Eval::Quantized(args)) => {
             commands::eval_quantized::run(global, args, console)

@@ -15,6 +15,7 @@ mod attention;
 mod bfloat16;
 mod bridge;
 mod conv2d;
+pub mod covariance;
 mod denormals;
 mod dropout;
 mod gemv;

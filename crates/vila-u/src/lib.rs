@@ -43,6 +43,7 @@ mod attention;
 pub mod benchmark;
 mod catch_unwind;
 pub mod checkpoint;
+pub mod convert;
 pub mod data;
 pub mod depth;
 pub mod device;

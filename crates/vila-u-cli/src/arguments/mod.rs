@@ -1,5 +1,6 @@
 //! The command line: every option, its default and its help.
 
+mod eval_fid;
 mod eval_loss;
 mod eval_zero_shot;
 mod inference;
@@ -11,6 +12,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+pub use eval_fid::*;
 pub use eval_loss::EvalLoss;
 pub use eval_zero_shot::EvalZeroShot;
 pub use inference::*;
@@ -155,15 +157,19 @@ pub enum Command {
             --dtype is the number format of the files. What is quantized runs on the CPU, with this program only."
     )]
     Export(Export),
-    /// Read the weights of a network that training needs from its authors' files
-    #[command(
-        after_help = "Example: vila-u convert vgg16-397923af.pth vgg.pth -o lpips.safetensors\n\n\
-            LPIPS (objective.perceptual of a recipe) is made of two files:\n  \
+    /// Read the weights of a network that training or evaluation needs from its authors' files
+    #[command(after_help = "Examples:\n  \
+            vila-u convert vgg16-397923af.pth vgg.pth -o lpips.safetensors\n  \
+            vila-u convert pt_inception-2015-12-05-6726825d.pth -o inception.safetensors\n\n\
+            What a file is, its keys tell. LPIPS (objective.perceptual of a recipe, vila-u eval reconstruction --lpips) is \
+            made of two files:\n  \
             vgg16-397923af.pth   https://download.pytorch.org/models/vgg16-397923af.pth\n  \
             vgg.pth              https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/vgg.pth;\n                       \
             also in the Python package lpips, under the same path\n\n\
-            .pth files are read as data; nothing in them is run."
-    )]
+            FID's Inception-v3 (vila-u eval reconstruction and eval fid, --inception) is one:\n  \
+            pt_inception-2015-12-05-6726825d.pth\n      \
+            https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth\n\n\
+            .pth files are read as data; nothing in them is run.")]
     Convert(Convert),
 }
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use vila_u::{checkpoint::WeightDtype, data::nano::Split, evaluation::benchmarks::nano::Measure};
 
-use super::{EvalLoss, EvalZeroShot, eval_loss, eval_zero_shot, formats, measures, splits};
+use super::{
+    EvalFid, EvalLoss, EvalReconstruction, EvalZeroShot, eval_loss, eval_zero_shot, formats,
+    measures, splits,
+};
 
 #[derive(Subcommand)]
 pub enum Eval {
@@ -17,6 +20,22 @@ pub enum Eval {
         Choose by the validation split, report the test split; on the train split the same measures say what a model \
         knows by heart.")]
     Nano(EvalNano),
+    /// How much of pictures the codes keep, with the first code of each position, the first two, and so on: rFID,
+    /// inception score, PSNR, SSIM, LPIPS, use of the codebook
+    #[command(after_help = "Examples:\n  \
+        vila-u eval reconstruction --data imagenet/val --inception inception.safetensors --lpips lpips.safetensors\n  \
+        vila-u eval reconstruction --data \"val/{00..63}.tar\" --inception inception.safetensors --definition clean-fid\n\n\
+        Without --inception there is no rFID, without --lpips no LPIPS; vila-u convert --help says how to get both. The \
+        statistics that it writes can be compared with others: vila-u eval fid.")]
+    Reconstruction(EvalReconstruction),
+    /// FID, how far two sets of pictures are apart
+    #[command(after_help = "Examples:\n  \
+        vila-u eval fid mjhq30k_imgs generated --inception inception.safetensors --per-category\n  \
+        vila-u eval fid mjhq30k_imgs flat --inception inception.safetensors --categories meta_data.json\n  \
+        vila-u eval fid imagenet-val.npz results/reconstruction/reconstruction.npz\n\n\
+        The definition must be the one that statistics were made by: pytorch-fid's --save-stats and clean-fid's \
+        make_custom_stats write such files, and this command.")]
+    Fid(EvalFid),
     /// What bf16, q8_0 and q4_0 weights cost against f32: perplexity, and how often the choice is the same
     #[command(after_help = "Example: vila-u eval quantized -n 100")]
     Quantized(EvalQuantized),

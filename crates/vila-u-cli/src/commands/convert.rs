@@ -1,7 +1,7 @@
-//! `vila-u convert`: a network that training needs, out of its authors' files.
+//! `vila-u convert`: a network that training or evaluation needs, out of its authors' files.
 
 use serde_json::json;
-use vila_u::{Result, training::losses::lpips_file};
+use vila_u::{Result, convert::convert};
 
 use super::{check_file, check_not_input};
 use crate::{arguments::Convert, console::Console};
@@ -9,7 +9,7 @@ use crate::{arguments::Convert, console::Console};
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     check_file(&args.output, "safetensors")?;
     check_not_input(&args.output, &args.files)?;
-    lpips_file::convert(&args.files, &args.output)?;
+    convert(&args.files, &args.output)?;
     let file = args.output.display().to_string();
     console.result(&file, json!({"file": file}))
 }

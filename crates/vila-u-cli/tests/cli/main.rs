@@ -7,6 +7,7 @@ mod bad_input;
 mod bench;
 mod benchmark_runs;
 mod benchmarks;
+mod fid;
 mod hub;
 mod inputs_and_outputs;
 mod nano;

@@ -101,6 +101,11 @@ impl ImageSet {
         })
     }
 
+    /// As it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The number of pictures, where it is known before they are read.
     pub fn count(&self) -> Option<usize> {
         let images = self

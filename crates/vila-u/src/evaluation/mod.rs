@@ -2,9 +2,11 @@
 
 pub mod benchmarks;
 pub mod compare;
+pub mod fid;
 pub mod generation;
 pub mod held_out_loss;
 mod image_set;
+pub mod inception;
 pub mod metrics;
 mod paper;
 pub mod record;

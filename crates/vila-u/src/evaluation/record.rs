@@ -185,6 +185,19 @@ impl Metric {
 }
 
 impl Identity {
+    /// A file by its content.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        File::open(path)
+            .and_then(|mut file| std::io::copy(&mut file, &mut hash))
+            .map_err(Error::io(path))?;
+        Ok(Self {
+            name: path.display().to_string(),
+            sha256: hex(hash),
+            n: None,
+        })
+    }
+
     /// A model by the content of its weights, configurations and tokenizers: SHA-256 over path, NUL, length, NUL and
     /// content of each, in the order of folders and names. Takes as long as reading them.
     pub fn of_model(name: &str, files: &Files) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! Resizing, bit for bit as the Pillow library does it (which made the images the released weights
 //! have seen).
 //!
-//! Bicubic: each output sample is a weighted sum of the input samples within two pixels of it,
+//! Each output sample is a weighted sum of the input samples within one (bilinear) or two pixels (bicubic) of it,
 //! stretched by the scale when shrinking (so nothing is skipped); along rows and along columns, in
 //! fixed-point arithmetic, rounded to a byte after each.
 
@@ -16,28 +16,51 @@ type Bytes<P> = ImageBuffer<P, Vec<u8>>;
 /// overshoot of at most 2, fit 32 bits.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// Pixels that make up one output pixel.
-struct Window {
-    start: usize,
-    /// In units of 2^-[`PRECISION`].
-    weights: Vec<i32>,
+/// How much the pixels around a place count for it.
+#[derive(Clone, Copy)]
+pub(crate) enum Filter {
+    Bilinear,
+    /// With a = -1/2.
+    Bicubic,
 }
 
-/// Bicubic with antialiasing; the same size gives the same image.
+/// Pixels that make up one output pixel, with weights in units of 2^-[`PRECISION`] or, where pixels are not rounded,
+/// of 1.
+pub(crate) struct Window<W = i32> {
+    pub start: usize,
+    pub weights: Vec<W>,
+}
+
+/// [`resize`] with the filter that the released weights know.
 pub(crate) fn bicubic<P: Pixel<Subpixel = u8>>(
     image: &Bytes<P>,
     width: u32,
     height: u32,
 ) -> Bytes<P> {
-    // Pillow (since 13) starts with the columns where that leaves much less for the rows; the
-    // order shows, as each pass rounds.
-    let shrink = |from: u32, to: u32| i64::from(from) - i64::from(to);
-    let (narrower, lower) = (shrink(image.width(), width), shrink(image.height(), height));
-    if lower > 0 && lower > 2 * narrower {
-        along_rows(&along_columns(image, height), width)
+    resize(image, [width, height], Filter::Bicubic)
+}
+
+/// With antialiasing; the same size gives the same image.
+pub(crate) fn resize<P: Pixel<Subpixel = u8>>(
+    image: &Bytes<P>,
+    [width, height]: [u32; 2],
+    filter: Filter,
+) -> Bytes<P> {
+    let rows = |image: &Bytes<P>| along_rows(image, width, filter);
+    let columns = |image: &Bytes<P>| along_columns(image, height, filter);
+    if columns_first(image.dimensions(), [width, height]) {
+        rows(&columns(image))
     } else {
-        along_columns(&along_rows(image, width), height)
+        columns(&rows(image))
     }
+}
+
+/// Pillow (since 13) starts with the columns where that leaves much less for the rows; the order shows, as each pass
+/// rounds.
+pub(crate) fn columns_first(from: (u32, u32), [width, height]: [u32; 2]) -> bool {
+    let shrink = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (narrower, lower) = (shrink(from.0, width), shrink(from.1, height));
+    lower > 0 && lower > 2 * narrower
 }
 
 /// [`bicubic`] of the image in the middle of a square as long as its longer side, filled up with `fill`. The square
@@ -51,7 +74,7 @@ pub(crate) fn bicubic_padded(image: &RgbImage, size: u32, fill: u8) -> RgbImage 
         image::imageops::replace(&mut square, image, left as i64, top as i64);
         return square;
     }
-    let windows = windows(side, size as usize);
+    let windows = fixed(side, size as usize, Filter::Bicubic);
     // A row of the square outside of the image stays what it is.
     let bar = vec![fill; 3 * size as usize];
     let narrow = |row: usize| -> Vec<u8> {
@@ -138,12 +161,12 @@ pub(crate) fn bicubic_rgba(image: &RgbaImage, width: u32, height: u32) -> RgbIma
     resized.convert()
 }
 
-fn along_rows<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32) -> Bytes<P> {
+fn along_rows<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32, filter: Filter) -> Bytes<P> {
     if width == image.width() {
         return image.clone();
     }
     let channels = usize::from(P::CHANNEL_COUNT);
-    let windows = windows(image.width() as usize, width as usize);
+    let windows = fixed(image.width() as usize, width as usize, filter);
     let mut resized = Bytes::new(width, image.height());
     let stride = channels * image.width() as usize;
     let rows = image.as_raw().chunks_exact(stride);
@@ -158,12 +181,16 @@ fn along_rows<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, width: u32) -> Bytes<P>
     resized
 }
 
-fn along_columns<P: Pixel<Subpixel = u8>>(image: &Bytes<P>, height: u32) -> Bytes<P> {
+fn along_columns<P: Pixel<Subpixel = u8>>(
+    image: &Bytes<P>,
+    height: u32,
+    filter: Filter,
+) -> Bytes<P> {
     if height == image.height() {
         return image.clone();
     }
     let stride = usize::from(P::CHANNEL_COUNT) * image.width() as usize;
-    let windows = windows(image.height() as usize, height as usize);
+    let windows = fixed(image.height() as usize, height as usize, filter);
     let mut resized = Bytes::new(image.width(), height);
     let input = image.as_raw();
     for (window, output) in windows.iter().zip(resized.chunks_exact_mut(stride)) {
@@ -183,11 +210,26 @@ fn weigh(samples: impl Iterator<Item = u8>, weights: &[i32]) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// One window for each of `to` output pixels over `from` input pixels.
-fn windows(from: usize, to: usize) -> Vec<Window> {
+/// [`windows`] in fixed point.
+fn fixed(from: usize, to: usize, filter: Filter) -> Vec<Window> {
+    let fixed = |weight: &f64| {
+        let weight = weight * f64::from(1 << PRECISION);
+        (weight + 0.5_f64.copysign(weight)) as i32
+    };
+    let windows = windows(from, to, filter).into_iter();
+    windows
+        .map(|window| Window {
+            start: window.start,
+            weights: window.weights.iter().map(fixed).collect(),
+        })
+        .collect()
+}
+
+/// One window for each of `to` output pixels over `from` input pixels; its weights add up to 1.
+pub(crate) fn windows(from: usize, to: usize, filter: Filter) -> Vec<Window<f64>> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
-    let reach = 2.0 * stretch;
+    let reach = filter.reach() * stretch;
     (0..to)
         .map(|index| {
             let center = (index as f64 + 0.5) * scale;
@@ -196,19 +238,32 @@ fn windows(from: usize, to: usize) -> Vec<Window> {
             // Pillow multiplies by the inverse, which rounds differently from a division.
             let shrink = 1.0 / stretch;
             let weights: Vec<f64> = (start..end)
-                .map(|x| cubic((x as f64 - center + 0.5) * shrink))
+                .map(|x| filter.weight((x as f64 - center + 0.5) * shrink))
                 .collect();
             let sum = weights.iter().fold(0.0, |sum, weight| sum + weight);
-            let fixed = |weight: &f64| {
-                let weight = weight / sum * f64::from(1 << PRECISION);
-                (weight + 0.5_f64.copysign(weight)) as i32
-            };
             Window {
                 start,
-                weights: weights.iter().map(fixed).collect(),
+                weights: weights.iter().map(|weight| weight / sum).collect(),
             }
         })
         .collect()
+}
+
+impl Filter {
+    /// In pixels to each side.
+    fn reach(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => cubic(x),
+        }
+    }
 }
 
 /// The cubic convolution kernel with a = -1/2.

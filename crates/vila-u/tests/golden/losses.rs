@@ -22,7 +22,7 @@ fn recorded() -> Recorded {
 }
 
 /// Hashed integers as numbers in -scale..scale; `salt` tells tensors apart.
-fn numbers(salt: u32, count: usize, scale: f64) -> Vec<f32> {
+pub fn numbers(salt: u32, count: usize, scale: f64) -> Vec<f32> {
     let number = |index: u32| {
         let x = index.wrapping_mul(0x9E37_79B9);
         let x = x.wrapping_add(salt.wrapping_mul(0x85EB_CA6B));

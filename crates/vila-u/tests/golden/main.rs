@@ -7,6 +7,7 @@ mod checkpoint;
 mod depth;
 #[path = "../../../vila-u-kernels/tests/every_instruction_set/mod.rs"]
 mod every_instruction_set;
+mod fid;
 mod fixture;
 mod generate;
 mod language;

@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::DType;
-use safetensors::tensor::{Dtype, TensorView};
-
 use super::lpips::{BLOCKS, CHANNELS, CONVOLUTIONS};
 use crate::checkpoint::{stored_tensor::StoredTensor, tensors::Tensors};
-use crate::{Error, Result, atomic};
+use crate::convert::{StoredFloats, write_floats};
+use crate::{Error, Result};
+use burn::tensor::DType;
 
 /// Writes what [`super::Lpips::load`] reads to `output`, from VGG16 and the heads, given in any order.
 ///
@@ -23,7 +22,7 @@ pub fn convert(inputs: &[PathBuf], output: &Path) -> Result<()> {
             t if t.by_key.contains_key("lin0.model.1.weight") => &mut heads,
             _ => {
                 let reason = "holds neither torchvision's VGG16 (features.0.weight) nor LPIPS' linear heads \
-                              (lin0.model.1.weight)";
+                              (lin0.model.1.weight) nor, alone, FID's Inception-v3 (Conv2d_1a_3x3.conv.weight)";
                 return Err(Error::invalid(path, reason));
             }
         };
@@ -54,25 +53,11 @@ pub fn convert(inputs: &[PathBuf], output: &Path) -> Result<()> {
         );
         tensors.push(read(&heads, &from, &to, &[1, outputs, 1, 1])?);
     }
-    let failed = |error: safetensors::SafeTensorError| {
-        Error::failed(format!("{}: {error}", output.display()))
-    };
-    let views = tensors.iter().map(|(key, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
-        Ok((key, view))
-    });
-    let views: Vec<_> = views.collect::<Result<_>>()?;
-    let file = safetensors::serialize(views, None).map_err(failed)?;
-    atomic::write(output, &file)
+    write_floats(output, tensors)
 }
 
 /// The tensor `from` under the name `to`, as f32.
-fn read(
-    tensors: &Tensors,
-    from: &str,
-    to: &str,
-    shape: &[usize],
-) -> Result<(String, Vec<usize>, Vec<u8>)> {
+fn read(tensors: &Tensors, from: &str, to: &str, shape: &[usize]) -> Result<StoredFloats> {
     let path = &tensors.path;
     let stored: &StoredTensor = tensors
         .by_key
@@ -85,14 +70,14 @@ fn read(
         );
         return Err(Error::invalid(path, reason));
     }
-    let values = stored.floats(from, DType::F32)?;
-    let bytes = values.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-    Ok((to.to_string(), shape.to_vec(), bytes))
+    Ok(StoredFloats::new(to, &stored.floats(from, DType::F32)?))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use safetensors::tensor::{Dtype, TensorView};
+
     use super::*;
 
     /// A file of zeros with these tensors.
