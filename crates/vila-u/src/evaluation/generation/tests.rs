@@ -81,12 +81,13 @@ fn vbench_has_more_videos_where_some_are_filtered_out() {
 #[test]
 fn tables_and_lines_are_numbered() {
     let text = "Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\t\n\
-        the words \"Fly\" on a wall\tArts\tComplex\t\n\"a sign \"\"STOP\"\"\"\tArts\tComplex\tx\n";
+        \"G I G G L E\" painted on a wall\tIllustrations\tWriting & Symbols\t\n\
+        \"STOP\"\tArtifacts\tComplex\tx\n";
     let prompts = read(Layout::Parti, "PartiPrompts.tsv", text, None).unwrap();
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     assert_eq!(
         texts,
-        ["bond", "the words \"Fly\" on a wall", "a sign \"STOP\""]
+        ["bond", "\"G I G G L E\" painted on a wall", "\"STOP\""]
     );
     assert_eq!(files(&prompts), ["00000.png", "00001.png", "00002.png"]);
     assert!(read(Layout::Parti, "x", "a\tb\nc\td\n", None).is_err());
