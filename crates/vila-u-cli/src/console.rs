@@ -62,6 +62,14 @@ impl Console {
         if !is_ignored(libc::SIGHUP) {
             self.stop_on(libc::SIGHUP);
         }
+        // Schedulers send this one before a job's time is over, to whoever started a process as well: it may come more
+        // than once.
+        #[cfg(unix)]
+        if let Err(error) = flag::register(libc::SIGUSR1, self.stopped.clone()) {
+            message(&format!(
+                "warning: SIGUSR1 will not save work in progress: {error}"
+            ));
+        }
     }
 
     /// A line for the person, on standard error.

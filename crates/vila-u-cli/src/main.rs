@@ -35,8 +35,8 @@ fn main() -> ExitCode {
         vila_u::media::set_memory_limit(bytes);
     }
     let outcome = start_threads().and_then(|()| match &cli.command {
-        // Its engine has a thread of its own.
-        Command::Serve(_) => run(&cli, &console),
+        // These have threads of their own.
+        Command::Serve(_) | Command::Train(_) => run(&cli, &console),
         // On a thread of the pool: a parallel loop that starts elsewhere waits for one of them to wake up, and
         // generation starts thousands of short ones.
         _ => rayon::scope(|_| run(&cli, &console)),

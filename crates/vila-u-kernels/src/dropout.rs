@@ -2,23 +2,40 @@
 //! number's index, computed again on the way back.
 
 use burn::backend::{DispatchTensor, flex::FlexTensor};
-use burn::tensor::{Distribution, Int, Tensor};
+use burn::tensor::{Distribution, Tensor};
 use rayon::prelude::*;
+use std::cell::Cell;
 
 use crate::bridge::{self, Kernel, Outcome, tensor, values};
 use crate::math::simd;
 
+thread_local! {
+    /// Where this thread's chance stands. The CPU's own generator is one for all threads.
+    static CHANCE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Seeds the chance of this thread's [`dropout`] on the CPU.
+pub fn seed_dropout(seed: u64) {
+    CHANCE.set(seed);
+}
+
+/// The next number of this thread's chance (SplitMix64, Steele and others 2014).
+pub fn dropout_chance() -> u64 {
+    let state = CHANCE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    CHANCE.set(state);
+    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// Zeroes each number with `probability`, below 1, and scales the others so that the mean stays; of
-/// any shape. Chance comes from the device's generator.
+/// any shape. Chance comes from this thread's generator on the CPU, from the device's on others.
 pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
-    let device = x.device();
     let x = x.into_dispatch();
-    if bridge::is_cpu_f32(&x) {
-        let range = Distribution::Uniform(0.0, f64::from(i32::MAX));
-        let seed: i64 = Tensor::<1, Int>::random([1], range, &device).into_scalar();
-        if let Outcome::Done(y) = run(x.clone(), probability, seed as u32) {
-            return Tensor::from_dispatch(y);
-        }
+    if bridge::is_cpu_f32(&x)
+        && let Outcome::Done(y) = run(x.clone(), probability, dropout_chance() as u32)
+    {
+        return Tensor::from_dispatch(y);
     }
     let x = Tensor::<D>::from_dispatch(x);
     let kept = x.random_like(Distribution::Bernoulli(1.0 - probability));

@@ -40,7 +40,7 @@ pub use activation::{gelu, gelu_tanh, silu_mul};
 pub use attention::{attention, attention_of_sequences};
 pub use conv2d::conv2d;
 pub use denormals::flush_denormals;
-pub use dropout::dropout;
+pub use dropout::{dropout, dropout_chance, seed_dropout};
 pub use instruction_set::{InstructionSet, VARIABLE as CPU_VARIABLE};
 pub use linear::linear;
 pub use loss::cross_entropy;

@@ -128,9 +128,8 @@ pub enum Command {
             vila-u train recipes/nano-tower.toml --resume\n  \
             vila-u train recipes/vila-u-7b-256-sft.toml --plan --memory 80GB\n  \
             vila-u train --compare runs/one runs/two -o curves.png\n  \
-            vila-u train recipe.toml --device cuda --ranks 8\n  \
-            vila-u train recipe.toml --device cuda:3 --ranks 16 --rank 11 --leader node0:29500\n\n\
-            Ctrl-C, SIGTERM and SIGHUP save and stop; a second one stops at once. --resume goes on exactly where the run \
+            vila-u train recipe.toml --device cuda --ranks 8\n\n\
+            Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save and stop; a second one stops at once. --resume goes on exactly where the run \
             stopped, however it stopped.")]
     Train(Train),
     /// Look at a dataset, or write one

@@ -25,18 +25,12 @@ pub struct Train {
     /// Memory to plan for, as in 80GB, where it is that of another machine or of a GPU, which cannot be asked
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Train on so many processes that share the work: each takes `batch_size` samples of a step. Without --rank
-    /// they are started on this machine, each with a GPU of its own where it has GPUs
+    /// Train on so many ranks of this machine that share the work: each takes `batch_size` samples of a step, and a GPU
+    /// of its own where there are GPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub ranks: u16,
-    /// Which of the --ranks this process is, from 0, where they are started one by one
-    #[arg(long, value_name = "R", requires_all = ["leader", "ranks"])]
-    pub rank: Option<u16>,
-    /// Where rank 0 waits for the others, in a network that is your own
-    #[arg(long, value_name = "HOST:PORT", requires = "rank")]
-    pub leader: Option<String>,
     /// Train nothing; plot the curves of the runs in these folders together, and print where they stand
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "plan", "memory", "ranks", "rank"])]
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["recipe", "set", "resume", "plan", "memory", "ranks"])]
     pub compare: Vec<PathBuf>,
     /// The picture that --compare writes [default: curves.png]
     #[arg(short, long, conflicts_with = "recipe")]

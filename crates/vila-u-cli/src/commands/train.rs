@@ -1,22 +1,30 @@
 //! `vila-u train`: run a recipe.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde_json::json;
 use vila_u::{
     Error, Result,
+    burn::tensor::Device,
+    device,
     memory::in_words,
     training::{
-        self, Start, Watch,
+        Progress, Start,
         plan::{self, MemoryNeed, Plan, Resources, StagePlan},
         recipe::Recipe,
     },
 };
 
-use super::{to_json, train_ranks::Launcher};
+use super::{
+    to_json,
+    train_ranks::{self, Ranks},
+};
 use crate::{
     arguments::{Global, Train},
     console::Console,
@@ -27,68 +35,61 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         return super::train_compare::run(args, console);
     };
     console.stop_on_termination();
-    let recipe = Recipe::load(path, &args.set)?;
-    let device = vila_u::device::select(&global.device)?;
-    let ranks = args.ranks.into();
-    let resources = Resources {
-        memory: args.memory,
-        ranks,
-        here: if args.rank.is_none() { ranks } else { 1 },
-    };
-    if args.plan {
-        let plan = Plan::measured(&recipe, &device, &resources)?;
-        console.result(describe(&plan), to_json(&plan)?)?;
-        return plan.check();
-    }
-    plan::check(&recipe, &device, &resources)?;
-    let launcher = match Launcher::start(global, args, &recipe, console) {
-        // Nothing is there yet to be saved.
-        Err(Error::Interrupted) => {
-            console.say("stopped before the first step");
-            return Ok(());
-        }
-        launcher => launcher?,
+    let ranks = Ranks::start(args.ranks)?;
+    let outcome = train(global, args, path, &ranks, console);
+    ranks.end(outcome)
+}
+
+fn train(
+    global: &Global,
+    args: &Train,
+    path: &Path,
+    ranks: &Ranks,
+    console: &Console,
+) -> Result<()> {
+    let processes = ranks.processes();
+    let ready = processes.agree(prepare(global, args, path, ranks, console))?;
+    let Some((recipe, devices)) = ready else {
+        return Ok(());
     };
     let shared = console.clone();
     let last = Arc::new(AtomicU64::new(0));
     let skipped = Arc::new(AtomicU64::new(0));
     let (reached, counted) = (last.clone(), skipped.clone());
-    let watch = Watch {
-        progress: Box::new(move |progress| {
-            reached.store(progress.step, Ordering::Relaxed);
-            let records = progress.metrics.get("skipped").copied().unwrap_or(0.0);
-            counted.store(records as u64, Ordering::Relaxed);
-            let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
-            let mut note = format!(
-                "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
-                progress.throughput.samples_per_second(),
-                progress.throughput.tokens_per_second(),
-                100.0 * progress.throughput.waiting(),
-            );
-            if let Some(padding) = progress.metrics.get("padding") {
-                note += &format!(", {:.0} % padding", 100.0 * padding);
-            }
-            shared.progress("training", progress.step, progress.steps, &note);
-            let evaluation: Vec<String> = progress
-                .metrics
-                .iter()
-                .filter_map(|(name, value)| {
-                    Some(format!("{} {value:.4}", name.strip_prefix("eval/")?))
-                })
-                .collect();
-            if !evaluation.is_empty() {
-                shared.say(format!("step {}: {}", progress.step, evaluation.join(", ")));
-            }
-        }),
-        stop: console.stop_flag(),
+    let progress = move |progress: &Progress| {
+        reached.store(progress.step, Ordering::Relaxed);
+        let records = progress.metrics.get("skipped").copied().unwrap_or(0.0);
+        counted.store(records as u64, Ordering::Relaxed);
+        let loss = progress.metrics.get("loss").copied().unwrap_or(f64::NAN);
+        let mut note = format!(
+            "loss {loss:.4}, {:.1} samples/s, {:.0} tokens/s, {:.0} % waiting for data",
+            progress.throughput.samples_per_second(),
+            progress.throughput.tokens_per_second(),
+            100.0 * progress.throughput.waiting(),
+        );
+        if let Some(padding) = progress.metrics.get("padding") {
+            note += &format!(", {:.0} % padding", 100.0 * padding);
+        }
+        shared.progress("training", progress.step, progress.steps, &note);
+        let evaluation: Vec<String> = progress
+            .metrics
+            .iter()
+            .filter_map(|(name, value)| Some(format!("{} {value:.4}", name.strip_prefix("eval/")?)))
+            .collect();
+        if !evaluation.is_empty() {
+            shared.say(format!("step {}: {}", progress.step, evaluation.join(", ")));
+        }
     };
     let start = Start {
         resume: args.resume,
         revision: option_env!("VILA_U_REVISION").map(String::from),
-        process_group: launcher.process_group.clone(),
+        process_group: processes.clone(),
     };
-    let finished = training::run(&recipe, &device, start, watch);
-    let ended = launcher.end();
+    let finished = train_ranks::run(devices, &recipe, &start, console, progress);
+    if !processes.is_main() {
+        // Rank 0 speaks for all.
+        return finished.map(|_| ());
+    }
     let skipped = skipped.load(Ordering::Relaxed);
     if skipped > 0 {
         let list = recipe.out.join("skipped.jsonl");
@@ -100,10 +101,6 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
     }
     match finished {
         Ok(model) => {
-            ended?;
-            if args.rank.is_some_and(|rank| rank > 0) {
-                return Ok(());
-            }
             let model = model.display().to_string();
             console.result(&model, json!({"model": model, "skipped": skipped}))
         }
@@ -123,6 +120,35 @@ pub fn run(global: &Global, args: &Train, console: &Console) -> Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// The recipe and the devices that this process trains on; none where only a plan was asked for.
+fn prepare(
+    global: &Global,
+    args: &Train,
+    path: &Path,
+    ranks: &Ranks,
+    console: &Console,
+) -> Result<Option<(Recipe, Vec<Device>)>> {
+    let recipe = Recipe::load(path, &args.set)?;
+    let devices = ranks.devices(&global.device)?;
+    let device = device::select(&devices[0])?;
+    let resources = Resources {
+        memory: args.memory,
+        ranks: ranks.count() as u64,
+        here: ranks.here() as u64,
+    };
+    if args.plan {
+        if !ranks.processes().is_main() {
+            return Ok(None);
+        }
+        let plan = Plan::measured(&recipe, &device, &resources)?;
+        console.result(describe(&plan), to_json(&plan)?)?;
+        return plan.check().map(|()| None);
+    }
+    plan::check(&recipe, &device, &resources)?;
+    let devices = devices.iter().map(|name| device::select(name));
+    Ok(Some((recipe, devices.collect::<Result<_>>()?)))
 }
 
 fn describe(plan: &Plan) -> String {

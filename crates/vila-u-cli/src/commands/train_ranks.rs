@@ -1,162 +1,192 @@
-//! `vila-u train --ranks`: this process among others that the person has started, or with others that it
-//! starts itself on this machine.
+//! Who trains together in `vila-u train`: threads of this process, or processes that MPI has started.
 
-use std::{
-    io::Read,
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, thread};
 
+#[cfg(feature = "mpi")]
+use vila_u::training::distributed::mpi::Mpi;
 use vila_u::{
-    Error, Result, device,
+    Error, Result,
+    burn::tensor::Device,
+    device,
     training::{
-        distributed::{ProcessGroup, fingerprint},
+        self, Progress, Start, Watch,
+        distributed::{ProcessGroup, threads},
         recipe::Recipe,
     },
 };
 
-use crate::{
-    arguments::{Global, Train},
-    console::Console,
-};
+use crate::{STACK, console::Console};
 
-/// How long the others may take to end once this one has.
-const END: Duration = Duration::from_secs(20);
+/// Variables that the launchers of MPI set for each process.
+const LAUNCHED: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"];
 
-/// All ranks as this process knows them.
-pub struct Launcher {
-    pub process_group: Arc<ProcessGroup>,
-    /// Ranks 1, 2, ... if they were started here.
-    children: Vec<Child>,
+/// The ranks of a run.
+pub enum Ranks {
+    /// So many threads.
+    Threads(usize),
+    /// This process is one of them.
+    #[cfg(feature = "mpi")]
+    Mpi(Mpi),
 }
 
-impl Launcher {
-    pub fn start(
-        global: &Global,
-        args: &Train,
-        recipe: &Recipe,
-        console: &Console,
-    ) -> Result<Self> {
-        let count = usize::from(args.ranks);
-        let run = fingerprint(recipe, args.resume)?;
-        let (rank, leader) = match (args.rank, &args.leader) {
-            (Some(rank), Some(leader)) => (usize::from(rank), leader.as_str()),
-            _ => (0, "127.0.0.1:0"),
-        };
-        let mut launcher = Self {
-            process_group: Arc::default(),
-            children: Vec::new(),
-        };
-        if rank >= count {
-            return Err(Error::usage(format!(
-                "--rank {rank} is none of {count}: they are counted from 0; give --ranks as well"
-            )));
-        }
-        if count == 1 {
-            return Ok(launcher);
-        }
-        if rank > 0 {
-            launcher.process_group = Arc::new(ProcessGroup::join(leader, rank, count, run)?);
-            return Ok(launcher);
-        }
-        let failed = |error| Error::failed(format!("--leader {leader}: {error}"));
-        let listener = TcpListener::bind(leader).map_err(failed)?;
-        if args.rank.is_none() {
-            let address = listener.local_addr().map_err(failed)?.to_string();
-            for rank in 1..count {
-                let child = spawn(global, args, rank, &address)?;
-                launcher.children.push(child);
-            }
-        }
-        let children = &mut launcher.children;
-        let wait = || {
-            if console.stopped() {
-                Err(Error::Interrupted)
-            } else {
-                still_there(children)
-            }
-        };
-        launcher.process_group = Arc::new(ProcessGroup::host(&listener, count, run, wait)?);
-        Ok(launcher)
-    }
-
-    /// Waits for the ranks that were started here.
+impl Ranks {
+    /// Those that MPI has started this process with, otherwise `count` threads.
     ///
-    /// Errors when one of them has failed.
-    pub fn end(mut self) -> Result<()> {
-        let start = Instant::now();
-        while self.running() && start.elapsed() < END {
-            sleep(Duration::from_millis(5));
-        }
-        still_there(&mut self.children)
-    }
-
-    fn running(&mut self) -> bool {
-        let mut children = self.children.iter_mut();
-        children.any(|child| matches!(child.try_wait(), Ok(None)))
-    }
-}
-
-impl Drop for Launcher {
-    fn drop(&mut self) {
-        // Those that have ended are not touched.
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn spawn(global: &Global, args: &Train, rank: usize, leader: &str) -> Result<Child> {
-    let failed = |error| Error::failed(format!("starting rank {rank}: {error}"));
-    let program = std::env::current_exe().map_err(failed)?;
-    let mut command = Command::new(program);
-    command.args([
-        "--quiet",
-        "--device",
-        &device::of_rank(&global.device, rank)?,
-        "train",
-    ]);
-    if let Some(bytes) = global.max_input_memory {
-        command.args(["--max-input-memory", &format!("{}MB", bytes as f64 / 1e6)]);
-    }
-    command.args(&args.recipe);
-    command.args(args.set.iter().map(|setting| format!("--set={setting}")));
-    command.args(args.resume.then_some("--resume"));
-    command.args([
-        "--ranks",
-        &args.ranks.to_string(),
-        "--rank",
-        &rank.to_string(),
-        "--leader",
-        leader,
-    ]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command.spawn().map_err(failed)
-}
-
-/// Errors when one of the ranks has failed, with what it said last.
-fn still_there(children: &mut [Child]) -> Result<()> {
-    for (child, rank) in children.iter_mut().zip(1..) {
-        if let Ok(Some(status)) = child.try_wait()
-            && !status.success()
-        {
-            let mut said = String::new();
-            if let Some(errors) = &mut child.stderr {
-                let _ = errors.read_to_string(&mut said);
-            }
-            let last = said.lines().last().unwrap_or_default();
-            let reason = last.strip_prefix("error: ").unwrap_or(last);
-            return Err(Error::failed(format!(
-                "rank {rank} has ended ({status}): {reason}"
+    /// # Errors
+    /// When MPI has started it and this build has no MPI: each of its processes would train alone.
+    pub fn start(count: u16) -> Result<Self> {
+        let launched = |name: &&&str| std::env::var_os(name).is_some();
+        let Some(launched) = LAUNCHED.iter().find(launched) else {
+            return Ok(Self::Threads(count.into()));
+        };
+        if count > 1 {
+            return Err(Error::usage(format!(
+                "--ranks is for one machine without MPI, which has started this process ({launched} is set): \
+                 how many there are is said to its launcher, as in mpirun -n {count}"
             )));
         }
+        #[cfg(feature = "mpi")]
+        {
+            Ok(Self::Mpi(Mpi::start()?))
+        }
+        #[cfg(not(feature = "mpi"))]
+        {
+            Err(Error::usage(format!(
+                "MPI has started this process ({launched} is set), and this build has no MPI: build it with \
+                 `--features mpi`"
+            )))
+        }
     }
-    Ok(())
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Threads(count) => *count,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => mpi.group().world_size(),
+        }
+    }
+
+    /// How many of them are on this machine.
+    pub fn here(&self) -> usize {
+        match self {
+            Self::Threads(count) => *count,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => mpi.group().local_size(),
+        }
+    }
+
+    /// This process among others.
+    pub fn processes(&self) -> ProcessGroup {
+        match self {
+            Self::Threads(_) => ProcessGroup::default(),
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => mpi.group().clone(),
+        }
+    }
+
+    /// The names of the devices that this process trains on, one a rank.
+    pub fn devices(&self, name: &str) -> Result<Vec<String>> {
+        match self {
+            Self::Threads(1) => Ok(vec![name.to_string()]),
+            Self::Threads(count) => (0..*count)
+                .map(|rank| device::of_rank(name, rank))
+                .collect(),
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => Ok(vec![device::of_rank(name, mpi.group().local_rank())?]),
+        }
+    }
+
+    /// What this process says in the end: rank 0 speaks for all.
+    pub fn end(self, outcome: Result<()>) -> Result<()> {
+        match self {
+            Self::Threads(_) => outcome,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => end_processes(&mpi, outcome),
+        }
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn end_processes(mpi: &Mpi, outcome: Result<()>) -> Result<()> {
+    /// How long rank 0 may take to say why.
+    const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(4);
+    let is_main = mpi.group().is_main();
+    match outcome {
+        // MPI cannot be left together any more.
+        Err(error) if mpi.group().has_lost_a_rank() => {
+            if is_main {
+                crate::console::message(&format!("error: {error}"));
+            } else {
+                thread::sleep(LAST_WORDS);
+            }
+            mpi.abort()
+        }
+        Err(error) if is_main => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Trains on `devices`, of several with a thread each, and says where the finished model lies. `progress` is that of
+/// the first.
+///
+/// # Errors
+/// The first's, which says whose they are.
+pub fn run(
+    devices: Vec<Device>,
+    recipe: &Recipe,
+    start: &Start,
+    console: &Console,
+    progress: impl FnMut(&Progress) + Send + 'static,
+) -> Result<PathBuf> {
+    if let [device] = &devices[..] {
+        let train = || {
+            let watch = Watch {
+                progress: Box::new(progress),
+                stop: console.stop_flag(),
+            };
+            training::run(recipe, device, start.clone(), watch)
+        };
+        // On a thread of the pool, as a parallel loop that starts elsewhere waits for one of them to wake up; but not on its
+        // only one, which the dataloader's threads need as well.
+        return match rayon::current_num_threads() {
+            1 => train(),
+            _ => rayon::scope(|_| train()),
+        };
+    }
+    // Outside of the pool, whose threads must not wait for ranks.
+    thread::scope(|scope| {
+        let mut progress = Some(progress);
+        let mut running = Vec::new();
+        for (group, device) in threads(devices.len()).into_iter().zip(devices) {
+            let progress = progress.take();
+            let start = Start {
+                process_group: group,
+                ..start.clone()
+            };
+            let rank = move || {
+                let watch = Watch {
+                    progress: match progress {
+                        Some(progress) => Box::new(progress),
+                        None => Box::new(|_| ()),
+                    },
+                    stop: console.stop_flag(),
+                };
+                training::run(recipe, &device, start, watch)
+            };
+            let rank = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, rank);
+            running.push(rank.map_err(|error| Error::failed(format!("starting a rank: {error}")))?);
+        }
+        let ended = running.into_iter().map(|rank| {
+            let panicked = |_| Err(Error::failed("a rank stopped unexpectedly"));
+            rank.join().unwrap_or_else(panicked)
+        });
+        // Whoever fails first, all of them fail.
+        let mut ended = ended.collect::<Vec<_>>().into_iter();
+        ended
+            .next()
+            .unwrap_or_else(|| Err(Error::usage("there is no rank")))
+    })
 }

@@ -10,6 +10,8 @@ mod benchmarks;
 mod fid;
 mod hub;
 mod inputs_and_outputs;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod nano;
 mod plan;
 mod quantized;

@@ -85,7 +85,7 @@ fn tokenizers() -> &'static Path {
 }
 
 /// A folder with the recipe.
-fn recipe() -> TempDir {
+pub(super) fn recipe() -> TempDir {
     let folder = TempDir::new().unwrap();
     let tokenizers = format!(
         "[model]\ntokenizers = {:?}\n[model.siglip.vision_config]",
@@ -105,7 +105,7 @@ fn whole(steps: usize) -> TempDir {
 }
 
 /// `train` into another folder.
-fn arguments<'a>(out: &'a str, steps: &'a str, resume: bool) -> Vec<&'a str> {
+pub(super) fn arguments<'a>(out: &'a str, steps: &'a str, resume: bool) -> Vec<&'a str> {
     let mut all = vec!["train", "recipe.toml", "--set", out, "--set", steps];
     all.extend(resume.then_some("--resume"));
     all
@@ -122,7 +122,7 @@ fn spawn(folder: &Path, arguments: &[&str]) -> Child {
 }
 
 /// What was recorded of every step, without the time it took.
-fn metrics(out: &Path) -> Vec<Value> {
+pub(super) fn metrics(out: &Path) -> Vec<Value> {
     let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
     // The last line may be half-written.
     let lines = text
@@ -144,7 +144,7 @@ fn metrics(out: &Path) -> Vec<Value> {
 }
 
 /// Every recorded number and every byte of the weights.
-fn assert_same(folder: &Path, out: &str) {
+pub(super) fn assert_same(folder: &Path, out: &str) {
     let at = |run: &str| folder.join(run);
     assert_eq!(metrics(&at("whole")), metrics(&at(out)));
     let weights =
@@ -152,7 +152,7 @@ fn assert_same(folder: &Path, out: &str) {
     assert!(weights("whole") == weights(out), "the weights differ");
 }
 
-fn no_leftovers(out: &Path) {
+pub(super) fn no_leftovers(out: &Path) {
     for folder in [out.to_path_buf(), out.join("checkpoints")] {
         for entry in fs::read_dir(folder).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
@@ -162,7 +162,7 @@ fn no_leftovers(out: &Path) {
 }
 
 /// Waits until a run has recorded a step, or is over.
-fn wait_for(child: &mut Child, out: &Path, step: usize) {
+pub(super) fn wait_for(child: &mut Child, out: &Path, step: usize) {
     let start = Instant::now();
     while metrics(out).len() < step && child.try_wait().unwrap().is_none() {
         assert!(start.elapsed() < Duration::from_secs(120), "no step {step}");
@@ -224,7 +224,7 @@ fn terminate(child: &Child) {
 }
 
 #[cfg(unix)]
-fn signal(child: &Child, signal: &str) {
+pub(super) fn signal(child: &Child, signal: &str) {
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
@@ -420,7 +420,7 @@ fn runs_are_plotted_and_compared() {
 }
 
 #[test]
-fn a_rank_that_is_killed_stops_all_and_the_run_goes_on() {
+fn ranks_that_are_killed_or_told_to_stop_go_on() {
     let folder = recipe();
     let together = |out: &'static str, resume: bool| {
         let mut all = arguments(out, "steps=12", resume);
@@ -430,47 +430,21 @@ fn a_rank_that_is_killed_stops_all_and_the_run_goes_on() {
     json(folder.path(), &together("out=whole", false));
 
     let out = folder.path().join("killed");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
-    let mut ranks = ["0", "1"].map(|rank| {
-        let mut one = together("out=killed", false);
-        one.extend(["--rank", rank, "--leader", &port]);
-        spawn(folder.path(), &one)
-    });
-    wait_for(&mut ranks[0], &out, 5);
-    ranks[1].kill().unwrap();
-    let [leader, mut other] = ranks;
-    other.wait().unwrap();
-    let Output { status, stderr, .. } = leader.wait_with_output().unwrap();
-    let message = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{message}");
-    let step = metrics(&out).len();
-    for words in ["rank 1 is gone", &format!("step {step} is kept")] {
-        assert!(message.contains(words), "{message}");
+    let mut run = spawn(folder.path(), &together("out=killed", false));
+    wait_for(&mut run, &out, 5);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    #[cfg(unix)]
+    if metrics(&out).len() < 11 {
+        // As schedulers do before a job's time is over.
+        let steps = metrics(&out).len() + 1;
+        let mut run = spawn(folder.path(), &together("out=killed", true));
+        wait_for(&mut run, &out, steps);
+        signal(&run, "-USR1");
+        assert!(run.wait_with_output().unwrap().status.success());
     }
-    json(folder.path(), &together("out=killed", true));
+    if metrics(&out).len() < 12 {
+        json(folder.path(), &together("out=killed", true));
+    }
     assert_same(folder.path(), "killed");
-
-    let alone = vila_u(
-        folder.path(),
-        &[
-            "train",
-            "recipe.toml",
-            "--ranks",
-            "2",
-            "--rank",
-            "2",
-            "--leader",
-            &port,
-        ],
-    );
-    assert_eq!(
-        alone.status.code(),
-        Some(2),
-        "{}",
-        String::from_utf8_lossy(&alone.stderr)
-    );
 }

@@ -19,6 +19,7 @@ pub(crate) mod seed;
 mod source;
 pub(crate) mod stream;
 pub(crate) mod weights;
+pub(crate) mod worker_stream;
 
 pub use formats::{DatasetFormat, Rendering, read_jsonl};
 pub use prepare::{Prepared, prepare};

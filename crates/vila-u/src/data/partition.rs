@@ -1,7 +1,9 @@
 //! How the workers of all ranks divide the data among themselves.
 
+use serde::{Deserialize, Serialize};
+
 /// What one worker reads of a source, which all workers of all ranks divide among themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Partition {
     pub rank: usize,
     pub ranks: usize,

@@ -130,6 +130,8 @@ pub(crate) struct Stream {
     /// The shards of the epoch of `next`.
     order: Vec<usize>,
     open: Option<Records>,
+    /// After which it ends, if it does.
+    last_epoch: Option<u64>,
 }
 
 impl Stream {
@@ -157,6 +159,7 @@ impl Stream {
             },
             order: Vec::new(),
             open: None,
+            last_epoch: None,
         };
         stream.order = stream.order_of(position.epoch);
         if position.taken > 0 {
@@ -167,6 +170,22 @@ impl Stream {
             stream.taken = position.taken;
         }
         Ok(stream)
+    }
+
+    /// The same, ending with an epoch.
+    pub(crate) fn until(mut self, last_epoch: u64) -> Self {
+        self.last_epoch = Some(last_epoch);
+        self
+    }
+
+    /// Whether there are no more records.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.buffer.is_empty() && self.is_at_the_end()
+    }
+
+    fn is_at_the_end(&self) -> bool {
+        self.next.shard >= self.order.len()
+            && self.last_epoch.is_some_and(|last| self.next.epoch >= last)
     }
 
     /// The epoch of the last record.
@@ -187,7 +206,7 @@ impl Stream {
     }
 
     /// The next record; those that cannot be used are added to `skipped`. None when these have become
-    /// more than `most`.
+    /// more than `most`, or when it [has ended](Self::has_ended).
     ///
     /// Errors when the source has no records.
     pub(crate) fn next(
@@ -203,14 +222,14 @@ impl Stream {
     }
 
     /// Fills the buffer with what is left of the epoch, or of the next one with a record, as far as it
-    /// holds it. It stays empty only if more than `most` are skipped.
+    /// holds it. It stays empty only if more than `most` are skipped, or at the end.
     fn fill(&mut self, skipped: &mut SkippedRecords, most: usize) -> Result<()> {
         (self.start, self.taken) = (self.next, 0);
         let first = self.next.epoch;
         let mut bytes = 0;
         while self.buffer.len() < self.options.shuffle_buffer.max(1) && bytes < MOST_BYTES {
             if self.next.shard >= self.order.len() {
-                if !self.buffer.is_empty() {
+                if !self.buffer.is_empty() || self.is_at_the_end() {
                     break;
                 }
                 if self.next.epoch - first == EMPTY_EPOCHS {

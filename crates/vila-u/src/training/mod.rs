@@ -42,17 +42,19 @@ pub fn run(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Resu
     rayon::broadcast(|_| flush_denormals());
     let device = device.clone().autodiff();
     let group = start.process_group.clone();
-    let finished = if recipe.is_tower() {
-        train_tower(recipe, &device, start, watch)
-    } else {
-        train_vila_u(recipe, &device, start, watch)
-    };
-    if let Err(error) = &finished
-        && !matches!(error, Error::Interrupted)
-    {
-        group.abort(&error.to_string());
+    let same = group.check_same_run(recipe, start.resume);
+    let finished = same.and_then(|()| match recipe.is_tower() {
+        true => train_tower(recipe, &device, start, watch),
+        false => train_vila_u(recipe, &device, start, watch),
+    });
+    match &finished {
+        // What is done last can fail on one rank, too.
+        Ok(_) | Err(Error::Interrupted) => group.barrier().and(finished),
+        Err(error) => {
+            group.abort(&error.to_string());
+            finished
+        }
     }
-    finished
 }
 
 fn train_tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> Result<PathBuf> {

@@ -411,10 +411,10 @@ fn a_resumed_run_reads_on_where_it_stopped() {
         assert_eq!(metrics(&whole), metrics(&out));
         assert_eq!(skipped(&whole), skipped(&out));
     }
-    // Other data does not go on.
+    // It goes on with fewer workers, but not with other data.
     let other = [settings.as_slice(), &["data.num_workers=2", "steps=9"]].concat();
-    let error = train(&recipe, &whole, &other, true, None).expect_err("an error");
-    assert!(error.to_string().contains("2 workers"), "{error}");
+    train(&recipe, &whole, &other, true, None).expect("a run");
+    assert_eq!(metrics(&whole).len(), 9);
     let listed = fs::read_to_string(whole.join("sources.json")).expect("a list");
     assert!(
         listed.contains("bad.jsonl") && listed.contains("bytes"),

@@ -1,9 +1,7 @@
 //! Several ranks together are one with their batches, and stop and go on as one.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 
 use burn::tensor::Device;
@@ -14,7 +12,7 @@ use super::{
     LANGUAGE, TOWER, alone, assert_same_model, metrics, on_a_new_tower, recipe, train, watch,
 };
 use vila_u::safetensors::SafeTensors;
-use vila_u::training::distributed::{ProcessGroup, fingerprint};
+use vila_u::training::distributed::{ProcessGroup, threads};
 use vila_u::training::{Start, run};
 use vila_u::{Error, Result};
 
@@ -27,18 +25,12 @@ fn two(
     stop_after: [Option<u64>; 2],
 ) -> [Result<PathBuf>; 2] {
     let recipes = settings.map(|settings| recipe(text, out, settings).expect("a recipe"));
-    let number = fingerprint(&recipes[0], resume).expect("a number");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
     let _alone = alone();
-    let rank = |index: usize| {
-        let group = match index {
-            0 => ProcessGroup::host(&listener, 2, number, || Ok(())),
-            _ => ProcessGroup::join(&address, index, 2, number),
-        };
+    let rank = |group: ProcessGroup| {
+        let index = group.rank();
         let start = Start {
             resume,
-            process_group: Arc::new(group?),
+            process_group: group,
             ..Start::default()
         };
         run(
@@ -50,8 +42,15 @@ fn two(
     };
     let rank = &rank;
     thread::scope(|scope| {
-        let [leader, other] = [0, 1].map(|index| scope.spawn(move || rank(index)));
-        [leader, other].map(|running| running.join().expect("a rank"))
+        let ranks = threads(2).into_iter();
+        let running: Vec<_> = ranks
+            .map(|group| scope.spawn(move || rank(group)))
+            .collect();
+        let ended: Vec<_> = running
+            .into_iter()
+            .map(|one| one.join().expect("a rank"))
+            .collect();
+        ended.try_into().expect("two")
     })
 }
 
@@ -170,19 +169,23 @@ fn ranks_on_files_stop_together_and_go_on_where_each_was() {
         assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
     }
     assert_eq!(metrics(&out).len(), 3);
-    // Alone it would read what the other one has read.
-    let error = train(&text, &out, &settings, true, None).expect_err("an error");
-    assert!(error.to_string().contains("--ranks 2"), "{error}");
     let [model, _] = two(&text, &out, each, true, [None, None]);
     let (expected, model) = (expected.expect("a run"), model.expect("a run"));
     assert_same_model(&expected, &model, &["llm", "mm_projector", "vision_tower"]);
     assert_eq!(metrics(&whole), metrics(&out));
+
+    // One rank goes on with what neither of them has read.
+    let fewer = folder.path().join("fewer");
+    for stopped in two(&text, &fewer, each, false, [Some(3), None]) {
+        assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    }
+    train(&text, &fewer, &settings, true, None).expect("a run");
+    assert_eq!(metrics(&whole).len(), metrics(&fewer).len());
 }
 
 #[test]
 fn what_goes_wrong_on_one_rank_stops_both() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Other weights, which only files that differ could make of the same recipe.
     let seeds: [&[&str]; 2] = [&["seed=1"], &["seed=2"]];
     for stopped in two(
         TOWER,
@@ -192,7 +195,7 @@ fn what_goes_wrong_on_one_rank_stops_both() {
         [None, None],
     ) {
         let error = stopped.expect_err("an error").to_string();
-        assert!(error.contains("the weights of rank 1"), "{error}");
+        assert!(error.contains("rank 1 has another recipe"), "{error}");
     }
     let out = folder.path().join("nan");
     let settings: &[&str] = &["stages.1.optimizer.learning_rate=1e30"];

@@ -14,8 +14,9 @@ use std::thread;
 use super::dataloader_state::{DataLoaderState, DataProgress, trained};
 use crate::data::partition::Partition;
 use crate::data::seed::mix;
-use crate::data::stream::{EMPTY_EPOCHS, Position, ReadOptions, Skipped, SkippedRecords, Stream};
+use crate::data::stream::{EMPTY_EPOCHS, ReadOptions, Skipped, SkippedRecords};
 use crate::data::weights::choose;
+use crate::data::worker_stream::{WorkerPosition, WorkerStream};
 use crate::data::{KindWeights, Record, Source};
 use crate::training::recipe::Data;
 use crate::training::run_folder::failure::Origin;
@@ -53,7 +54,7 @@ struct WorkerOutput<S> {
     /// What it skipped on the way to the sample, and of the sample.
     skipped: Vec<Skipped>,
     /// Where it then stands in the sample's source.
-    position: Position,
+    position: WorkerPosition,
 }
 
 /// A sample and where it is from.
@@ -172,7 +173,7 @@ struct Worker<M: MakeSample> {
 
 impl<M: MakeSample> Worker<M> {
     /// Sends sample after sample, from the rank's own `first` and a position in each source on.
-    fn run(self, positions: &[Position], first: u64) {
+    fn run(self, positions: &[WorkerPosition], first: u64) {
         match self.streams(positions) {
             Ok(streams) => self.send_samples(streams, first),
             Err(error) => {
@@ -181,7 +182,7 @@ impl<M: MakeSample> Worker<M> {
         }
     }
 
-    fn streams(&self, positions: &[Position]) -> Result<Vec<Stream>> {
+    fn streams(&self, positions: &[WorkerPosition]) -> Result<Vec<WorkerStream>> {
         let streams = self.sources.iter().zip(positions).zip(0..);
         let streams = streams.map(|((source, position), number)| {
             let options = ReadOptions {
@@ -191,12 +192,12 @@ impl<M: MakeSample> Worker<M> {
                 shuffle_buffer: self.shuffle_buffer,
                 partition: self.partition,
             };
-            Stream::new(source, options, *position)
+            WorkerStream::new(source, options, position.clone())
         });
         streams.collect()
     }
 
-    fn send_samples(self, mut streams: Vec<Stream>, first: u64) {
+    fn send_samples(self, mut streams: Vec<WorkerStream>, first: u64) {
         for n in first.. {
             let Partition {
                 worker, workers, ..
@@ -222,7 +223,7 @@ impl<M: MakeSample> Worker<M> {
 fn next_usable<M: MakeSample>(
     maker: &M,
     n: u64,
-    stream: &mut Stream,
+    stream: &mut WorkerStream,
     max_skipped: usize,
 ) -> Result<WorkerOutput<M::Sample>> {
     let mut skipped = SkippedRecords::default();
@@ -247,7 +248,7 @@ fn next_usable<M: MakeSample>(
                     position: stream.position(),
                 });
             }
-            Err(error) if stream.epoch() - first > EMPTY_EPOCHS => {
+            Err(error) if stream.epoch().saturating_sub(first) > EMPTY_EPOCHS => {
                 let shard = found.shard.display();
                 return Err(Error::usage(format!(
                     "{shard}: none of the samples can be used; the last: {error}"
@@ -293,7 +294,7 @@ pub(crate) struct FirstSamplesReader<'a, M> {
     maker: &'a M,
     sources: &'a [Source],
     weights: Vec<f64>,
-    streams: Vec<Stream>,
+    streams: Vec<WorkerStream>,
     skipped: SkippedRecords,
     max_skipped: usize,
     /// Number of the next sample, below `count`.
@@ -317,7 +318,7 @@ impl<'a, M: MakeSample> FirstSamplesReader<'a, M> {
                 shuffle_buffer: count,
                 partition: Partition::WHOLE,
             };
-            Stream::new(source, options, Position::default())
+            WorkerStream::new(source, options, WorkerPosition::default())
         };
         Ok(Self {
             maker,
@@ -368,7 +369,6 @@ impl<'a, M: MakeSample> FirstSamplesReader<'a, M> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
     use super::*;
     use crate::data::DatasetFormat;
@@ -422,7 +422,7 @@ mod tests {
             }],
             ..Data::default()
         };
-        let state = DataLoaderState::start(&data, 2).unwrap();
+        let state = DataLoaderState::start(&data, 2, 1).unwrap();
         let mut seen = Vec::new();
         for index in 0..2 {
             let rank = Partition {
@@ -431,7 +431,7 @@ mod tests {
                 ..Partition::WHOLE
             };
             let mut samples = DataLoader::start(&Keys, &data, 1, rank, &state, 0);
-            let group = Arc::<ProcessGroup>::default();
+            let group = ProcessGroup::default();
             let mut progress =
                 DataProgress::open(folder.path(), &data, state.clone(), group).unwrap();
             for loaded in samples.next_batch(6, &mut progress).unwrap() {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
-use crate::data::stream::{Position, Skipped};
+use crate::data::partition::Partition;
+use crate::data::stream::Skipped;
+use crate::data::worker_stream::{WorkerPosition, redistribute};
 use crate::training::distributed::ProcessGroup;
 use crate::training::recipe::Data;
 use crate::{Error, Result, atomic};
@@ -20,8 +21,11 @@ pub(crate) struct DataLoaderState {
     /// Each of them with its own workers.
     #[serde(default = "one")]
     pub ranks: usize,
+    /// Samples of a batch.
+    #[serde(default)]
+    pub batch: usize,
     /// Of each worker in each source, rank after rank.
-    pub positions: Vec<Vec<Position>>,
+    pub positions: Vec<Vec<WorkerPosition>>,
     /// How many each source has.
     pub shards: Vec<usize>,
     /// Records skipped so far, each once however often it was met.
@@ -42,12 +46,16 @@ impl DataLoaderState {
     /// Before the first sample.
     ///
     /// Errors when the pattern of a source names nothing.
-    pub(crate) fn start(data: &Data, ranks: usize) -> Result<Self> {
+    pub(crate) fn start(data: &Data, ranks: usize, batch: usize) -> Result<Self> {
         let sources: Vec<&Source> = trained(data).collect();
         let shards = sources.iter().map(|source| Ok(source.shards()?.len()));
         Ok(Self {
             ranks,
-            positions: vec![vec![Position::default(); sources.len()]; data.num_workers * ranks],
+            batch,
+            positions: vec![
+                vec![WorkerPosition::default(); sources.len()];
+                data.num_workers * ranks
+            ],
             shards: shards.collect::<Result<_>>()?,
             skipped: 0,
             left_out: 0,
@@ -55,38 +63,61 @@ impl DataLoaderState {
         })
     }
 
+    /// The state for so many ranks, each with batches of so many samples, to go on from: where there were others before,
+    /// what these have not read is divided anew.
+    ///
     /// Errors when the run cannot go on from here with this data.
-    pub(crate) fn check(&self, data: &Data, ranks: usize) -> Result<()> {
-        let start = Self::start(data, ranks)?;
-        let workers = |state: &Self| state.positions.len();
+    pub(crate) fn divided(self, data: &Data, ranks: usize, batch: usize) -> Result<Self> {
+        let mut new = Self::start(data, ranks, batch)?;
         if self.positions.is_empty() {
             return Err(Error::usage(
                 "the checkpoint is of an older version, which did not keep where the nano world's samples are gone \
                  on with: start a new run from its model with --set init=FOLDER",
             ));
         }
-        if self.ranks != start.ranks {
+        if self.shards != new.shards {
             return Err(Error::usage(format!(
-                "the checkpoint was read by {} ranks, these are {ranks}: resume with --ranks {0}, or start a new run \
-                 from its model with --set init=FOLDER",
-                self.ranks
+                "recipe: data: the checkpoint was read from sources of {:?} shards, these are {:?}: resume with the \
+                 data that the run began with",
+                self.shards, new.shards,
             )));
         }
-        if workers(self) == workers(&start) && self.shards == start.shards {
-            return Ok(());
+        let (before, now) = (self.positions.len(), new.positions.len());
+        // Alone, a rank takes batches of any size one after the other.
+        let same_batches = self.batch == batch || ranks == 1;
+        if self.ranks == ranks && before == now && same_batches {
+            return Ok(Self { batch, ..self });
         }
-        Err(Error::usage(format!(
-            "recipe: data: the checkpoint was read by {} workers from sources of {:?} shards, this is \
-             {} workers and {:?} shards: resume with the data that the run began with",
-            workers(self),
-            self.shards,
-            workers(&start),
-            start.shards,
-        )))
+        let workers = (before / self.ranks.max(1)).max(1);
+        let buffer = data.shuffle_buffer.div_ceil(before);
+        for (index, source) in trained(data).enumerate() {
+            let part = |(number, positions): (usize, &Vec<WorkerPosition>)| {
+                let partition = Partition {
+                    rank: number / workers,
+                    ranks: self.ranks,
+                    worker: number % workers,
+                    workers,
+                    // Not kept by older versions, whose batches are taken to be those of now.
+                    batch: if self.batch == 0 { batch } else { self.batch },
+                };
+                (partition, positions.get(index).cloned().unwrap_or_default())
+            };
+            let parts = self.positions.iter().enumerate().map(part).collect();
+            let dealt = redistribute(parts, buffer, source.is_endless(), now);
+            for (positions, position) in new.positions.iter_mut().zip(dealt) {
+                positions[index] = position;
+            }
+        }
+        Ok(Self {
+            ranks,
+            batch,
+            positions: new.positions,
+            ..self
+        })
     }
 
     /// The positions of one rank's workers.
-    pub(crate) fn of_rank(&self, rank: usize) -> &[Vec<Position>] {
+    pub(crate) fn of_rank(&self, rank: usize) -> &[Vec<WorkerPosition>] {
         let workers = self.positions.len() / self.ranks.max(1);
         self.positions
             .get(rank * workers..(rank + 1) * workers)
@@ -109,7 +140,7 @@ pub(crate) struct DataProgress {
     /// Opened when the first record is skipped.
     file: Option<File>,
     max_skipped: u64,
-    group: Arc<ProcessGroup>,
+    group: ProcessGroup,
 }
 
 impl DataProgress {
@@ -118,7 +149,7 @@ impl DataProgress {
         out: &Path,
         data: &Data,
         state: DataLoaderState,
-        group: Arc<ProcessGroup>,
+        group: ProcessGroup,
     ) -> Result<Self> {
         let path = out.join("skipped.jsonl");
         if group.is_main() && path.exists() {
@@ -138,7 +169,7 @@ impl DataProgress {
     }
 
     /// Notes where a worker of this rank stands in a source.
-    pub(crate) fn moved(&mut self, worker: usize, source: usize, position: Position) {
+    pub(crate) fn moved(&mut self, worker: usize, source: usize, position: WorkerPosition) {
         let workers = self.state.of_rank(self.group.rank()).len();
         let worker = self.group.rank() * workers + worker;
         if let Some(positions) = self.state.positions.get_mut(worker) {

@@ -3,39 +3,26 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProcessGroup;
+use super::message::{self, Kind};
 
 impl ProcessGroup {
     /// The rows of all ranks, in their order: `[n, width]` -> `[ranks * n, width]`. They are constants.
     ///
-    /// Inside a forward pass nothing can be done about a connection that is gone: then a rank's own rows
+    /// Inside a forward pass nothing can be done about a rank that is gone: then a rank's own rows
     /// stand for those of the others, and the next call that can fail does.
     pub fn all_gather_rows(&self, rows: Tensor<2>) -> Tensor<2> {
-        if self.world_size == 1 {
+        if self.world_size() == 1 {
             return rows;
         }
         let (device, [n, width]) = (rows.device(), rows.dims());
         let data = rows.into_data_as::<f32>();
         let own: Vec<f32> = data.iter().collect();
-        let length = own.len();
-        let all = self.links().attempt(|peers| {
-            let mut all = vec![0.0; length * self.world_size()];
-            let place = |rank: usize| rank * length..(rank + 1) * length;
-            all[place(self.rank)].copy_from_slice(&own);
-            if !self.is_main() {
-                peers[0].send_floats(&own)?;
-                peers[0].receive_floats(&mut all, |mine, sum| *mine = sum)?;
-                return Ok(all);
-            }
-            for peer in peers.iter_mut() {
-                let part = &mut all[place(peer.rank)];
-                peer.receive_floats(part, |mine, other| *mine = other)?;
-            }
-            for peer in peers {
-                peer.send_floats(&all)?;
-            }
-            Ok(all)
-        });
-        let all = all.unwrap_or_else(|_| own.repeat(self.world_size()));
+        let messages = vec![message::bytes(std::iter::once(&own[..])); self.world_size()];
+        let received = self.exchange(Kind::Rows, own.len() as u64, messages);
+        let all = match received {
+            Ok(all) => all.iter().flat_map(|one| message::floats(one)).collect(),
+            Err(_) => own.repeat(self.world_size()),
+        };
         Tensor::from_data(
             TensorData::new(all, [self.world_size() * n, width]),
             &device,
@@ -45,7 +32,7 @@ impl ProcessGroup {
     /// The same of rows that are learned: a rank's own are no constants. Each rank then computes the whole
     /// loss; since gradients become means over the ranks, those of its own rows count as many times.
     pub fn all_gather_rows_with_grad(&self, own: Tensor<2>) -> Tensor<2> {
-        if self.world_size == 1 {
+        if self.world_size() == 1 {
             return own;
         }
         let [n, _] = own.dims();
@@ -54,7 +41,7 @@ impl ProcessGroup {
         // Nothing, with a gradient.
         let learned = (own.clone() - own.detach()) * ranks as f64;
         let mut parts = all.chunk(ranks, 0);
-        let place = &mut parts[self.rank];
+        let place = &mut parts[self.rank()];
         debug_assert_eq!(place.dims()[0], n);
         *place = place.clone() + learned;
         Tensor::cat(parts, 0)
@@ -62,7 +49,7 @@ impl ProcessGroup {
 
     /// The codes of all ranks, in their order: `[n]` -> `[ranks * n]`, each below 2^24.
     pub fn all_gather_codes(&self, codes: Tensor<1, Int>) -> Tensor<1, Int> {
-        if self.world_size == 1 {
+        if self.world_size() == 1 {
             return codes;
         }
         let rows = self.all_gather_rows(codes.float().unsqueeze_dim(1));

@@ -1,5 +1,7 @@
 //! The model a run starts from: sizes from the recipe, new weights or those of `init`.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use serde::de::DeserializeOwned;
@@ -230,6 +232,9 @@ pub(crate) fn initialise<M: Module>(model: M, device: &Device, seed: u64) -> M {
             param.val();
         }
     }
+    // The CPU has one generator for all ranks of a process.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(seed);
     model.visit(&mut Touch);
     model

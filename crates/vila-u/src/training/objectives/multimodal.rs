@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use vila_u_kernels::dropout_chance;
 
 use super::chunked_depth_loss::ChunkedDepthLoss;
 use super::code_cache::CodeCache;
@@ -143,7 +144,8 @@ impl MultimodalObjective {
         Option<ChunkedDepthLoss>,
     )> {
         let has_dropout = self.lora_dropout.is_some_and(|dropout| dropout > 0.0);
-        let seed = has_dropout.then(|| random_seed(&self.device, step));
+        // Another one for each batch of a step.
+        let seed = has_dropout.then(|| mix(step, dropout_chance()));
         let embeds = teacher_forcing::embeddings(model, layout, visual)?;
         let device = model.llm.device();
         let (positions, mask) = (layout.positions(&device), layout.mask(&device));
@@ -302,11 +304,4 @@ fn named<'a>(
 fn floats(values: Tensor<1>) -> Vec<f64> {
     let values = values.into_data_as::<f32>();
     values.iter::<f32>().map(f64::from).collect()
-}
-
-/// A seed from the device's generator: another one for each batch of a step.
-fn random_seed(device: &Device, step: u64) -> u64 {
-    let range = Distribution::Uniform(0.0, f64::from(i32::MAX));
-    let number: i64 = Tensor::<1, Int>::random([1], range, device).into_scalar();
-    mix(step, number as u64)
 }

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -90,7 +89,7 @@ pub(crate) struct TowerObjective {
     no_positions: bool,
     device: Device,
     held_out: Vec<CaptionedImage>,
-    group: Arc<ProcessGroup>,
+    group: ProcessGroup,
 }
 
 impl TowerObjective {
@@ -102,7 +101,7 @@ impl TowerObjective {
         maker: CaptionedImageMaker,
         tower: &RqVaeSiglip,
         device: &Device,
-        group: Arc<ProcessGroup>,
+        group: ProcessGroup,
     ) -> Result<Self> {
         let stage = match &recipe.stages[index].objective {
             recipe::Objective::Align(align) => Stage::Align(align.contrastive_loss),

@@ -7,11 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients as AutodiffGradients, Tensor};
 use rayon::prelude::*;
 
-use crate::training::distributed::ProcessGroup;
+use super::shards::Shards;
 use crate::{Result, parameters};
-
-/// Elements per parallel task; also fixes the order of the norm's sum.
-pub(super) const CHUNK: usize = 1 << 16;
 
 /// Gradients of the trained parameters, summed over the batches of a step.
 #[derive(Default)]
@@ -59,12 +56,14 @@ impl Gradients {
         }
     }
 
-    /// Makes every gradient the mean of those of all ranks; a rank that has none for a parameter counts as zero.
-    pub(crate) fn all_reduce_mean<M: Module>(
+    /// Makes every gradient the mean of those of all ranks, in the chunks that this rank keeps; a rank that has none for a
+    /// parameter counts as zero.
+    pub(crate) fn reduce_scatter_mean<M: Module>(
         &mut self,
         model: &M,
-        group: &ProcessGroup,
+        shards: &Shards,
     ) -> Result<()> {
+        let group = shards.group();
         if group.world_size() == 1 {
             return Ok(());
         }
@@ -76,16 +75,12 @@ impl Gradients {
         let all = group.all_gather(own)?;
         let anywhere = |at: usize| all.iter().any(|one| one.get(at) == Some(&true));
         // In the model's order: numbers of parameters differ from process to process.
-        let mut lists = Vec::new();
         for (at, (id, length)) in trained.0.into_iter().enumerate() {
             if anywhere(at) {
-                let own = self.0.remove(&id);
-                lists.push((id, own.unwrap_or_else(|| vec![0.0; length])));
+                let gradient = self.0.entry(id).or_insert_with(|| vec![0.0; length]);
+                shards.reduce(id, gradient)?;
             }
         }
-        let mut numbers: Vec<_> = lists.iter_mut().map(|(_, list)| list).collect();
-        group.all_reduce_mean(&mut numbers)?;
-        self.0.extend(lists);
         Ok(())
     }
 
@@ -97,35 +92,41 @@ impl Gradients {
     }
 
     /// Scales all gradients so that their global 2-norm is at most `max_norm`, those of the parameters that
-    /// `is_adversary` names by a norm of their own; returns both norms before.
+    /// `is_adversary` names by a norm of their own; returns both norms before. Only chunks that this rank keeps are looked
+    /// at, and scaled.
     pub(crate) fn clip_norm<M: Module>(
         &mut self,
         model: &M,
+        shards: &Shards,
         max_norm: f64,
         is_adversary: &dyn Fn(&str) -> bool,
-    ) -> [f64; 2] {
-        let mut squares = [0.0; 2];
-        // Which of the two sums each gradient is in.
-        let mut groups = HashMap::new();
+    ) -> Result<[f64; 2]> {
         // In the module's order, so that the sums do not depend on a hash map's.
-        for parameter in parameters::list(model) {
-            if let Some(gradient) = self.0.get(&parameter.id) {
-                let group = usize::from(is_adversary(&parameter.path));
-                squares[group] += sum_of_squares(gradient);
-                groups.insert(parameter.id, group);
-            }
+        let parameters = parameters::list(model).into_iter();
+        let (ids, groups): (Vec<_>, Vec<_>) = parameters
+            .filter(|parameter| self.0.contains_key(&parameter.id))
+            .map(|parameter| (parameter.id, usize::from(is_adversary(&parameter.path))))
+            .unzip();
+        let own: Vec<&[f32]> = (ids.iter())
+            .flat_map(|id| shards.own(*id, &self.0[id]))
+            .collect();
+        let own = own.into_par_iter().map(sum_of_squares).collect();
+        let mut squares = [0.0; 2];
+        for (group, sum) in groups.iter().zip(shards.all_sums(&ids, own)?) {
+            squares[*group] += sum;
         }
         let norms = squares.map(f64::sqrt);
-        for (id, gradient) in &mut self.0 {
-            let norm = groups.get(id).map_or(0.0, |group| norms[*group]);
-            if norm > max_norm {
+        for (id, group) in ids.into_iter().zip(groups) {
+            let norm = norms[group];
+            if norm > max_norm
+                && let Some(gradient) = self.0.get_mut(&id)
+            {
                 let scale = (max_norm / norm) as f32;
-                gradient.par_chunks_mut(CHUNK).for_each(|chunk| {
-                    chunk.iter_mut().for_each(|value| *value *= scale);
-                });
+                let chunks = shards.own_mut(id, gradient).into_par_iter();
+                chunks.for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= scale));
             }
         }
-        norms
+        Ok(norms)
     }
 }
 
@@ -157,17 +158,11 @@ impl ModuleVisitor for Trained {
     }
 }
 
-fn sum_of_squares(gradient: &[f32]) -> f64 {
-    let sums: Vec<f64> = gradient
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            chunk
-                .iter()
-                .map(|value| f64::from(*value) * f64::from(*value))
-                .sum()
-        })
-        .collect();
-    sums.iter().sum()
+fn sum_of_squares(chunk: &[f32]) -> f64 {
+    let squares = chunk
+        .iter()
+        .map(|value| f64::from(*value) * f64::from(*value));
+    squares.sum()
 }
 
 /// The values of a float tensor; without a copy where the tensor is the only owner of them.
@@ -195,15 +190,20 @@ mod tests {
         }
         // 4 weights at 6 and 2 biases at 8: sqrt(4 * 36 + 2 * 64)
         let together = |_: &str| false;
-        let [norm, none] = gradients.clip_norm(&model, 1.0, &together);
+        let shards = Shards::whole(&model);
+        let mut clip = |most, is_adversary: &dyn Fn(&str) -> bool| {
+            let norms = gradients.clip_norm(&model, &shards, most, is_adversary);
+            norms.expect("norms")
+        };
+        let [norm, none] = clip(1.0, &together);
         assert!((norm - 272f64.sqrt()).abs() < 1e-6 && none == 0.0);
-        let [norm, _] = gradients.clip_norm(&model, 1.0, &together);
+        let [norm, _] = clip(1.0, &together);
         assert!((norm - 1.0).abs() < 1e-6);
         // Each by its own norm: the weights' is the larger.
         let is_adversary = |path: &str| path == "bias";
-        let [weight, bias] = gradients.clip_norm(&model, 0.7, &is_adversary);
+        let [weight, bias] = clip(0.7, &is_adversary);
         assert!((weight - (144f64 / 272.0).sqrt()).abs() < 1e-6);
-        let [after, same] = gradients.clip_norm(&model, 1.0, &is_adversary);
+        let [after, same] = clip(1.0, &is_adversary);
         assert!((after - 0.7).abs() < 1e-6 && (same - bias).abs() < 1e-6);
     }
 }

@@ -4,6 +4,8 @@ mod adamw;
 pub(super) mod ema;
 mod gradients;
 pub(super) mod schedule;
+mod shards;
 
 pub(super) use adamw::{AdamW, Moments};
 pub(super) use gradients::Gradients;
+pub(super) use shards::Shards;

@@ -107,10 +107,10 @@ impl StagePlan {
     pub(super) fn on(mut self, resources: &Resources) -> Self {
         self.samples *= resources.ranks;
         self.tokens *= resources.ranks;
-        self.host
-            .as_mut()
-            .unwrap_or(&mut self.memory)
-            .times(resources.here);
+        let memory = self.host.as_mut().unwrap_or(&mut self.memory);
+        // Each keeps the moments of its part.
+        memory.optimizer = memory.optimizer.div_ceil(resources.ranks);
+        memory.times(resources.here);
         self
     }
 }

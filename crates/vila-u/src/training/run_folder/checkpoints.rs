@@ -4,6 +4,7 @@
 //! or not at all, and what goes wrong with it never costs the one before.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Files;
 use crate::training::data::dataloader_state::DataLoaderState;
+use crate::training::distributed::ProcessGroup;
 use crate::training::model::checkpointer::{Checkpointer, began_with};
-use crate::training::optimizer::{AdamW, Moments};
+use crate::training::optimizer::{AdamW, Moments, Shards};
 use crate::{Error, Result, atomic};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -66,7 +68,7 @@ pub(crate) fn steps(out: &Path) -> Vec<u64> {
     steps
 }
 
-/// Writes the checkpoint of a step.
+/// Writes the checkpoint of a step, on rank 0, while the others [send it their moments](send_moments).
 ///
 /// Errors say which one is kept instead.
 pub(crate) fn save<C: Checkpointer>(
@@ -75,7 +77,7 @@ pub(crate) fn save<C: Checkpointer>(
     checkpointer: &C,
     model: &C::Model,
     ema: Option<&C::Model>,
-    optimizer: &AdamW,
+    (optimizer, shards): (&AdamW, &Shards),
     data: &DataLoaderState,
 ) -> Result<()> {
     let written = atomic::folder(&folder(out, step), |new| {
@@ -84,7 +86,7 @@ pub(crate) fn save<C: Checkpointer>(
         if let Some(ema) = ema {
             checkpointer.save(ema, &new.join(EMA))?;
         }
-        write(&new.join(OPTIMIZER), optimizer)?;
+        write(&new.join(OPTIMIZER), optimizer, shards)?;
         let json = serde_json::to_vec(data).map_err(|error| Error::failed(error.to_string()))?;
         fs::write(new.join(DATA), json).map_err(Error::io(new.join(DATA)))
     });
@@ -154,17 +156,15 @@ pub(crate) fn load<C: Checkpointer>(
     checkpointer: &C,
     has_ema: bool,
     device: &burn::tensor::Device,
+    group: &ProcessGroup,
 ) -> Result<(C::Model, AdamW)> {
     let path = folder(out, step);
     began_with("ema_decay", &path.join(EMA), has_ema)?;
     let read = || {
-        let optimizer = read(&path.join(OPTIMIZER))?;
         let mut model = checkpointer.load(&path.join("model"), device)?;
         checkpointer.load_beside(&mut model, &path, device)?;
-        match optimizer.misfit(&model) {
-            Some(reason) => Err(Error::invalid(path.join(OPTIMIZER), reason)),
-            None => Ok((model, optimizer)),
-        }
+        let optimizer = read(&path.join(OPTIMIZER), &Shards::new(&model, group))?;
+        Ok((model, optimizer))
     };
     read().map_err(|error| unreadable(out, step, error))
 }
@@ -205,13 +205,31 @@ pub(crate) fn instead(out: &Path, step: u64) -> Option<String> {
     ))
 }
 
-fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
+/// One of the two moments.
+type Moment = fn(&Moments) -> &[f32];
+
+/// How the names of moments begin in a file, in the order in which it has them.
+const MOMENTS: [(&str, Moment); 2] = [
+    ("first.", |moments| &moments.first),
+    ("second.", |moments| &moments.second),
+];
+
+fn write(path: &Path, optimizer: &AdamW, shards: &Shards) -> Result<()> {
     let failed =
         |error: safetensors::SafeTensorError| Error::failed(format!("{}: {error}", path.display()));
+    let outcome = RefCell::new(Ok(()));
     let mut views = Vec::new();
-    for (parameter, moments) in &optimizer.moments {
-        views.push((format!("first.{parameter}"), Floats::new(&moments.first)));
-        views.push((format!("second.{parameter}"), Floats::new(&moments.second)));
+    for (name, of) in MOMENTS {
+        for (parameter, moments) in &optimizer.moments {
+            let view = Gathered {
+                parameter,
+                shard: of(moments),
+                shape: [shards.length(parameter).unwrap_or_default()],
+                shards,
+                outcome: &outcome,
+            };
+            views.push((format!("{name}{parameter}"), view));
+        }
     }
     let mut time = HashMap::from([("time".to_string(), optimizer.time.to_string())]);
     for (parameter, moments) in &optimizer.moments {
@@ -219,10 +237,22 @@ fn write(path: &Path, optimizer: &AdamW) -> Result<()> {
             time.insert(format!("since.{parameter}"), moments.since.to_string());
         }
     }
-    safetensors::serialize_to_file(views, Some(time), path).map_err(failed)
+    safetensors::serialize_to_file(views, Some(time), path).map_err(failed)?;
+    outcome.into_inner()
 }
 
-fn read(path: &Path) -> Result<AdamW> {
+/// What the other ranks do while rank 0 writes.
+pub(crate) fn send_moments(optimizer: &AdamW, shards: &Shards) -> Result<()> {
+    for (_, of) in MOMENTS {
+        for (parameter, moments) in &optimizer.moments {
+            shards.whole_of(parameter, of(moments))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads this rank's part of an optimizer's state.
+fn read(path: &Path, shards: &Shards) -> Result<AdamW> {
     // Mapped: moments are twice as large as what is trained.
     let file = Files::folder(path.parent().unwrap_or(path)).bytes(OPTIMIZER)?;
     let invalid = |error: safetensors::SafeTensorError| Error::invalid(path, error.to_string());
@@ -251,35 +281,42 @@ fn read(path: &Path) -> Result<AdamW> {
     };
     for name in tensors.names() {
         if let Some(parameter) = name.strip_prefix("first.") {
-            let moments = Moments {
-                first: floats(name)?,
-                second: floats(&format!("second.{parameter}"))?,
-                since: number(&format!("since.{parameter}")).unwrap_or_default(),
-            };
-            if moments.first.len() != moments.second.len() {
+            let [first, second] = [floats(name)?, floats(&format!("second.{parameter}"))?];
+            let stored = first.len();
+            if stored != second.len() {
                 let reason = format!("the two moments of `{parameter}` are not of one size");
                 return Err(Error::invalid(path, reason));
             }
+            let wrong = match shards.length(parameter) {
+                None => Some("which the model does not have".to_string()),
+                Some(size) => (size != stored).then(|| format!("which has {size}")),
+            };
+            if let Some(wrong) = wrong {
+                let reason = format!("has moments of {stored} numbers for `{parameter}`, {wrong}");
+                return Err(Error::invalid(path, reason));
+            }
+            let moments = Moments {
+                first: shards.shard(parameter, &first),
+                second: shards.shard(parameter, &second),
+                since: number(&format!("since.{parameter}")).unwrap_or_default(),
+            };
             optimizer.moments.insert(parameter.to_string(), moments);
         }
     }
     Ok(optimizer)
 }
 
-/// Numbers that become bytes when their turn to be written comes, one tensor in memory at a time.
-struct Floats<'a> {
-    values: &'a [f32],
+/// Moments that come from all ranks when their turn to be written has come, one tensor in memory at a time.
+struct Gathered<'a> {
+    parameter: &'a str,
+    shard: &'a [f32],
     shape: [usize; 1],
+    shards: &'a Shards,
+    /// Whether the other ranks could be reached.
+    outcome: &'a RefCell<Result<()>>,
 }
 
-impl<'a> Floats<'a> {
-    fn new(values: &'a [f32]) -> Self {
-        let shape = [values.len()];
-        Self { values, shape }
-    }
-}
-
-impl View for Floats<'_> {
+impl View for Gathered<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -289,18 +326,28 @@ impl View for Floats<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self.values.iter().flat_map(|value| value.to_le_bytes());
+        let mut outcome = self.outcome.borrow_mut();
+        let mut whole = Vec::new();
+        if outcome.is_ok() {
+            match self.shards.whole_of(self.parameter, self.shard) {
+                Ok(values) => whole = values,
+                Err(error) => *outcome = Err(error),
+            }
+        }
+        whole.resize(self.shape[0], 0.0);
+        let bytes = whole.iter().flat_map(|value| value.to_le_bytes());
         Cow::Owned(bytes.collect())
     }
 
     fn data_len(&self) -> usize {
-        size_of_val(self.values)
+        4 * self.shape[0]
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use burn::nn::LinearConfig;
     use safetensors::tensor::TensorView;
 
     use super::*;
@@ -329,8 +376,20 @@ mod tests {
             moments: [("weight".to_string(), moments)].into(),
             time: 7,
         };
-        write(&path, &whole).unwrap();
-        assert_eq!(read(&path).unwrap(), whole);
+        let device = burn::tensor::Device::flex();
+        let shards = |width| {
+            let layer = LinearConfig::new(width, 1).with_bias(false);
+            Shards::whole(&layer.init(&device))
+        };
+        let other = shards(3);
+        let shards = shards(2);
+        write(&path, &whole, &shards).unwrap();
+        assert_eq!(read(&path, &shards).unwrap(), whole);
+        let error = read(&path, &other).unwrap_err().to_string();
+        assert!(
+            error.contains("2 numbers for `weight`, which has 3"),
+            "{error}"
+        );
 
         for (dtype, second, words) in [
             (Dtype::F32, 1, "of `weight` are not of one size"),
@@ -343,7 +402,7 @@ mod tests {
             let time = HashMap::from([("time".to_string(), "7".to_string())]);
             let views = [("first.weight", first), ("second.weight", second)];
             safetensors::serialize_to_file(views, Some(time), &path).unwrap();
-            let error = read(&path).unwrap_err().to_string();
+            let error = read(&path, &shards).unwrap_err().to_string();
             assert!(
                 error.contains(words) && error.contains(OPTIMIZER),
                 "{error}"

@@ -3,6 +3,7 @@
 use super::Trainer;
 use crate::training::data::dataloader_state::DataLoaderState;
 use crate::training::model::checkpointer::Checkpointer;
+use crate::training::optimizer::Shards;
 use crate::training::run_folder::checkpoints::{self, Best};
 use crate::training::run_folder::failure::Failure;
 use crate::{Error, Result};
@@ -22,9 +23,12 @@ impl From<Error> for Halt {
 }
 
 impl<C: Checkpointer> Trainer<'_, C> {
-    /// Writes a checkpoint, and which is the best; then removes old ones.
+    /// Writes a checkpoint, and which is the best; then removes old ones. All ranks do it together, and rank 0 writes.
     pub(super) fn save(&mut self, best: Option<Best>) -> Result<()> {
         self.write_checkpoint()?;
+        if !self.group.is_main() {
+            return Ok(());
+        }
         let out = &self.recipe.out;
         if let Some(best) = best {
             checkpoints::set_best(out, &best)?;
@@ -34,18 +38,27 @@ impl<C: Checkpointer> Trainer<'_, C> {
     }
 
     fn write_checkpoint(&self) -> Result<()> {
+        let shards = Shards::new(&self.model, &self.group);
+        if !self.group.is_main() {
+            return checkpoints::send_moments(&self.optimizer, &shards);
+        }
         if let Some(metrics) = &self.metrics {
             metrics.sync()?;
         }
-        checkpoints::save(
+        let saved = checkpoints::save(
             &self.recipe.out,
             self.step,
             &self.checkpointer,
             &self.model,
             self.ema.as_ref(),
-            &self.optimizer,
+            (&self.optimizer, &shards),
             &self.data.state,
-        )
+        );
+        match self.group.failure() {
+            // It is not for want of room.
+            Some(error) => Err(self.keep(error)),
+            None => saved,
+        }
     }
 
     /// Keeps the state `before` the step that is not taken, and says why it is not.
@@ -55,11 +68,12 @@ impl<C: Checkpointer> Trainer<'_, C> {
             Halt::Error(error) => return self.keep(error),
             Halt::Failure(failure) => failure,
         };
+        let written = self.write_checkpoint_once();
         if !self.group.is_main() {
             return Error::failed(failure.reason);
         }
         let out = &self.recipe.out;
-        let kept = match self.write_checkpoint_once().and(failure.write(out)) {
+        let kept = match written.and(failure.write(out)) {
             Ok(()) => {
                 // The weights may have been ruined before it showed.
                 let again = checkpoints::instead(out, self.step)
@@ -80,24 +94,32 @@ impl<C: Checkpointer> Trainer<'_, C> {
         ))
     }
 
-    /// Keeps what was trained so far, if anything was, when the run cannot go on.
+    /// Keeps what was trained so far, if anything was, when the run cannot go on. Of several ranks no one has all
+    /// of it: there the last checkpoint is kept, as rank 0 says.
     pub(super) fn keep(&self, error: Error) -> Error {
-        if self.step == 0 || !self.group.is_main() || self.write_checkpoint_once().is_err() {
+        if !self.group.is_main() {
             return error;
         }
-        match error {
-            Error::Usage(_) | Error::Interrupted => error,
-            error => Error::failed(format!(
-                "{error}; the checkpoint of step {} is kept",
-                self.step
-            )),
+        let alone = self.group.world_size() == 1;
+        let kept = match alone {
+            true if self.step == 0 || self.write_checkpoint_once().is_err() => None,
+            true => Some(self.step),
+            false => checkpoints::steps(&self.recipe.out).pop(),
+        };
+        match (error, kept) {
+            (error @ (Error::Usage(_) | Error::Interrupted), _) | (error, None) => error,
+            (error, Some(step)) => {
+                Error::failed(format!("{error}; the checkpoint of step {step} is kept"))
+            }
         }
     }
 
     /// Writes the checkpoint of this step unless it is there. Old ones stay: the state of a run that fails may
     /// be no good.
     fn write_checkpoint_once(&self) -> Result<()> {
-        if checkpoints::steps(&self.recipe.out).last() == Some(&self.step) {
+        let is_there = checkpoints::steps(&self.recipe.out).last() == Some(&self.step);
+        // As rank 0 sees it.
+        if self.group.all_gather(is_there)?[0] {
             return Ok(());
         }
         self.write_checkpoint()

@@ -9,7 +9,6 @@ mod step;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 
@@ -38,7 +37,7 @@ pub(super) struct Trainer<'a, C: Checkpointer> {
     /// Steps done.
     step: u64,
     optimizer: AdamW,
-    group: Arc<ProcessGroup>,
+    group: ProcessGroup,
     /// Rank 0's.
     metrics: Option<Metrics>,
     watch: Watch,
@@ -82,7 +81,7 @@ impl<'a, C: Checkpointer> Trainer<'a, C> {
             None
         };
         // The others read what rank 0 has found in order.
-        let load = || State::load(recipe, &checkpointer, device, group.world_size(), new);
+        let load = || State::load(recipe, &checkpointer, device, &group, new);
         let state = group.main_first(load)?;
         group.check_equal("the steps", || state.step)?;
         group.check_equal("the weights", || checksum(&state.model))?;
@@ -144,22 +143,23 @@ impl<M> State<M> {
         recipe: &Recipe,
         checkpointer: &C,
         device: &Device,
-        ranks: usize,
+        group: &ProcessGroup,
         new: impl FnOnce() -> M,
     ) -> Result<Self> {
-        let out = &recipe.out;
+        let (out, ranks) = (&recipe.out, group.world_size());
         let Some(step) = checkpoints::steps(out).pop() else {
             return Ok(Self {
                 step: 0,
                 model: new(),
                 optimizer: AdamW::default(),
-                data: DataLoaderState::start(&recipe.data, ranks)?,
+                data: DataLoaderState::start(&recipe.data, ranks, recipe.batch_size)?,
             });
         };
         let data = checkpoints::load_data_state(out, step)?;
-        data.check(&recipe.data, ranks)?;
+        let data = data.divided(&recipe.data, ranks, recipe.batch_size)?;
         let has_ema = recipe.ema_decay.is_some();
-        let (model, optimizer) = checkpoints::load(out, step, checkpointer, has_ema, device)?;
+        let (model, optimizer) =
+            checkpoints::load(out, step, checkpointer, has_ema, device, group)?;
         Ok(Self {
             step,
             model,

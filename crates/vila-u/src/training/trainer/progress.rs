@@ -15,7 +15,7 @@ pub struct Start {
     /// The git revision that the program was built from, to be noted in the run folder.
     pub revision: Option<String>,
     /// The processes that train together.
-    pub process_group: Arc<ProcessGroup>,
+    pub process_group: ProcessGroup,
 }
 
 /// Watches and stops a run.

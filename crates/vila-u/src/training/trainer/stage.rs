@@ -120,13 +120,17 @@ impl<C: Checkpointer> Trainer<'_, C> {
             .map_err(|error| self.keep(error))?;
         let score = objective.score(&metrics);
         let best = Best::after(self.best.as_ref(), self.step, stage.index, score);
-        // All ranks stop after the same step.
-        let stop = self.watch.stop.load(Ordering::Relaxed);
-        let stop = self.group.any(stop).map_err(|error| self.keep(error))?;
+        // All ranks stop after the same step, and save together: each has a part of the optimizer's state.
+        let asked = [self.watch.stop.load(Ordering::Relaxed), best.is_some()];
+        let asked = self
+            .group
+            .all_gather(asked)
+            .map_err(|error| self.keep(error))?;
+        let stop = asked.iter().any(|[stop, _]| *stop);
         if due.save || stop {
             self.check_weights()?;
         }
-        if is_main && (due.save || stop || best.is_some()) {
+        if due.save || stop || asked[0][1] {
             self.save(best)?;
         }
         if is_main && (due.evaluate || due.save || stop) {
@@ -146,14 +150,7 @@ impl<C: Checkpointer> Trainer<'_, C> {
 
     /// Weights that differ between ranks are not saved.
     fn check_weights(&self) -> Result<()> {
-        let same = (self.group).check_equal("the weights", || checksum(&self.model));
-        same.map_err(|error| {
-            if self.group.is_broken() {
-                self.keep(error)
-            } else {
-                error
-            }
-        })
+        (self.group).check_equal("the weights", || checksum(&self.model))
     }
 
     /// Records a step that was taken, and what it came to. Returns all that there is to say of it.

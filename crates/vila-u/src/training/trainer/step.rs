@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use vila_u_kernels::mixed_precision;
+use vila_u_kernels::{mixed_precision, seed_dropout};
 
 use super::checkpointing::Halt;
 use super::objective::{BatchResult, Sample, forward_backward};
@@ -12,7 +12,7 @@ use super::{Objective, Throughput, Trainer};
 use crate::data::seed::mix;
 use crate::training::data::dataloader::DataLoader;
 use crate::training::model::checkpointer::Checkpointer;
-use crate::training::optimizer::{Gradients, ema, schedule};
+use crate::training::optimizer::{Gradients, Shards, ema, schedule};
 use crate::training::run_folder::failure::{Failure, Origin};
 use crate::{Error, Result};
 
@@ -57,17 +57,23 @@ impl<C: Checkpointer> Trainer<'_, C> {
         let start = Instant::now();
         let recipe = self.recipe;
         let ranks = self.group.world_size();
-        // Dropout takes random numbers from the device: seeded by the step, it is the same after a resume.
+        // Seeded by the step, dropout is the same after a resume.
         let number = self.step * ranks as u64 + self.group.rank() as u64;
-        self.device.seed(mix(recipe.seed, number));
+        let seed = mix(recipe.seed, number);
+        self.device.seed(seed);
+        seed_dropout(seed);
         let mut step = self.accumulate(objective, samples)?;
 
-        step.gradients.all_reduce_mean(&self.model, &self.group)?;
+        let shards = Shards::new(&self.model, &self.group);
+        step.gradients.reduce_scatter_mean(&self.model, &shards)?;
         let settings = &recipe.stages[stage.index].optimizer;
         let is_adversary = |path: &str| objective.is_adversary(path);
-        let norms = step
-            .gradients
-            .clip_norm(&self.model, settings.max_grad_norm, &is_adversary);
+        let norms = step.gradients.clip_norm(
+            &self.model,
+            &shards,
+            settings.max_grad_norm,
+            &is_adversary,
+        )?;
         // A batch that fails is known to its rank, what all of them come to is known to every rank.
         let failure = self.group.all_gather(step.failure.take())?;
         if let Some(failure) = failure.into_iter().flatten().next() {
@@ -81,7 +87,7 @@ impl<C: Checkpointer> Trainer<'_, C> {
 
         let (done, steps) = (self.step - stage.first, stage.end - stage.first);
         let learning_rate = schedule::learning_rate(settings, done, steps);
-        self.update(step.gradients, learning_rate, stage);
+        self.update(step.gradients, learning_rate, stage, &shards)?;
         metrics.insert("gradient_norm".into(), norms[0]);
         metrics.insert("learning_rate".into(), learning_rate);
         let throughput = Throughput {
@@ -153,15 +159,17 @@ impl<C: Checkpointer> Trainer<'_, C> {
     /// The means of the losses over the batches of all ranks, the tokens of all ranks, and the seconds that a
     /// rank waited for data.
     fn reduce(&self, step: &mut Accumulated) -> Result<(BTreeMap<String, f64>, usize, f64)> {
-        let own = (
-            std::mem::take(&mut step.losses),
-            step.tokens,
-            step.waiting.as_secs_f64(),
-        );
+        // As bits: text would round them.
+        let losses = std::mem::take(&mut step.losses).into_iter();
+        let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect();
+        let losses: BTreeMap<String, Vec<u64>> =
+            losses.map(|(name, values)| (name, bits(values))).collect();
+        let own = (losses, step.tokens, step.waiting.as_secs_f64());
         let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let (mut tokens, mut waiting) = (0, 0.0);
         for (losses, read, waited) in self.group.all_gather(own)? {
             for (name, values) in losses {
+                let values = values.into_iter().map(f64::from_bits);
                 all.entry(name).or_default().extend(values);
             }
             tokens += read;
@@ -198,15 +206,22 @@ impl<C: Checkpointer> Trainer<'_, C> {
         Err(Halt::Failure(failure))
     }
 
-    fn update(&mut self, gradients: Gradients, learning_rate: f64, stage: StageSteps) {
+    fn update(
+        &mut self,
+        gradients: Gradients,
+        learning_rate: f64,
+        stage: StageSteps,
+        shards: &Shards,
+    ) -> Result<()> {
         let settings = &self.recipe.stages[stage.index].optimizer;
         let model = self.model.clone();
         self.model = self
             .optimizer
-            .step(model, gradients, learning_rate, settings);
+            .step(model, gradients, learning_rate, settings, shards)?;
         if let (Some(decay), Some(ema)) = (self.recipe.ema_decay, self.ema.take()) {
             self.ema = Some(ema::update(ema, &self.model, decay, self.step + 1));
         }
+        Ok(())
     }
 }
 
