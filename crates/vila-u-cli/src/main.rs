@@ -82,6 +82,12 @@ fn run(cli: &Cli, console: &console::Console) -> vila_u::Result<()> {
         Command::Train(args) => commands::train::run(global, args, console),
         Command::Data(Data::Inspect(args)) => commands::data_inspect::run(args, console),
         Command::Data(Data::Nano(args)) => commands::data_nano::run(args, console),
+        Command::Eval(Eval::Answers(args)) => {
+            commands::eval_answers::answers(global, args, console)
+        }
+        Command::Eval(Eval::VideoQa(args)) => {
+            commands::eval_answers::video_qa(global, args, console)
+        }
         Command::Eval(Eval::Compare(args)) => commands::eval_compare::run(args, console),
         Command::Eval(Eval::Fid(args)) => commands::eval_fid::run(global, args, console),
         Command::Eval(Eval::Reconstruction(args)) => {

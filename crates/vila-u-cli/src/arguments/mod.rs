@@ -1,5 +1,6 @@
 //! The command line: every option, its default and its help.
 
+mod eval_answers;
 mod eval_fid;
 mod eval_loss;
 mod eval_zero_shot;
@@ -12,6 +13,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+pub use eval_answers::{Asking, EvalAnswers, EvalVideoQa};
 pub use eval_fid::*;
 pub use eval_loss::EvalLoss;
 pub use eval_zero_shot::EvalZeroShot;

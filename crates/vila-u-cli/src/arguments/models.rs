@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use vila_u::{checkpoint::WeightDtype, data::nano::Split, evaluation::benchmarks::nano::Measure};
 
 use super::{
-    EvalFid, EvalLoss, EvalReconstruction, EvalZeroShot, eval_loss, eval_zero_shot, formats,
-    measures, splits,
+    EvalAnswers, EvalFid, EvalLoss, EvalReconstruction, EvalVideoQa, EvalZeroShot, eval_answers,
+    eval_loss, eval_zero_shot, formats, measures, splits,
 };
 
 #[derive(Subcommand)]
@@ -45,6 +45,12 @@ pub enum Eval {
     /// How well a model predicts the words and the codes that a recipe holds out, for each kind of sample
     #[command(after_help = eval_loss::EXAMPLES)]
     Loss(EvalLoss),
+    /// Questions of your own about images and videos, or those of POPE, VQA, ...: how many replies are right
+    #[command(after_help = eval_answers::ANSWERS_EXAMPLES)]
+    Answers(EvalAnswers),
+    /// MSVD-QA, MSRVTT-QA, TGIF-QA, ActivityNet-QA: replies about videos, judged by a language model
+    #[command(after_help = eval_answers::VIDEO_QA_EXAMPLES)]
+    VideoQa(EvalVideoQa),
     /// Two results of one evaluation side by side: what differs in how they were made, whether the numbers differ by more
     /// than chance, and the paper's
     #[command(after_help = "Example: vila-u eval compare results/zero-shot results/zero-shot-bf16")]

@@ -8,6 +8,7 @@ pub mod data_inspect;
 pub mod data_nano;
 pub mod decode;
 pub mod encode;
+pub mod eval_answers;
 pub mod eval_compare;
 pub mod eval_fid;
 pub mod eval_loss;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod abilities;
+mod answers;
 mod bad_input;
 mod bench;
 mod benchmark_runs;

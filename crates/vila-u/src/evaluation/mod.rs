@@ -1,5 +1,6 @@
 //! How good a model is: [`metrics`] are pure functions, [`benchmarks`] run a model.
 
+pub mod answers;
 pub mod benchmarks;
 pub mod compare;
 pub mod fid;

@@ -295,6 +295,18 @@ impl SampleLog {
         self.file.write_all(&line).map_err(Error::io(&self.path))
     }
 
+    /// Puts these samples in the place of a folder's log, or leaves it as it was.
+    pub fn replace(folder: &Path, samples: &[Sample]) -> Result<()> {
+        let path = folder.join(SAMPLES);
+        let mut text = Vec::new();
+        for sample in samples {
+            let line = serde_json::to_vec(sample);
+            text.extend(line.map_err(|error| Error::invalid(&path, error.to_string()))?);
+            text.push(b'\n');
+        }
+        atomic::write(&path, &text)
+    }
+
     /// The samples of a folder; none where it has no log.
     pub fn read(folder: &Path) -> Result<Vec<Sample>> {
         let path = folder.join(SAMPLES);

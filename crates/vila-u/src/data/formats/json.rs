@@ -16,7 +16,7 @@ use crate::{Error, Result, file_kind};
 const LONGEST: usize = 64 << 20;
 
 /// The objects of a file, numbered from 1, each as its bytes or the reason it is none.
-pub(super) struct Entries<R = BufReader<File>> {
+pub(crate) struct Entries<R = BufReader<File>> {
     file: R,
     array: bool,
     number: u64,
@@ -24,7 +24,7 @@ pub(super) struct Entries<R = BufReader<File>> {
 }
 
 impl Entries {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
         let head = file.fill_buf().map_err(Error::io(path))?;
         match file_kind::mistaken(head) {
@@ -217,7 +217,7 @@ impl From<Texts> for Vec<String> {
 }
 
 /// JSON text as a `T`, or why it is none. `NaN` and infinities, which Python writes, are read as `null`.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let parsed = serde_json::from_slice(bytes).or_else(|error| match without_nan(bytes) {
         Some(text) => serde_json::from_slice(&text),

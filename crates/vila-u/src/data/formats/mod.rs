@@ -7,7 +7,7 @@
 
 pub(crate) mod archive;
 mod footer;
-mod json;
+pub(crate) mod json;
 pub(super) mod llava;
 pub(super) mod mmc4;
 pub(super) mod nano;

@@ -47,37 +47,41 @@ pub fn share(successes: usize, n: usize) -> Estimate {
 
 /// The mean of the values, with the percentile bootstrap interval (2,000 resamples, fixed seed).
 pub fn mean(values: &[f64]) -> Estimate {
-    let groups: Vec<_> = values.iter().map(|value| (*value, 1)).collect();
-    mean_of_groups(&groups)
+    bootstrap(values.len(), |sample| {
+        sample.iter().map(|index| values[*index]).sum::<f64>() / sample.len() as f64
+    })
 }
 
 /// The mean over all members of groups, each the sum of its members and their number, with the percentile bootstrap
 /// interval over the groups (2,000 resamples, fixed seed): the words of one answer are no independent measurements. `n`
 /// counts the groups.
 pub fn mean_of_groups(groups: &[(f64, usize)]) -> Estimate {
-    const RESAMPLES: usize = 2000;
-    let n = groups.len();
-    let mean = |groups: &mut dyn Iterator<Item = (f64, usize)>| {
+    bootstrap(groups.len(), |sample| {
+        let groups = sample.iter().map(|index| groups[*index]);
         let (sum, members) = groups.fold((0.0, 0), |(sum, all), (x, n)| (sum + x, all + n));
         sum / members as f64
-    };
-    let value = mean(&mut groups.iter().copied());
-    if n == 0 {
-        let (low, high) = (value, value);
-        return Estimate {
-            value,
-            low,
-            high,
-            n,
-        };
+    })
+}
+
+/// What `statistic` says of `n` things, given by their numbers, with the percentile bootstrap interval (2,000 resamples,
+/// fixed seed).
+pub fn bootstrap(n: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
+    const RESAMPLES: usize = 2000;
+    let mut sample: Vec<usize> = (0..n).collect();
+    let value = statistic(&sample);
+    let (mut low, mut high) = (value, value);
+    if n > 0 {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut resampled: Vec<f64> = (0..RESAMPLES)
+            .map(|_| {
+                sample.fill_with(|| rng.random_range(0..n));
+                statistic(&sample)
+            })
+            .collect();
+        resampled.sort_by(f64::total_cmp);
+        let at = |part: f64| resampled[(part * (RESAMPLES - 1) as f64).round() as usize];
+        (low, high) = (at(0.025), at(0.975));
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| mean(&mut (0..n).map(|_| groups[rng.random_range(0..n)])))
-        .collect();
-    means.sort_by(f64::total_cmp);
-    let at = |part: f64| means[(part * (RESAMPLES - 1) as f64).round() as usize];
-    let (low, high) = (at(0.025), at(0.975));
     Estimate {
         value,
         low,

@@ -7,5 +7,5 @@ mod picture;
 
 pub use codes::{CodeCounts, CodeUse, code_use};
 pub use inception_score::InceptionScore;
-pub use interval::{Estimate, mean, mean_of_groups, share};
+pub use interval::{Estimate, bootstrap, mean, mean_of_groups, share};
 pub use picture::{psnr, ssim};
