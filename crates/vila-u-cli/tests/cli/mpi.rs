@@ -67,6 +67,7 @@ fn process(rank: usize, folder: &Path) -> Option<String> {
     own.file_name().into_string().ok()
 }
 
+/// The tower's stages, with a discriminator and the moving average of the weights.
 #[test]
 fn processes_are_threads_to_the_bit() {
     let _alone = alone();
@@ -75,10 +76,17 @@ fn processes_are_threads_to_the_bit() {
         let _ = fs::remove_dir_all(folder.path().join("whole"));
         let _ = fs::remove_dir_all(folder.path().join("mpi"));
         let mut threads = arguments("out=whole", "steps=6", false);
-        threads.extend(["--set", "ema_decay=0.9", "--ranks", ranks]);
+        let more = [
+            "--set",
+            "ema_decay=0.9",
+            "--set",
+            "stages.1.objective.adversarial={start_step=1,layers=2,width=4}",
+        ];
+        threads.extend(more);
+        threads.extend(["--ranks", ranks]);
         json(folder.path(), &threads);
         let mut processes = arguments("out=mpi", "steps=6", false);
-        processes.extend(["--set", "ema_decay=0.9"]);
+        processes.extend(more);
         let count = ranks.parse().unwrap();
         done(mpirun(folder.path(), &[(count, processes)]));
         assert_same(folder.path(), "mpi");

@@ -1,7 +1,7 @@
 //! Lists of numbers that are divided among ranks, in chunks.
 
 use super::ProcessGroup;
-use super::message::{self, Kind};
+use super::message::{self, Kind, Lists};
 use crate::Result;
 
 /// Numbers of a chunk; also fixes the order of sums over a list.
@@ -56,19 +56,13 @@ impl ProcessGroup {
             let message = |rank| message::bytes(chunks.of(rank, list));
             let messages = (0..self.world_size()).map(message).collect();
             let received = self.exchange(Kind::Gradients, list.len() as u64, messages)?;
-            let mut parts: Vec<_> = received.iter().map(|part| message::floats(part)).collect();
+            let mut parts: Vec<_> = received.iter().map(|part| Lists(part)).collect();
             for chunk in chunks.of_mut(self.rank(), list) {
-                let (first, others) = parts.split_at_mut(1);
-                let first = first.iter_mut().flatten();
-                chunk
-                    .iter_mut()
-                    .zip(first)
-                    .for_each(|(sum, value)| *sum = value);
-                for other in others {
-                    chunk
-                        .iter_mut()
-                        .zip(other)
-                        .for_each(|(sum, value)| *sum += value);
+                for (rank, part) in parts.iter_mut().enumerate() {
+                    match rank {
+                        0 => part.read(chunk, |sum, value| *sum = value),
+                        _ => part.read(chunk, |sum, value| *sum += value),
+                    }
                 }
                 chunk.iter_mut().for_each(|sum| *sum *= share);
             }
@@ -85,12 +79,7 @@ impl ProcessGroup {
             let own = message::bytes(chunks.of(self.rank(), list));
             let count = list.len() as u64;
             let received = self.exchange(Kind::Weights, count, vec![own; self.world_size()])?;
-            for (rank, part) in received.iter().enumerate() {
-                let numbers = chunks.of_mut(rank, list).flatten();
-                numbers
-                    .zip(message::floats(part))
-                    .for_each(|(number, value)| *number = value);
-            }
+            take(&received, list, chunks);
         }
         Ok(())
     }
@@ -109,12 +98,17 @@ impl ProcessGroup {
             return Ok(Vec::new());
         }
         let mut list = vec![0.0; length];
-        for (rank, part) in received.iter().enumerate() {
-            let numbers = chunks.of_mut(rank, &mut list).flatten();
-            numbers
-                .zip(message::floats(part))
-                .for_each(|(number, value)| *number = value);
-        }
+        take(&received, &mut list, chunks);
         Ok(list)
+    }
+}
+
+/// Puts the chunks that each rank has sent in their places.
+fn take(received: &[Vec<u8>], list: &mut [f32], chunks: Chunks) {
+    for (rank, part) in received.iter().enumerate() {
+        let mut part = Lists(part);
+        for chunk in chunks.of_mut(rank, list) {
+            part.read(chunk, |number, value| *number = value);
+        }
     }
 }

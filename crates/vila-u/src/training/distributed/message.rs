@@ -80,10 +80,32 @@ pub(super) fn floats(message: &[u8]) -> impl Iterator<Item = f32> + '_ {
 
 /// Lists of numbers as bytes, one after the other.
 pub(super) fn bytes<'a>(lists: impl Iterator<Item = &'a [f32]>) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let lists: Vec<&[f32]> = lists.collect();
+    let count: usize = lists.iter().map(|list| list.len()).sum();
+    // With room for the trailer.
+    let mut bytes = Vec::with_capacity(4 * count + LENGTH);
+    bytes.resize(4 * count, 0);
+    let mut at = 0;
     for list in lists {
-        bytes.reserve(4 * list.len() + LENGTH);
-        bytes.extend(list.iter().flat_map(|value| value.to_le_bytes()));
+        let places = bytes[at..].as_chunks_mut().0.iter_mut();
+        places
+            .zip(list)
+            .for_each(|(place, value)| *place = value.to_le_bytes());
+        at += 4 * list.len();
     }
     bytes
+}
+
+/// Reads the lists of a message, one after the other.
+pub(super) struct Lists<'a>(pub &'a [u8]);
+
+impl Lists<'_> {
+    /// Puts each number of the next list to the one in its place.
+    pub(super) fn read(&mut self, list: &mut [f32], put: impl Fn(&mut f32, f32)) {
+        let read = self.0.split_at_checked(4 * list.len());
+        let (next, rest) = read.unwrap_or((self.0, &[]));
+        let numbers = list.iter_mut().zip(floats(next));
+        numbers.for_each(|(number, value)| put(number, value));
+        self.0 = rest;
+    }
 }
