@@ -26,6 +26,7 @@ pub(super) mod checkpoints;
 pub mod curves;
 pub(super) mod failure;
 pub(super) mod metrics;
+pub(super) mod optimizer_state;
 pub(super) mod run_record;
 pub(super) mod sample_sheet;
 mod tensorboard;

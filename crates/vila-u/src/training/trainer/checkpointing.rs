@@ -6,6 +6,7 @@ use crate::training::model::checkpointer::Checkpointer;
 use crate::training::optimizer::Shards;
 use crate::training::run_folder::checkpoints::{self, Best};
 use crate::training::run_folder::failure::Failure;
+use crate::training::run_folder::optimizer_state;
 use crate::{Error, Result};
 
 /// Why a step is not taken.
@@ -40,7 +41,7 @@ impl<C: Checkpointer> Trainer<'_, C> {
     fn write_checkpoint(&self) -> Result<()> {
         let shards = Shards::new(&self.model, &self.group);
         if !self.group.is_main() {
-            return checkpoints::send_moments(&self.optimizer, &shards);
+            return optimizer_state::send(&self.optimizer, &shards);
         }
         if let Some(metrics) = &self.metrics {
             metrics.sync()?;
