@@ -171,8 +171,14 @@ impl Convolution {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = self.weight.dims();
         let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        let padded = |x| vila_u_kernels::conv2d(x, weight.clone(), bias.clone());
         relu(match (self.border, [height, width]) {
-            (Border::Padded, [3, 3]) => vila_u_kernels::conv2d(x, weight, bias),
+            (Border::Padded, [3, 3]) => padded(x),
+            // Faster than what computes no border.
+            (Border::Valid, [3, 3]) => {
+                let [_, _, height, width] = x.dims();
+                padded(x).narrow(2, 1, height - 2).narrow(3, 1, width - 2)
+            }
             (border, kernel) => {
                 let options = ConvOptions::new(border.stride(), border.padding(kernel), [1, 1], 1);
                 conv2d(x, weight, Some(bias), options)
