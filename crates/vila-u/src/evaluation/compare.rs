@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{
     metrics::{Estimate, mean},
     paper::{PaperNumber, paper_number},
-    record::{EvaluationRecord, Metric, Sample, SampleLog},
+    record::{EvaluationRecord, Metric},
+    sample_log::{Sample, SampleLog},
 };
 use crate::{Error, Result};
 

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     metrics::mean_of_groups,
-    record::{EvaluationRecord, Identity, Interval, Metric, Sample, SampleLog, hex},
+    record::{EvaluationRecord, Identity, Interval, Metric, hex},
+    sample_log::{Sample, SampleLog},
 };
 use crate::{
     Error, Result,

@@ -11,6 +11,7 @@ pub mod inception;
 pub mod metrics;
 mod paper;
 pub mod record;
+pub mod sample_log;
 pub mod score;
 pub mod zero_shot;
 

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     AskOptions, Error, Pipeline, Result, atomic,
-    evaluation::record::{EvaluationRecord, Identity, Sample, SampleLog},
+    evaluation::{
+        record::{EvaluationRecord, Identity},
+        sample_log::{Sample, SampleLog},
+    },
 };
 
 /// What the replies of a folder depend on.

@@ -25,7 +25,8 @@ use tally::Tally;
 
 use super::{
     ImageId, ImageSet,
-    record::{EvaluationRecord, Identity, Sample, SampleLog, hex},
+    record::{EvaluationRecord, Identity, hex},
+    sample_log::{Sample, SampleLog},
 };
 use crate::{
     Error, Result,

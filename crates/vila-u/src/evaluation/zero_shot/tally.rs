@@ -8,7 +8,8 @@ use crate::{
     evaluation::{
         ImageId,
         metrics::share,
-        record::{Interval, Metric, Sample},
+        record::{Interval, Metric},
+        sample_log::Sample,
     },
 };
 

@@ -26,7 +26,10 @@ use sha2::{Digest, Sha256};
 use super::OnProgress;
 use crate::{
     Error, Result,
-    evaluation::record::{Sample, SampleLog, hex},
+    evaluation::{
+        record::hex,
+        sample_log::{Sample, SampleLog},
+    },
 };
 use client::Client;
 pub(super) use verdict::Verdict;

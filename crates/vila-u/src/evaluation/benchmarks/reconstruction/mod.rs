@@ -28,7 +28,8 @@ use crate::{
     evaluation::{
         ImageId, ImageSet,
         fid::Extractor,
-        record::{EvaluationRecord, Sample, SampleLog},
+        record::EvaluationRecord,
+        sample_log::{Sample, SampleLog},
     },
     media::Picture,
     training::losses::Lpips,
