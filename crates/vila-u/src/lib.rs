@@ -52,6 +52,7 @@ mod error;
 pub mod evaluation;
 mod file_kind;
 pub mod generation;
+mod json_lines;
 pub mod language;
 mod layers;
 pub mod media;

@@ -17,7 +17,7 @@ use image::{Frame, Rgb, RgbImage, Rgba, RgbaImage, codecs::gif::GifEncoder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{json, vila_u};
+use super::{fails_with, json, vila_u};
 
 fn blue(path: &Path) {
     let picture = RgbImage::from_pixel(64, 64, Rgb([38, 98, 217]));
@@ -197,14 +197,8 @@ fn bad_questions_cost_a_line() {
     let folder = questions();
     let at = |name: &str| folder.path().join(name);
     let check = |arguments: &[&str], code: i32, expected: &str| {
-        let output = vila_u(folder.path(), &[&["eval", "answers"], arguments].concat());
-        let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{message}");
-        assert!(message.contains(expected), "{message}");
-        assert!(output.stdout.is_empty());
-        if code == 1 {
-            assert_eq!(message.lines().count(), 1, "{message}");
-        }
+        let all = [&["eval", "answers"], arguments].concat();
+        fails_with(folder.path(), &all, code, &[expected]);
     };
     check(&["none.jsonl"], 1, "none.jsonl");
     fs::write(

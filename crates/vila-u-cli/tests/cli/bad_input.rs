@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{golden, input, vila_u};
+use super::{fails_with, golden, input, vila_u};
 
 /// Runs on the recorded model; fails unless the exit code is `code` and the message is one line that
 /// holds every one of `words`.
@@ -14,24 +14,7 @@ fn refuses(folder: &TempDir, arguments: &[&str], code: i32, words: &[&str]) {
     let model = golden().join("checkpoint").display().to_string();
     let mut all = vec!["--model", model.as_str()];
     all.extend(arguments);
-    check(folder, &all, code, words);
-}
-
-fn check(folder: &TempDir, arguments: &[&str], code: i32, words: &[&str]) {
-    let output = vila_u(folder.path(), arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
-    for word in words {
-        assert!(
-            message.contains(word),
-            "{arguments:?}: no {word:?} in: {message}"
-        );
-    }
-    if code == 1 {
-        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
-        assert!(message.starts_with("error: "), "{message}");
-    }
+    fails_with(folder.path(), &all, code, words);
 }
 
 fn folder() -> TempDir {
@@ -61,8 +44,8 @@ fn instructions_that_nobody_knows() {
 #[test]
 fn wrong_options_are_usage_errors() {
     let f = folder();
-    check(&f, &["paint"], 2, &["paint"]);
-    check(&f, &["generate"], 2, &["PROMPT"]);
+    fails_with(f.path(), &["paint"], 2, &["paint"]);
+    fails_with(f.path(), &["generate"], 2, &["PROMPT"]);
     refuses(
         &f,
         &["generate", "x", "--temperature", "0"],
@@ -144,14 +127,14 @@ fn wrong_options_are_usage_errors() {
 #[test]
 fn models_that_are_not_there_are_named() {
     let f = folder();
-    check(
-        &f,
+    fails_with(
+        f.path(),
         &["ask", "x", "--model", "no/such/folder"],
         1,
         &["no/such/folder"],
     );
-    check(
-        &f,
+    fails_with(
+        f.path(),
         &["ask", "x", "--model", "hf:justonename"],
         2,
         &["hf:", "ORG/NAME"],
@@ -257,12 +240,12 @@ fn broken_checkpoints_are_named() {
     let weights = copy.join("llm/model.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() - 1000]).unwrap();
-    check(&f, &ask, 1, &["model.safetensors"]);
+    fails_with(f.path(), &ask, 1, &["model.safetensors"]);
     fs::remove_file(&weights).unwrap();
-    check(&f, &ask, 1, &["llm"]);
+    fails_with(f.path(), &ask, 1, &["llm"]);
     fs::write(&weights, &whole).unwrap();
     fs::write(copy.join("llm/config.json"), "{").unwrap();
-    check(&f, &ask, 1, &["config.json"]);
+    fails_with(f.path(), &ask, 1, &["config.json"]);
 }
 
 #[test]
@@ -280,26 +263,41 @@ fn broken_datasets_are_named() {
 fn broken_recipes_are_named() {
     let f = folder();
     fs::write(f.path().join("r.toml"), "steps = ").unwrap();
-    check(&f, &["train", "r.toml"], 1, &["r.toml"]);
-    check(&f, &["train", "none.toml"], 1, &["none.toml"]);
+    fails_with(f.path(), &["train", "r.toml"], 1, &["r.toml"]);
+    fails_with(f.path(), &["train", "none.toml"], 1, &["none.toml"]);
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/nano-tower.toml");
-    check(&f, &["train", recipe, "--set", "stepz=3"], 2, &["stepz"]);
-    check(&f, &["train", recipe, "--set", "steps"], 2, &["steps"]);
+    fails_with(
+        f.path(),
+        &["train", recipe, "--set", "stepz=3"],
+        2,
+        &["stepz"],
+    );
+    fails_with(
+        f.path(),
+        &["train", recipe, "--set", "steps"],
+        2,
+        &["steps"],
+    );
 }
 
 #[test]
 fn files_that_cannot_be_converted() {
     let f = folder();
-    check(&f, &["convert", "a.pth"], 2, &["--output"]);
-    check(
-        &f,
+    fails_with(f.path(), &["convert", "a.pth"], 2, &["--output"]);
+    fails_with(
+        f.path(),
         &["convert", "a.pth", "-o", "x.bin"],
         2,
         &[".safetensors"],
     );
     let output = ["-o", "x.safetensors"];
     let convert = |file: &str, code, words: &[&str]| {
-        check(&f, &[&["convert", file], &output[..]].concat(), code, words);
+        fails_with(
+            f.path(),
+            &[&["convert", file], &output[..]].concat(),
+            code,
+            words,
+        );
         assert!(!f.path().join("x.safetensors").exists());
     };
     convert("missing.pth", 1, &["error: missing.pth: "]);

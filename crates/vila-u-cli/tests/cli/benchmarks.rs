@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{json as run, vila_u};
+use super::{fails_with, json as run, vila_u};
 
 pub fn folder(name: &str, content: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
@@ -244,102 +244,31 @@ fn vbench() {
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_loaded() {
     let f = folder("prompts.txt", "a dog\n");
-    for (arguments, word) in [
-        (vec!["generate"], "PROMPT"),
-        (
-            vec![
-                "generate",
-                "a dog",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "flat",
-                "-o",
-                "out",
-            ],
-            "cannot be used",
-        ),
-        (
-            vec!["generate", "--prompts", "prompts.txt", "-o", "out"],
-            "--layout",
-        ),
-        (
-            vec!["generate", "--prompts", "prompts.txt", "--layout", "flat"],
-            "--output",
-        ),
-        (
-            vec![
-                "generate",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "coco",
-                "-o",
-                "out",
-            ],
-            "genai-bench",
-        ),
-        (
-            vec![
-                "generate",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "flat",
-                "-o",
-                "out",
-                "--shard",
-                "3/2",
-            ],
-            "3/2",
-        ),
-        (
-            vec![
-                "generate",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "parti",
-                "-o",
-                "out",
-                "--video",
-            ],
-            "--video",
-        ),
-        (
-            vec![
-                "generate",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "flat",
-                "-o",
-                "prompts.txt",
-            ],
-            "name a folder",
-        ),
-        (vec!["generate", "a dog", "--cfg", "1,2"], "--prompts"),
-        (
-            vec![
-                "generate",
-                "--prompts",
-                "prompts.txt",
-                "--layout",
-                "flat",
-                "-o",
-                "out",
-                "--top-p",
-                "2",
-            ],
-            "top-p",
-        ),
-    ] {
-        let output = vila_u(f.path(), &arguments);
-        let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-        assert!(message.contains(word), "{message}");
+    let prompts = ["generate", "--prompts", "prompts.txt"];
+    let to_out = ["--layout", "flat", "-o", "out"];
+    let refused = |arguments: &[&[&str]], word: &str| {
+        fails_with(f.path(), &arguments.concat(), 2, &[word]);
         assert!(!f.path().join("out").exists());
-    }
+    };
+    refused(&[&["generate"]], "PROMPT");
+    refused(&[&prompts, &to_out, &["a dog"]], "cannot be used");
+    refused(&[&prompts, &["-o", "out"]], "--layout");
+    refused(&[&prompts, &["--layout", "flat"]], "--output");
+    refused(
+        &[&prompts, &["--layout", "coco", "-o", "out"]],
+        "genai-bench",
+    );
+    refused(&[&prompts, &to_out, &["--shard", "3/2"]], "3/2");
+    refused(
+        &[&prompts, &["--layout", "parti", "-o", "out", "--video"]],
+        "--video",
+    );
+    refused(
+        &[&prompts, &["--layout", "flat", "-o", "prompts.txt"]],
+        "name a folder",
+    );
+    refused(&[&["generate", "a dog", "--cfg", "1,2"]], "--prompts");
+    refused(&[&prompts, &to_out, &["--top-p", "2"]], "top-p");
     let all = [
         "generate",
         "--prompts",

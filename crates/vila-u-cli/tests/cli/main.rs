@@ -47,6 +47,25 @@ fn vila_u(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Fails unless the exit code is `code`, nothing is printed as a result, and the message holds every one of `words`; of code
+/// 1 it is one line.
+fn fails_with(folder: &Path, arguments: &[&str], code: i32, words: &[&str]) {
+    let output = vila_u(folder, arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
+    for word in words {
+        assert!(
+            message.contains(word),
+            "{arguments:?}: no {word:?} in: {message}"
+        );
+    }
+    if code == 1 {
+        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
+        assert!(message.starts_with("error: "), "{message}");
+    }
+}
+
 /// Runs `vila-u` with --json; the lines it prints.
 fn json(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let mut all = vec!["--json"];

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{json, vila_u};
+use super::{fails_with, json};
 
 const CLASSES: usize = 6;
 
@@ -107,20 +107,6 @@ fn a_miniature_of_imagenet_is_classified() {
     assert!(compared.to_string().contains("Table 1"), "{compared}");
 }
 
-/// Fails unless the exit code is `code` and the last line of the message holds every one of `words`.
-fn refuses(folder: &Path, arguments: &[&str], code: i32, words: &[&str]) {
-    let output = vila_u(folder, arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
-    for word in words {
-        assert!(
-            message.contains(word),
-            "{arguments:?}: no {word:?} in: {message}"
-        );
-    }
-}
-
 #[test]
 fn what_cannot_be_classified_is_refused() {
     let folder = TempDir::new().unwrap();
@@ -132,29 +118,29 @@ fn what_cannot_be_classified_is_refused() {
         arguments
     };
     let (classes, templates) = ("classnames.txt", "templates.txt");
-    refuses(
+    fails_with(
         f,
         &["eval", "zero-shot"],
         2,
         &["--data", "--classes", "--templates"],
     );
-    refuses(f, &zero_shot("no", classes, templates), 2, &["no"]);
-    refuses(f, &zero_shot("val", "no.txt", templates), 1, &["no.txt"]);
+    fails_with(f, &zero_shot("no", classes, templates), 2, &["no"]);
+    fails_with(f, &zero_shot("val", "no.txt", templates), 1, &["no.txt"]);
     fs::write(f.join("plain.txt"), "a picture").unwrap();
-    refuses(
+    fails_with(
         f,
         &zero_shot("val", classes, "plain.txt"),
         1,
         &["plain.txt", "{}"],
     );
     fs::write(f.join("two.txt"), "a heart\na dog").unwrap();
-    refuses(
+    fails_with(
         f,
         &zero_shot("val", "two.txt", templates),
         2,
         &["6 folders", "2 class names"],
     );
-    refuses(
+    fails_with(
         f,
         &zero_shot("test/0.tar", "two.txt", templates),
         2,
@@ -162,7 +148,7 @@ fn what_cannot_be_classified_is_refused() {
     );
     let mut into_a_file = zero_shot("val", classes, templates);
     into_a_file.extend(["-o", "classnames.txt"]);
-    refuses(f, &into_a_file, 2, &["classnames.txt is a file"]);
+    fails_with(f, &into_a_file, 2, &["classnames.txt is a file"]);
 }
 
 /// A recipe of the nano world; `held_out`: with something held out of it.
@@ -209,16 +195,16 @@ fn held_out_losses_are_those_of_training() {
 fn recipes_without_anything_to_look_at_are_refused() {
     let folder = TempDir::new().unwrap();
     recipe(folder.path(), false);
-    refuses(
+    fails_with(
         folder.path(),
         &["eval", "loss", "recipe.toml"],
         2,
         &["held_out"],
     );
-    refuses(folder.path(), &["eval", "loss", "no.toml"], 1, &["no.toml"]);
+    fails_with(folder.path(), &["eval", "loss", "no.toml"], 1, &["no.toml"]);
     let tower = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/nano-tower.toml");
     let tower = tower.display().to_string();
-    refuses(
+    fails_with(
         folder.path(),
         &["eval", "loss", &tower],
         2,

@@ -2,15 +2,13 @@
 
 use std::{
     collections::HashSet,
-    fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result, atomic};
+use crate::{Error, Result, atomic, json_lines::JsonLines};
 
 const SAMPLES: &str = "samples.jsonl";
 
@@ -23,56 +21,28 @@ pub struct Sample {
 }
 
 /// `samples.jsonl` of a folder: a line is added as soon as its sample is measured, so that whatever happens nothing
-/// measured is lost.
+/// measured is lost. No two programs have the same one open.
 #[derive(Debug)]
-pub struct SampleLog {
-    path: PathBuf,
-    file: File,
-}
+pub struct SampleLog(JsonLines);
 
 impl SampleLog {
     /// A new log; one that is there is emptied. Creates the folder.
     pub fn create(folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let path = folder.join(SAMPLES);
-        let file = File::create(&path).map_err(Error::io(&path))?;
-        Ok(Self { path, file })
+        JsonLines::create(&path(folder)?).map(Self)
     }
 
     /// Goes on with the log of a folder, or begins one: what is in it already comes with it. A last line that is not
     /// whole is cut off: the program was stopped while it wrote it.
     pub fn resume(folder: &Path) -> Result<(Self, Vec<Sample>)> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let path = folder.join(SAMPLES);
-        let open = || {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(&path)?;
-            let mut text = Vec::new();
-            file.read_to_end(&mut text)?;
-            let whole = text
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
-            text.truncate(whole);
-            file.set_len(whole as u64)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok((file, text))
-        };
-        let (file, text) = open().map_err(Error::io(&path))?;
-        let samples = parse(&path, &text)?;
-        Ok((Self { path, file }, samples))
+        let path = path(folder)?;
+        let (lines, samples) = JsonLines::open(&path)?;
+        unique(&path, &samples)?;
+        Ok((Self(lines), samples))
     }
 
     /// Adds a sample.
     pub fn append(&mut self, sample: &Sample) -> Result<()> {
-        let line = serde_json::to_vec(sample);
-        let mut line = line.map_err(|error| Error::invalid(&self.path, error.to_string()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io(&self.path))
+        self.0.append(sample)
     }
 
     /// Puts these samples in the place of a folder's log, or leaves it as it was.
@@ -90,29 +60,34 @@ impl SampleLog {
     /// The samples of a folder; none where it has no log.
     pub fn read(folder: &Path) -> Result<Vec<Sample>> {
         let path = folder.join(SAMPLES);
-        match std::fs::read(&path) {
-            Ok(text) => parse(&path, &text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Error::io(&path)(error)),
+        if !path.exists() {
+            return Ok(Vec::new());
         }
+        let samples = JsonLines::read(&path)?;
+        unique(&path, &samples)?;
+        Ok(samples)
     }
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Vec<Sample>> {
+/// Where the log of a folder is, which is made if it is not there.
+fn path(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    Ok(folder.join(SAMPLES))
+}
+
+fn unique(path: &Path, samples: &[Sample]) -> Result<()> {
     let mut ids = HashSet::new();
-    let lines = text.split(|byte| *byte == b'\n').zip(1..);
-    let lines = lines.filter(|(line, _)| !line.is_empty());
-    lines
-        .map(|(line, number)| {
-            let wrong = |reason: String| Error::invalid(path, format!("line {number}: {reason}"));
-            let sample: Sample =
-                serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
-            if !ids.insert(sample.id.clone()) {
-                return Err(wrong(format!("{:?} is there twice", sample.id)));
-            }
-            Ok(sample)
-        })
-        .collect()
+    match samples
+        .iter()
+        .zip(1..)
+        .find(|(sample, _)| !ids.insert(&sample.id))
+    {
+        Some((Sample { id, .. }, line)) => {
+            let reason = format!("line {line}: {id:?} is there twice");
+            Err(Error::invalid(path, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::{fs, path::PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{Rgb, RgbImage};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::SafeTensors;
 
-use crate::fixture::{Recorded, relative_error};
+use crate::fixture::{Recorded, relative_error, write};
 use crate::losses::numbers;
 use vila_u::evaluation::{
     fid::{Definition, Extractor, FeatureStatistics, Gaussian},
@@ -73,21 +73,9 @@ fn network() -> Inception {
         }
     }
     add("fc.weight".into(), vec![1008, 2048], 0.0, 0.1);
-    let bytes: Vec<Vec<u8>> = (tensors.iter())
-        .map(|(_, _, values)| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        })
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((key, shape, _), bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
-        (key, view)
-    });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("inception.safetensors");
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    write(&path, &tensors);
     // What it writes is what it reads.
     let converted = folder.path().join("converted.safetensors");
     vila_u::convert::convert(&[path], &converted).unwrap();

@@ -7,10 +7,27 @@ use std::{
 };
 
 use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-d4")
+}
+
+/// Writes tensors of f32 by key, with their shapes.
+pub fn write(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+    let bytes: Vec<Vec<u8>> = (tensors.iter())
+        .map(|(_, _, values)| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((key, shape, _), bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (key, view)
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
 /// One `.safetensors` file of the fixture, read whole.
@@ -29,7 +46,7 @@ impl Recorded {
     pub fn read(path: &Path) -> Self {
         let bytes = fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let read = |view: &safetensors::tensor::TensorView| {
+        let read = |view: &TensorView| {
             let data = view.data();
             match view.dtype() {
                 Dtype::F32 => Values::Float(

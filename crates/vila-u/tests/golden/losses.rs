@@ -5,9 +5,8 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
-use safetensors::{Dtype, tensor::TensorView};
 
-use crate::fixture::{Recorded, assert_close};
+use crate::fixture::{Recorded, assert_close, write};
 use vila_u::tower::{Siglip, SiglipConfig};
 use vila_u::training::losses::adversarial::{
     PixelGrad, adaptive_weight, decoder_loss, discriminator_loss,
@@ -73,19 +72,7 @@ fn lpips() -> Lpips {
         let head: Vec<f32> = head.into_iter().map(f32::abs).collect();
         tensors.push((format!("lin{block}.weight"), vec![1, outputs, 1, 1], head));
     }
-    let bytes: Vec<Vec<u8>> = (tensors.iter())
-        .map(|(_, _, values)| {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        })
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((key, shape, _), bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
-        (key, view)
-    });
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    write(&path, &tensors);
     Lpips::load(&path, &Device::flex()).unwrap()
 }
 

@@ -3,8 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom, Write},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Shard;
-use crate::{Error, Result};
+use crate::{Error, Result, json_lines::JsonLines};
 
 /// What a file depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,10 +63,9 @@ impl SampleSettings {
 
 /// The manifest of a shard, open for more lines.
 pub(super) struct Manifest {
-    path: PathBuf,
-    file: File,
-    /// Those of other shards; of a run without one locked, for nobody else may be at work.
-    _others: Vec<File>,
+    lines: JsonLines,
+    /// Those of other shards, of a run without one: nobody else may be at work.
+    _others: Vec<JsonLines>,
 }
 
 impl Manifest {
@@ -77,41 +75,34 @@ impl Manifest {
     /// A usage error while another run writes to it; errors name a line that is none.
     pub fn open(folder: &Path, shard: Shard) -> Result<(Self, HashMap<String, Entry>)> {
         let path = folder.join(shard.manifest());
-        let mut entries = HashMap::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut others = Vec::new();
-        for other in manifests(folder)?
-            .into_iter()
-            .filter(|other| *other != path)
-        {
-            let mut file = open(&other)?;
-            if shard == Shard::WHOLE {
-                lock(&file, &other)?;
+        for other in manifests(folder)? {
+            if other == path {
+                continue;
             }
-            read_lines(&mut file, &other, &mut entries)?;
-            others.push(file);
+            if shard == Shard::WHOLE {
+                let (lines, theirs) = JsonLines::open(&other)?;
+                others.push(lines);
+                entries.extend::<Vec<Entry>>(theirs);
+            } else {
+                entries.extend(JsonLines::read::<Entry>(&other)?);
+            }
         }
-        let mut file = open(&path)?;
-        lock(&file, &path)?;
-        let whole = read_lines(&mut file, &path, &mut entries)?;
-        file.set_len(whole)
-            .and_then(|()| file.seek(SeekFrom::Start(whole)))
-            .map_err(Error::io(&path))?;
+        let (lines, own) = JsonLines::open(&path)?;
+        entries.extend::<Vec<Entry>>(own);
         let manifest = Self {
-            path,
-            file,
+            lines,
             _others: others,
         };
-        Ok((manifest, entries))
+        let named = |entry: Entry| (entry.file.clone(), entry);
+        Ok((manifest, entries.into_iter().map(named).collect()))
     }
 
     /// Adds a line and brings it to disk.
     pub fn append(&mut self, entry: &Entry) -> Result<()> {
-        let line =
-            serde_json::to_string(entry).map_err(|error| Error::failed(error.to_string()))?;
-        self.file
-            .write_all(format!("{line}\n").as_bytes())
-            .and_then(|()| self.file.sync_data())
-            .map_err(Error::io(&self.path))
+        self.lines.append(entry)?;
+        self.lines.sync()
     }
 }
 
@@ -127,41 +118,4 @@ fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(paths)
-}
-
-fn open(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(Error::io(path))
-}
-
-/// Keeps other runs off a manifest until its file is closed, where the file system can.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Error::usage(format!(
-            "{} is being written by another run: wait for it, or give each a --shard of its own",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Reads the lines that are whole; how many bytes they have.
-fn read_lines(file: &mut File, path: &Path, entries: &mut HashMap<String, Entry>) -> Result<u64> {
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(Error::io(path))?;
-    let last = text.iter().rposition(|byte| *byte == b'\n');
-    let whole = last.map_or(0, |last| last + 1);
-    for (index, line) in text[..whole].split(|byte| *byte == b'\n').enumerate() {
-        if line.is_empty() {
-            continue;
-        }
-        let entry: Entry = serde_json::from_slice(line).map_err(|error| {
-            let number = index + 1;
-            let what = "remove the line, and its file is generated again";
-            Error::invalid(path, format!("line {number}: {error}: {what}"))
-        })?;
-        entries.insert(entry.file.clone(), entry);
-    }
-    Ok(whole as u64)
 }

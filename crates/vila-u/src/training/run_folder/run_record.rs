@@ -1,7 +1,7 @@
 //! What a run folder says about the run: who started it when with what (`run.json`), and which files it
 //! learns from (`sources.json`). And that one program at a time writes there.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{checkpoints, failure};
 use crate::data::Source;
+use crate::json_lines::try_lock;
 use crate::training::recipe::Recipe;
 use crate::{Error, Result, atomic};
 
@@ -177,12 +178,11 @@ fn lock(out: &Path) -> Result<File> {
     fs::create_dir_all(out).map_err(Error::io(out))?;
     let path = out.join("run.lock");
     let file = File::create(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Error::usage(format!(
-            "{} is in use by a run: wait for it, or choose another folder with --set out=FOLDER",
-            out.display()
-        ))),
-        // Where a file system has no locks, the run does without.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    if try_lock(&file) {
+        return Ok(file);
     }
+    Err(Error::usage(format!(
+        "{} is in use by a run: wait for it, or choose another folder with --set out=FOLDER",
+        out.display()
+    )))
 }

@@ -158,10 +158,9 @@ fn begin(
     if samples.len() > state.n {
         // What was measured after the state was written is measured again.
         samples.truncate(state.n);
-        log = SampleLog::create(output)?;
-        for sample in &samples {
-            log.append(sample)?;
-        }
+        drop(log);
+        SampleLog::replace(output, &samples)?;
+        (log, samples) = SampleLog::resume(output)?;
     }
     Ok((log, samples.into_iter().map(|sample| sample.id).collect()))
 }
