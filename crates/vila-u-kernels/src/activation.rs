@@ -7,6 +7,7 @@ use std::{fmt::Debug, marker::PhantomData};
 
 use crate::bridge::{self, Kernel, Outcome, tensor, values};
 use crate::math::{erf, exp, sigmoid, simd};
+use crate::output::in_chunks;
 
 /// `x * Phi(x)` with the tanh approximation of the normal distribution (PyTorch's
 /// `gelu(approximate="tanh")`), of any shape.
@@ -115,37 +116,33 @@ impl<F: Elementwise> Kernel<1> for Pointwise<F> {
 
     fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, FlexTensor) {
         let from = values(&x);
-        let mut y = vec![0.0; from.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(from.par_chunks(CHUNK))
-            .for_each(|(y, x)| {
-                simd(
-                    #[inline(always)]
-                    || {
-                        for (y, x) in y.iter_mut().zip(x) {
-                            *y = F::value(*x);
-                        }
-                    },
-                );
-            });
+        let y = in_chunks(from.len(), CHUNK, 1, |chunk, y| {
+            let x = &from[chunk * CHUNK..];
+            simd(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = F::value(*x);
+                    }
+                },
+            );
+        });
         (tensor(y, x.layout().shape().clone()), x)
     }
 
     fn backward(&self, x: FlexTensor, grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
-        let mut dx = vec![0.0; values(&x).len()];
-        dx.par_chunks_mut(CHUNK)
-            .zip(values(&x).par_chunks(CHUNK))
-            .zip(values(&grad).par_chunks(CHUNK))
-            .for_each(|((dx, x), dy)| {
-                simd(
-                    #[inline(always)]
-                    || {
-                        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                            *dx = dy * F::derivative(*x);
-                        }
-                    },
-                );
-            });
+        let (from, grad) = (values(&x), values(&grad));
+        let dx = in_chunks(from.len(), CHUNK, 1, |chunk, dx| {
+            let (x, dy) = (&from[chunk * CHUNK..], &grad[chunk * CHUNK..]);
+            simd(
+                #[inline(always)]
+                || {
+                    for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                        *dx = dy * F::derivative(*x);
+                    }
+                },
+            );
+        });
         [Some(tensor(dx, x.layout().shape().clone()))]
     }
 }
@@ -157,20 +154,18 @@ impl Kernel<2> for SiluMul {
     type Saved = [FlexTensor; 2];
 
     fn forward(&self, [gate, up]: [FlexTensor; 2]) -> (FlexTensor, Self::Saved) {
-        let mut y = vec![0.0; values(&gate).len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(values(&gate).par_chunks(CHUNK))
-            .zip(values(&up).par_chunks(CHUNK))
-            .for_each(|((y, gate), up)| {
-                simd(
-                    #[inline(always)]
-                    || {
-                        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                            *y = gate * sigmoid(*gate) * up;
-                        }
-                    },
-                );
-            });
+        let (gates, ups) = (values(&gate), values(&up));
+        let y = in_chunks(gates.len(), CHUNK, 1, |chunk, y| {
+            let (gate, up) = (&gates[chunk * CHUNK..], &ups[chunk * CHUNK..]);
+            simd(
+                #[inline(always)]
+                || {
+                    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                        *y = gate * sigmoid(*gate) * up;
+                    }
+                },
+            );
+        });
         (tensor(y, gate.layout().shape().clone()), [gate, up])
     }
 

@@ -14,11 +14,14 @@ use crate::gemv::by_outputs;
 use crate::instruction_set::arch;
 use crate::linear::matrix;
 use crate::matmul::{Matrix, gemm, gemm_packed, kept};
+use crate::output::in_chunks;
 use crate::precision::{has_tiles, paired_with};
 
 /// Outputs and rows of `x` whose sums stay in registers together.
 const OUTPUTS: usize = 4;
 const ROWS: usize = 2;
+/// Numbers per parallel task.
+const CHUNK: usize = 1 << 14;
 /// Up to so many rows, reading the weight again from the cache is cheaper than packing it; on a tile unit fewer.
 const MOST_ROWS: usize = 64;
 const MOST_ROWS_BESIDE_TILES: usize = 12;
@@ -51,6 +54,23 @@ pub(crate) fn linear<const D: usize>(
             module::linear(x, weight, bias.map(Tensor::from_dispatch))
         }
     }
+}
+
+/// The tensor in another dtype: bfloat16 of the CPU as `f32` on all threads, anything else as Burn does.
+pub(crate) fn widened<const D: usize>(weight: Tensor<D>, dtype: DType) -> Tensor<D> {
+    let stored = weight.into_dispatch();
+    if (stored.dtype(), dtype) == (DType::BF16, DType::F32)
+        && let Some(numbers) = bridge::untracked(&stored).map(|stored| stored.to_contiguous())
+        && let Some(from) = numbers.as_slice::<bf16>()
+    {
+        let to = in_chunks(from.len(), CHUNK, 1, |chunk, to| {
+            let from = to.iter_mut().zip(&from[chunk * CHUNK..]);
+            from.for_each(|(to, from)| *to = from.to_f32());
+        });
+        let shape = numbers.layout().shape().clone();
+        return Tensor::from_dispatch(bridge::dispatch(tensor(to, shape)));
+    }
+    Tensor::<D>::from_dispatch(stored).cast(dtype)
 }
 
 fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTensor {

@@ -24,6 +24,7 @@ use burn::backend::{
 use burn::tensor::{DType, Shape, TensorData};
 use std::{fmt::Debug, marker::PhantomData};
 
+use crate::contiguous::in_order;
 use crate::instruction_set::InstructionSet;
 
 /// A differentiable function of `N` CPU tensors.
@@ -67,7 +68,7 @@ pub(crate) fn run<const N: usize, K: Kernel<N>>(
     let kind = match context {
         DispatchAutodiffContext::Disabled => {
             let inputs = inputs.map(|tensor| match tensor.kind {
-                DispatchTensorKind::Flex(tensor) => tensor.float().to_contiguous(),
+                DispatchTensorKind::Flex(tensor) => in_order(&tensor.float()),
                 _ => unreachable!("is_cpu_f32 saw a CPU tensor"),
             });
             return Outcome::Done(dispatch(kernel.forward(inputs).0));
@@ -152,8 +153,7 @@ fn record<const N: usize, K: Kernel<N>, C: CheckpointStrategy>(
         _ => unreachable!("is_cpu_f32 saw a CPU tensor"),
     });
     let nodes = inputs.each_ref().map(|tensor| tensor.node());
-    let (output, saved) =
-        kernel.forward(inputs.map(|tensor| tensor.into_primitive().to_contiguous()));
+    let (output, saved) = kernel.forward(inputs.map(|tensor| in_order(&tensor.into_primitive())));
     let output = match Step::<K>(PhantomData)
         .prepare::<C>(nodes)
         .compute_bound()
@@ -175,7 +175,7 @@ impl<const N: usize, K: Kernel<N>> Backward<Flex, N> for Step<K> {
     type State = (K, K::Saved);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let grad = in_order(&grads.consume::<Flex>(&ops.node));
         let (kernel, saved) = ops.state;
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let input_grads = kernel.backward(saved, grad, wanted);

@@ -3,11 +3,11 @@
 
 use burn::backend::{DispatchTensor, flex::FlexTensor};
 use burn::tensor::{Distribution, Tensor};
-use rayon::prelude::*;
 use std::cell::Cell;
 
 use crate::bridge::{self, Kernel, Outcome, tensor, values};
 use crate::math::simd;
+use crate::output::in_chunks;
 
 thread_local! {
     /// Where this thread's chance stands. The CPU's own generator is one for all threads.
@@ -65,22 +65,19 @@ struct Dropout {
 impl Dropout {
     fn apply(&self, x: &FlexTensor) -> FlexTensor {
         let from = values(x);
-        let mut y = vec![0.0; from.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(from.par_chunks(CHUNK))
-            .enumerate()
-            .for_each(|(chunk, (y, x))| {
-                let seed = hash(self.seed ^ hash(chunk as u32));
-                simd(
-                    #[inline(always)]
-                    || {
-                        for (index, (y, x)) in (0u32..).zip(y.iter_mut().zip(x)) {
-                            let kept = hash(seed.wrapping_add(index)) >= self.threshold;
-                            *y = if kept { x * self.scale } else { 0.0 };
-                        }
-                    },
-                );
-            });
+        let y = in_chunks(from.len(), CHUNK, 1, |chunk, y| {
+            let x = &from[chunk * CHUNK..];
+            let seed = hash(self.seed ^ hash(chunk as u32));
+            simd(
+                #[inline(always)]
+                || {
+                    for (index, (y, x)) in (0u32..).zip(y.iter_mut().zip(x)) {
+                        let kept = hash(seed.wrapping_add(index)) >= self.threshold;
+                        *y = if kept { x * self.scale } else { 0.0 };
+                    }
+                },
+            );
+        });
         tensor(y, x.layout().shape().clone())
     }
 }

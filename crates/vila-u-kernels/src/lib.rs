@@ -14,6 +14,7 @@ mod amx;
 mod attention;
 mod bfloat16;
 mod bridge;
+mod contiguous;
 mod conv2d;
 pub mod covariance;
 mod denormals;
@@ -27,6 +28,7 @@ mod math;
 mod matmul;
 mod nearest;
 mod norm;
+mod output;
 mod precision;
 mod quantized;
 
@@ -38,6 +40,7 @@ extern crate self as vila_u_kernels;
 
 pub use activation::{gelu, gelu_tanh, silu_mul};
 pub use attention::{attention, attention_of_sequences};
+pub use contiguous::contiguous;
 pub use conv2d::conv2d;
 pub use denormals::flush_denormals;
 pub use dropout::{dropout, dropout_chance, seed_dropout};

@@ -63,7 +63,13 @@ fn agree<const A: usize, const B: usize, const C: usize, const Y: usize>(
 }
 
 fn plain_conv2d(x: Tensor<4>, w: Tensor<4>, b: Tensor<1>) -> Tensor<4> {
-    module::conv2d(x, w, Some(b), ConvOptions::new([1, 1], [1, 1], [1, 1], 1))
+    let [.., side] = w.dims();
+    module::conv2d(
+        x,
+        w,
+        Some(b),
+        ConvOptions::new([1, 1], [side / 2; 2], [1, 1], 1),
+    )
 }
 
 #[test]
@@ -79,12 +85,14 @@ fn conv2d() {
         [8, 32, 24, 16, 20],
         [4, 16, 40, 33, 21],
     ] {
-        agree(
-            &format!("{n}x{i}->{o} {h}x{w}"),
-            ([n, i, h, w], [o, i, 3, 3], [o]),
-            kernels::conv2d,
-            plain_conv2d,
-        );
+        for side in [1, 3] {
+            agree(
+                &format!("{n}x{i}->{o} {h}x{w}, {side}"),
+                ([n, i, h, w], [o, i, side, side], [o]),
+                kernels::conv2d,
+                plain_conv2d,
+            );
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! heads together again.
 
 use burn::tensor::{Bool, Tensor};
-use vila_u_kernels::attention;
+use vila_u_kernels::{attention, contiguous};
 
 /// `[batch, positions, heads * head_dim]` -> `[batch, heads, positions, head_dim]`
 pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -24,7 +24,9 @@ pub(crate) fn multi_head_attention(
 ) -> Tensor<3> {
     let [batch, heads, positions, head_dim] = query.dims();
     let scale = (head_dim as f64).powf(-0.5);
-    attention(query, key, value, mask, scale)
-        .swap_dims(1, 2)
-        .reshape([batch, positions, heads * head_dim])
+    contiguous(attention(query, key, value, mask, scale).swap_dims(1, 2)).reshape([
+        batch,
+        positions,
+        heads * head_dim,
+    ])
 }

@@ -9,7 +9,7 @@ use super::{
     multiply::{multiply, multiply_add},
     pack::Factor,
 };
-use crate::matmul::{self, Element, Matrix, output_blocks};
+use crate::matmul::{self, Element, Matrix, in_blocks};
 
 /// Tiles along the summed dimension that are multiplied at once: a block of these stays in the first-level cache.
 const STRETCH: usize = 16;
@@ -35,23 +35,27 @@ pub(crate) fn gemm<T: Element>(a: Matrix, b: Matrix<T>, bias: Option<&[f32]>) ->
 
 /// `a` times a matrix of so many columns, in tiles.
 fn product(a: Matrix, right: &[Row], columns: usize, bias: Option<&[f32]>) -> Vec<f32> {
-    let mut c = vec![0.0; a.rows * columns];
-    if c.is_empty() {
-        return c;
-    }
     let mut tiles = TILES.with_borrow_mut(|[left, _]| std::mem::take(left));
     let depth = Factor::left(a).depth();
     let left = Factor::left(a).pack_parallel(&mut tiles);
-    let outputs = output_blocks(&mut c, [a.rows, columns], [BLOCK, BLOCK]);
-    outputs.into_par_iter().for_each(|mut output| {
+    let c = in_blocks([a.rows, columns], [BLOCK, BLOCK], |output| {
         let blocks = |first: usize, count: usize| {
             let first = first / BLOCK;
             BLOCK * depth * first..BLOCK * depth * (first + count.div_ceil(BLOCK))
         };
         let left = &left[blocks(output.row, output.lines.len())];
         let right = &right[blocks(output.columns.start, output.columns.len())];
-        output.set_bias(bias);
-        add_product(&mut output.lines, left, right, depth);
+        if depth == 0 {
+            output.start(bias);
+            return;
+        }
+        let first = output.columns.start;
+        multiply_blocks(left, right, depth, |[left, right], sums| {
+            let lines = output.lines[left * BLOCK..].iter_mut();
+            let bias = bias.map(|bias| &bias[first + right * BLOCK..]);
+            // SAFETY: the CPU has AVX-512, or there would be no sums.
+            unsafe { sums.store(lines, right * BLOCK, bias) };
+        });
     });
     TILES.with_borrow_mut(|[left, _]| *left = tiles);
     c

@@ -18,10 +18,11 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use crate::instruction_set::{InstructionSet, allows};
+use crate::output::Unwritten;
 use crate::precision::pair;
 
 pub(crate) use gemm::{Packed, gemm, products_with};
-pub(crate) use multiply::{multiply_along, multiply_block, multiply_signals};
+pub(crate) use multiply::{multiply_add_signals, multiply_along, multiply_block, multiply_signals};
 pub(crate) use pack::gather;
 
 /// Rows and columns of a block of sums: two by two tiles.
@@ -187,6 +188,11 @@ impl Drop for Configured {
     }
 }
 
+/// The first numbers of a vector, as many as there are.
+fn mask(count: usize) -> __mmask16 {
+    ((1_u32 << count.min(16)) - 1) as __mmask16
+}
+
 /// A block of sums, by rows.
 #[repr(C, align(64))]
 #[derive(Clone)]
@@ -194,6 +200,38 @@ pub(crate) struct Sums(pub [[f32; BLOCK]; BLOCK]);
 
 impl Sums {
     pub const ZERO: Self = Self([[0.0; BLOCK]; BLOCK]);
+
+    /// Writes all sums, plus the bias, to lines from a column on, as far as there are any.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store<'a, 'b: 'a>(
+        &self,
+        lines: impl Iterator<Item = &'a mut &'b mut [Unwritten]>,
+        column: usize,
+        bias: Option<&[f32]>,
+    ) {
+        let mut biases = [_mm512_setzero_ps(); BLOCK / 16];
+        for (half, to) in biases.iter_mut().enumerate() {
+            if let Some(bias) = bias.and_then(|bias| bias.get(16 * half..)) {
+                // SAFETY: what the mask leaves out is not read.
+                *to = unsafe { _mm512_maskz_loadu_ps(mask(bias.len()), bias.as_ptr()) };
+            }
+        }
+        for (line, sums) in lines.zip(&self.0) {
+            let line = &mut line[column..];
+            for (half, sums) in sums.as_chunks::<16>().0.iter().enumerate() {
+                let mask = mask(line.len().saturating_sub(16 * half));
+                // SAFETY: what the mask leaves out is not written; the rest is within the line.
+                unsafe {
+                    let to = line.as_mut_ptr().wrapping_add(16 * half).cast();
+                    let sum = _mm512_add_ps(_mm512_loadu_ps(sums.as_ptr()), biases[half]);
+                    _mm512_mask_storeu_ps(to, mask, sum);
+                }
+            }
+        }
+    }
 
     /// Adds columns `columns..` of all sums to the lines, as far as there are any.
     ///
@@ -204,8 +242,7 @@ impl Sums {
         for (line, sums) in lines.iter_mut().zip(&self.0) {
             let line = &mut line[column..];
             for (half, sums) in sums.as_chunks::<16>().0.iter().enumerate() {
-                let width = line.len().saturating_sub(16 * half).min(16);
-                let mask = ((1_u32 << width) - 1) as __mmask16;
+                let mask = mask(line.len().saturating_sub(16 * half));
                 // SAFETY: what the mask leaves out is neither read nor written; the rest is within the line.
                 unsafe {
                     let to = line.as_mut_ptr().wrapping_add(16 * half);

@@ -5,16 +5,26 @@ use std::arch::asm;
 use super::{BLOCK, BlockShape, DEPTH, Row, SIDE, Shape, Sums};
 
 /// Adds up the products of `depth` pairs of tiles, two of the left factor (4 and 5) and two of the right one (6 and 7),
-/// in four tiles (0 to 3), and stores these at `sums`. The instructions of `start` set the sums, to zero if there are
-/// none, those of `load` fill the pairs, and those of `next` go on to the next ones; `row` is 64, the bytes of a row of
-/// a tile.
+/// in four tiles (0 to 3), and stores these at `sums`. `start` says where the sums begin: at `zero`, or at those that are
+/// `stored`. The instructions of `load` fill the pairs, and those of `next` go on to the next ones; `row` is 64, the bytes
+/// of a row of a tile.
 ///
 /// The caller says why memory outside of what it has is neither read nor written.
 macro_rules! multiply_tiles {
-    (load: [$($load:literal),*], $($rest:tt)*) => {
+    (start: zero, $($rest:tt)*) => {
         multiply_tiles!(
-            start: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-            load: [$($load),*], $($rest)*
+            start: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"], $($rest)*
+        )
+    };
+    (start: stored, $($rest:tt)*) => {
+        multiply_tiles!(
+            start: [
+                "tileloadd tmm0, [{sums} + {line}]",
+                "tileloadd tmm1, [{sums} + {line} + 64]",
+                "tileloadd tmm2, [{sums} + {line} + 2048]",
+                "tileloadd tmm3, [{sums} + {line} + 2112]"
+            ],
+            $($rest)*
         )
     };
     (start: [$($start:literal),*], load: [$($load:literal),*], next: [$($next:literal),*], depth: $depth:expr, sums: $sums:expr, $($operands:tt)*) => {
@@ -47,12 +57,12 @@ macro_rules! multiply_tiles {
 
 /// Multiplies blocks of tiles that lie one after the other.
 macro_rules! blocks {
-    ([$($start:tt)*], $left:ident, $right:ident, $sums:ident) => {
+    ($start:ident, $left:ident, $right:ident, $sums:ident) => {
         assert!($left.len() == $right.len() && $left.len() >= BLOCK && $left.len().is_multiple_of(BLOCK));
         // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
         unsafe {
             multiply_tiles!(
-                $($start)*
+                start: $start,
                 load: [
                     "tileloadd tmm4, [{left} + {row}]",
                     "tileloadd tmm6, [{right} + {row}]",
@@ -71,22 +81,43 @@ macro_rules! blocks {
 
 /// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
 pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    blocks!([], left, right, sums);
+    blocks!(zero, left, right, sums);
 }
 
 /// The same, added to what is there.
 pub(super) fn multiply_add(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    blocks!(
-        [start: [
-            "tileloadd tmm0, [{sums} + {line}]",
-            "tileloadd tmm1, [{sums} + {line} + 64]",
-            "tileloadd tmm2, [{sums} + {line} + 2048]",
-            "tileloadd tmm3, [{sums} + {line} + 2112]"
-        ],],
-        left,
-        right,
-        sums
-    );
+    blocks!(stored, left, right, sums);
+}
+
+/// Multiplies blocks of tiles with signals.
+macro_rules! signals {
+    ($start:ident, $left:ident, $signals:ident, $length:ident, $offsets:ident, $sums:ident) => {
+        let last = $offsets.iter().max().map_or(0, |last| *last);
+        assert!(!$offsets.is_empty() && $left.len() == BLOCK * $offsets.len());
+        assert!(last + (SIDE - 1) * $length + BLOCK <= $signals.len());
+        // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
+        unsafe {
+            multiply_tiles!(
+                start: $start,
+                load: [
+                    "mov {right}, [{offsets}]",
+                    "lea {right}, [{signals} + 4 * {right}]",
+                    "tileloadd tmm4, [{left} + {row}]",
+                    "tileloadd tmm6, [{right} + {length}]",
+                    "tileloadd tmm7, [{right} + {length} + 64]",
+                    "tileloadd tmm5, [{left} + {row} + 1024]"
+                ],
+                next: ["add {left}, 2048", "add {offsets}, 8"],
+                depth: $offsets.len(),
+                sums: $sums,
+                left = inout(reg) $left.as_ptr() => _,
+                offsets = inout(reg) $offsets.as_ptr() => _,
+                right = out(reg) _,
+                signals = in(reg) $signals.as_ptr(),
+                length = in(reg) 4 * $length,
+            );
+        }
+    };
 }
 
 /// The product of the left factor's tiles `[depth][2]` and of right ones that lie in signals of pairs: from one row of
@@ -99,30 +130,19 @@ pub(crate) fn multiply_signals(
     offsets: &[usize],
     sums: &mut Sums,
 ) {
-    let last = offsets.iter().max().map_or(0, |last| *last);
-    assert!(!offsets.is_empty() && left.len() == BLOCK * offsets.len());
-    assert!(last + (SIDE - 1) * length + BLOCK <= signals.len());
-    // SAFETY: the shape of the tiles is set; tiles are read within both slices, and sums written within theirs.
-    unsafe {
-        multiply_tiles!(
-            load: [
-                "mov {right}, [{offsets}]",
-                "lea {right}, [{signals} + 4 * {right}]",
-                "tileloadd tmm4, [{left} + {row}]",
-                "tileloadd tmm6, [{right} + {length}]",
-                "tileloadd tmm7, [{right} + {length} + 64]",
-                "tileloadd tmm5, [{left} + {row} + 1024]"
-            ],
-            next: ["add {left}, 2048", "add {offsets}, 8"],
-            depth: offsets.len(),
-            sums: sums,
-            left = inout(reg) left.as_ptr() => _,
-            offsets = inout(reg) offsets.as_ptr() => _,
-            right = out(reg) _,
-            signals = in(reg) signals.as_ptr(),
-            length = in(reg) 4 * length,
-        );
-    }
+    signals!(zero, left, signals, length, offsets, sums);
+}
+
+/// The same, added to what is there.
+pub(crate) fn multiply_add_signals(
+    _: &Shape,
+    left: &[Row],
+    signals: &[f32],
+    length: usize,
+    offsets: &[usize],
+    sums: &mut Sums,
+) {
+    signals!(stored, left, signals, length, offsets, sums);
 }
 
 /// Sums along signals: of the left factor, 32 signals of bfloat16, `length` numbers from one to the next; of the right
@@ -140,6 +160,7 @@ pub(crate) fn multiply_along(
     // SAFETY: the shape of the tiles is set; tiles are read within the slices, and sums written within theirs.
     unsafe {
         multiply_tiles!(
+            start: zero,
             load: [
                 "tileloadd tmm4, [{upper} + {length}]",
                 "tileloadd tmm6, [{first} + {row}]",

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::{attention, cached};
-use crate::bridge;
+use crate::{bridge, contiguous};
 
 /// Causal attention of the new positions of several sequences that are computed together, whatever their lengths: no
 /// padding, and none sees another.
@@ -68,7 +68,9 @@ fn one(query: Tensor<4>, [key, value]: [Tensor<4>; 2], scale: f64) -> Tensor<3> 
         let device = query.device();
         Tensor::<4, Bool>::tril_mask([1, 1, count, keys], (keys - count) as i64, &device)
     });
-    attention(query, key, value, mask, scale)
-        .swap_dims(1, 2)
-        .reshape([1, count, heads * head_dim])
+    contiguous(attention(query, key, value, mask, scale).swap_dims(1, 2)).reshape([
+        1,
+        count,
+        heads * head_dim,
+    ])
 }

@@ -4,6 +4,7 @@ use pulp::Simd;
 use rayon::prelude::*;
 
 use super::signals::{Geometry, MAX_LANES, SIGNALS, TAPS, VECTORS, pack, pack_pairs};
+use crate::output::{Unwritten, written};
 use crate::precision::{MulAdd, VectorLoop, dispatch, pair, paired};
 
 /// A kernel `[outputs, inputs, 3, 3]` ready for [`convolve`]. The sums of a block of output channels fill
@@ -87,7 +88,6 @@ pub(super) fn convolve<const BLOCK: usize>(
     outputs: usize,
 ) -> Vec<f32> {
     let plane = geometry.height * geometry.width;
-    let mut y = vec![0.0; geometry.batch * outputs * plane];
     let images = geometry.images_per_task();
     // A single image has no other images to share the threads with: split its output channels.
     let blocks = outputs.div_ceil(BLOCK);
@@ -98,35 +98,39 @@ pub(super) fn convolve<const BLOCK: usize>(
     };
     let channels = (blocks * BLOCK).min(outputs);
     let splits = outputs.div_ceil(channels);
-    y.par_chunks_mut(images * channels * plane)
-        .enumerate()
-        .for_each(|(task, y)| {
-            let (task, split) = (task / splits, task % splits);
-            let x = &x[task * images * inputs * plane..];
-            let x = &x[..x.len().min(images * inputs * plane)];
-            let first = split * channels;
-            let weight = &packed.weight[first / BLOCK * packed.depth * TAPS * BLOCK..];
-            let bias = bias.map(|bias| &bias[first..]);
-            let outputs = channels.min(outputs - first);
-            SIGNALS.with_borrow_mut(|[signals, _]| {
-                if packed.paired {
-                    pack_pairs(x, inputs, geometry, signals);
-                } else {
-                    pack(x, inputs, geometry, signals);
-                }
-                let work = Convolve::<BLOCK> {
-                    signals,
-                    weight,
-                    bias,
-                    geometry,
-                    depth: packed.depth,
-                    outputs,
-                    y,
-                };
-                dispatch(work, packed.paired);
-            });
+    let convolve = |(task, y): (usize, &mut [Unwritten])| {
+        let (task, split) = (task / splits, task % splits);
+        let x = &x[task * images * inputs * plane..];
+        let x = &x[..x.len().min(images * inputs * plane)];
+        let first = split * channels;
+        let weight = &packed.weight[first / BLOCK * packed.depth * TAPS * BLOCK..];
+        let bias = bias.map(|bias| &bias[first..]);
+        let outputs = channels.min(outputs - first);
+        SIGNALS.with_borrow_mut(|[signals, _]| {
+            if packed.paired {
+                pack_pairs(x, inputs, geometry, 0..geometry.height, signals);
+            } else {
+                pack(x, inputs, geometry, signals);
+            }
+            let work = Convolve::<BLOCK> {
+                signals,
+                weight,
+                bias,
+                geometry,
+                depth: packed.depth,
+                outputs,
+                planes: y.chunks_exact_mut(plane).collect(),
+            };
+            dispatch(work, packed.paired);
         });
-    y
+    };
+    // SAFETY: tasks are all of it, and each writes all pixels of its channels.
+    unsafe {
+        written(geometry.batch * outputs * plane, |y| {
+            let tasks = y.par_chunks_mut(images * channels * plane);
+            tasks.enumerate().for_each(convolve);
+        })
+    }
 }
 
 /// One task of `convolve`: some images, already signals, into some output channels of `y`.
@@ -137,15 +141,15 @@ struct Convolve<'a, const BLOCK: usize> {
     geometry: Geometry,
     depth: usize,
     outputs: usize,
-    y: &'a mut [f32],
+    /// `[image][output]`
+    planes: Vec<&'a mut [Unwritten]>,
 }
 
 impl<const BLOCK: usize> VectorLoop for Convolve<'_, BLOCK> {
     #[inline(always)]
-    fn run<S: Simd, M: MulAdd<S>>(self, simd: S, multiply: M) {
+    fn run<S: Simd, M: MulAdd<S>>(mut self, simd: S, multiply: M) {
         let geometry = self.geometry;
-        let plane = geometry.height * geometry.width;
-        let images = self.y.len() / (self.outputs * plane);
+        let images = self.planes.len() / self.outputs;
         let length = geometry.signal(images);
         let offsets: Vec<usize> = (0..self.depth)
             .flat_map(|input| {
@@ -181,8 +185,8 @@ impl<const BLOCK: usize> VectorLoop for Convolve<'_, BLOCK> {
                         bias,
                         start,
                         geometry,
-                        (images, self.outputs, first + row),
-                        self.y,
+                        (self.outputs, first + row),
+                        &mut self.planes,
                     );
                 }
             }
@@ -228,31 +232,30 @@ impl Tile<'_> {
     }
 }
 
-/// Writes the pixels among a tile's positions to their places, the separators to nowhere.
+/// Writes the pixels among a tile's positions to their places in the planes `[image][output]`, the separators to nowhere.
 #[inline(always)]
 pub(super) fn store(
     sums: &[f32],
     bias: f32,
     start: usize,
     geometry: Geometry,
-    (images, outputs, output): (usize, usize, usize),
-    y: &mut [f32],
+    (outputs, output): (usize, usize),
+    planes: &mut [&mut [Unwritten]],
 ) {
     let mut at = 0;
     while at < sums.len() {
         let position = start + at;
         let (image, within) = (position / geometry.image(), position % geometry.image());
         let (row, column) = (within / geometry.pitch(), within % geometry.pitch());
-        if image >= images {
+        let Some(plane) = planes.get_mut(image * outputs + output) else {
             return;
-        }
+        };
         let run = (geometry.pitch() - column).min(sums.len() - at);
         let pixels = run.min(geometry.width - column);
         if row < geometry.height {
-            let offset =
-                ((image * outputs + output) * geometry.height + row) * geometry.width + column;
-            for (to, sum) in y[offset..offset + pixels].iter_mut().zip(&sums[at..]) {
-                *to = sum + bias;
+            let offset = row * geometry.width + column;
+            for (to, sum) in plane[offset..offset + pixels].iter_mut().zip(&sums[at..]) {
+                *to = Unwritten::new(sum + bias);
             }
         }
         at += run;

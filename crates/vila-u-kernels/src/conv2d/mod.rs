@@ -1,6 +1,7 @@
-//! 3x3 convolution, stride 1, zero padding 1: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
+//! 3x3 and 1x1 convolution, stride 1, output as large as the input: `y[n, o] = b[o] + sum_{i, k} w[o, i, k] x[n, i, . + k]`.
 
 mod direct;
+mod pointwise;
 mod signals;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -13,39 +14,46 @@ use burn::tensor::{Tensor, module, ops::ConvOptions};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
+use crate::bfloat16;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::registers;
+use crate::matmul::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::precision::paired;
 use crate::precision::precision_of;
 use signals::Geometry;
 use weight_gradient::{channel_sums, weight_gradient};
 
-/// `conv2d` with a 3x3 kernel, stride 1 and zero padding 1.
+/// `conv2d` with a 3x3 kernel and zero padding 1, or a 1x1 kernel; stride 1.
 ///
 /// - `x`: `[batch, in_channels, height, width]`
-/// - `weight`: `[out_channels, in_channels, 3, 3]`; of another dtype than `x`, that is only how it is stored
+/// - `weight`: `[out_channels, in_channels, 3, 3]` or `[.., 1, 1]`; of another dtype than `x`, that is only how it is stored
 /// - `bias`: `[out_channels]`
 ///
 /// Returns `[batch, out_channels, height, width]`.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     if weight.dtype() != x.dtype() {
         let stored = weight.dtype();
-        let weight = weight.cast(x.dtype());
+        let weight = bfloat16::widened(weight, x.dtype());
         return precision_of(stored, || conv2d(x, weight, bias));
     }
+    let [_, _, side, _] = weight.dims();
     let inputs = [
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
     ];
-    match bridge::run(Conv3x3, inputs) {
+    let outcome = match side {
+        1 => bridge::run(Conv1x1, inputs),
+        _ => bridge::run(Conv3x3, inputs),
+    };
+    match outcome {
         Outcome::Done(output) => Tensor::from_dispatch(output),
         Outcome::Unsupported([x, weight, bias]) => module::conv2d(
             Tensor::from_dispatch(x),
             Tensor::from_dispatch(weight),
             Some(Tensor::from_dispatch(bias)),
-            ConvOptions::new([1, 1], [1, 1], [1, 1], 1),
+            ConvOptions::new([1, 1], [side / 2; 2], [1, 1], 1),
         ),
     }
 }
@@ -126,6 +134,48 @@ impl Kernel<3> for Conv3x3 {
         let dw = want_weight.then(|| {
             let dw = weight_gradient(values(&x), dy, geometry, inputs, outputs);
             tensor(dw, [outputs, inputs, 3, 3])
+        });
+        let db = want_bias.then(|| {
+            let db = channel_sums(dy, outputs, height * width);
+            tensor(db, [outputs])
+        });
+        [dx, dw, db]
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Conv1x1;
+
+impl Kernel<3> for Conv1x1 {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
+        let [batch, inputs, height, width] = dims(&x);
+        let [outputs, ..] = dims::<4>(&weight);
+        let matrix = Matrix::new(values(&weight), outputs, inputs);
+        let geometry = Geometry::new(batch, height, width);
+        let y = pointwise::convolve(values(&x), matrix, Some(values(&bias)), geometry);
+        (tensor(y, [batch, outputs, height, width]), [x, weight])
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: Self::Saved,
+        grad: FlexTensor,
+        [want_x, want_weight, want_bias]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let [batch, inputs, height, width] = dims(&x);
+        let [outputs, ..] = dims::<4>(&weight);
+        let geometry = Geometry::new(batch, height, width);
+        let dy = values(&grad);
+        let dx = want_x.then(|| {
+            let matrix = Matrix::new(values(&weight), outputs, inputs).transpose();
+            let dx = pointwise::convolve(dy, matrix, None, geometry);
+            tensor(dx, [batch, inputs, height, width])
+        });
+        let dw = want_weight.then(|| {
+            let dw = pointwise::weight_gradient(values(&x), dy, geometry, [inputs, outputs]);
+            tensor(dw, [outputs, inputs, 1, 1])
         });
         let db = want_bias.then(|| {
             let db = channel_sums(dy, outputs, height * width);

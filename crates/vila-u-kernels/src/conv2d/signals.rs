@@ -16,7 +16,7 @@
 //! product over pairs of positions, which are neighbours in a signal of bfloat16.
 
 use pulp::Simd;
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use crate::math::simd;
 use crate::precision::{pair, round};
@@ -43,6 +43,14 @@ impl Geometry {
             batch,
             height,
             width,
+        }
+    }
+
+    /// These rows of each image.
+    pub fn strip(self, rows: &Range<usize>) -> Self {
+        Self {
+            height: rows.len(),
+            ..self
         }
     }
 
@@ -156,6 +164,7 @@ pub(super) fn pack<L: Lane>(
         channels,
         1,
         geometry,
+        0..geometry.height,
         signals,
         #[inline(always)]
         |plane, at, to| {
@@ -167,12 +176,13 @@ pub(super) fn pack<L: Lane>(
     );
 }
 
-/// Copies images `[images, channels, height, width]` into signals `[channels / 2, signal]` of pairs; a
-/// last odd channel is paired with zeros.
+/// Copies rows of images `[images, channels, height, width]` into signals `[channels / 2, signal]` of pairs, as if they were
+/// all rows, but with those above and below them instead of zeros; a last odd channel is paired with zeros.
 pub(super) fn pack_pairs(
     images: &[f32],
     channels: usize,
     geometry: Geometry,
+    rows: Range<usize>,
     signals: &mut Vec<f32>,
 ) {
     let size = geometry.height * geometry.width;
@@ -181,6 +191,7 @@ pub(super) fn pack_pairs(
         channels,
         2,
         geometry,
+        rows,
         signals,
         #[inline(always)]
         |planes, at, to| {
@@ -205,25 +216,28 @@ fn fill<L: Lane>(
     channels: usize,
     together: usize,
     geometry: Geometry,
+    rows: Range<usize>,
     signals: &mut Vec<L>,
     copy_row: impl Fn(&[f32], usize, &mut [L]),
 ) {
     let plane = geometry.height * geometry.width;
-    let count = images.len() / (channels * plane);
-    let length = geometry.signal(count);
+    let strip = geometry.strip(&rows);
+    let length = strip.signal(images.len() / (channels * plane));
+    let beside = rows.start.saturating_sub(1)..geometry.height.min(rows.end + 1);
     signals.clear();
     signals.resize(channels.div_ceil(together) * length, L::default());
     simd(
         #[inline(always)]
         || {
             for (image, planes) in images.chunks_exact(channels * plane).enumerate() {
-                let start = geometry.first() + image * geometry.image();
+                let first = strip.first() + image * strip.image();
+                let start = first - (rows.start - beside.start) * strip.pitch();
                 for (signal, planes) in signals
                     .chunks_exact_mut(length)
                     .zip(planes.chunks(together * plane))
                 {
-                    let rows = signal[start..].chunks_mut(geometry.pitch());
-                    for (row, to) in rows.take(geometry.height).enumerate() {
+                    let lines = signal[start..].chunks_mut(strip.pitch());
+                    for (row, to) in beside.clone().zip(lines) {
                         copy_row(planes, row * geometry.width, &mut to[..geometry.width]);
                     }
                 }

@@ -6,19 +6,29 @@
 //! from an odd one, as a tap may be either.
 
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use super::direct::{kernel, store};
 use super::signals::{Geometry, HALVES, SIGNALS, TAPS, pack, pack_pairs};
-use crate::amx::{BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_along, multiply_signals};
+use crate::amx::{
+    BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_add_signals, multiply_along,
+    multiply_signals,
+};
 use crate::math::add_up;
+use crate::output::{Unwritten, written};
 
-/// Rows of tiles of the kernel that all positions pass by: half of a usual second-level cache of such a machine.
-const KERNELS_AT_ONCE: usize = (1 << 20) / size_of::<Row>();
+/// Pairs of channels in the signals of a strip: half of a usual second-level cache of such a machine.
+const SIGNALS_AT_ONCE: usize = (1 << 20) / size_of::<f32>();
+/// Tiles along the summed dimension that are multiplied at once: a block of these stays in the first-level cache.
+const STRETCH: usize = 2 * TAPS;
+/// Blocks of outputs, and of positions, whose sums stay in the second-level cache.
+const BLOCKS: usize = 8;
+const STARTS: usize = 16;
 
 thread_local! {
     /// Tiles of the task at hand; kept, because a fresh allocation costs as much as filling it.
     static TILES: RefCell<Vec<Row>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The convolution of `x` `[batch, inputs, height, width]` with a kernel `[rows, columns, 3, 3]`; `transposed`: its inputs and
@@ -32,7 +42,6 @@ pub(super) fn convolve(
     transposed: bool,
 ) -> Vec<f32> {
     let plane = geometry.height * geometry.width;
-    let mut y = vec![0.0; geometry.batch * outputs * plane];
     let number = kernel(weight, [inputs, outputs], transposed);
     let depth = inputs.div_ceil(DEPTH) * TAPS;
     // `[block of outputs][block of inputs][tap][2]` tiles, a row an output and 32 inputs.
@@ -49,55 +58,141 @@ pub(super) fn convolve(
             }
         }));
     });
-    let images = geometry.images_per_task();
-    // A single image has no other images to share the threads with: split its output channels.
-    let threads = if geometry.batch == 1 {
-        rayon::current_num_threads()
+    let size = geometry.batch * outputs * plane;
+    let work = |task: Task| {
+        let Task {
+            images,
+            rows,
+            mut planes,
+        } = task;
+        let strip = geometry.strip(&rows);
+        let length = strip.signal(images.len());
+        let x = &x[images.start * inputs * plane..images.end * inputs * plane];
+        SIGNALS.with_borrow_mut(|[signals, _]| {
+            pack_pairs(x, inputs, geometry, rows, signals);
+            signals.resize(inputs.div_ceil(DEPTH) * SIDE * length, 0.0);
+            let offsets: Vec<usize> = (0..depth)
+                .map(|step| {
+                    let tap = step % TAPS;
+                    step / TAPS * SIDE * length + tap / 3 * strip.pitch() + tap % 3
+                })
+                .collect();
+            let starts = (0..strip.positions(images.len())).step_by(BLOCK);
+            multiply_all(
+                &tiles,
+                signals,
+                length,
+                &offsets,
+                starts,
+                |block, start, sums| {
+                    let first = block * BLOCK;
+                    for (output, sums) in (first..outputs).zip(&sums.0) {
+                        let bias = bias.map_or(0.0, |bias| bias[output]);
+                        store(sums, bias, start, strip, (outputs, output), &mut planes);
+                    }
+                },
+            );
+        });
+    };
+    // SAFETY: tasks are all of it, and each writes all pixels of its rows.
+    unsafe {
+        written(size, |y| {
+            let tasks = tasks(y, geometry, inputs, outputs);
+            tasks.into_par_iter().for_each(work);
+        })
+    }
+}
+
+/// Some images, or some rows of one, on one thread.
+struct Task<'a> {
+    images: Range<usize>,
+    rows: Range<usize>,
+    /// These rows of the output, `[image][output]`.
+    planes: Vec<&'a mut [Unwritten]>,
+}
+
+/// What threads share: small images several at a time, large ones in strips whose signals stay in the second-level cache.
+fn tasks(y: &mut [Unwritten], geometry: Geometry, inputs: usize, outputs: usize) -> Vec<Task<'_>> {
+    let Geometry {
+        batch,
+        height,
+        width,
+    } = geometry;
+    let row = inputs.div_ceil(2) * geometry.pitch();
+    let most = (SIGNALS_AT_ONCE / row).saturating_sub(2).max(1);
+    let threads = rayon::current_num_threads();
+    let strips = height
+        .div_ceil(most)
+        .max(threads.div_ceil(batch.max(1)))
+        .min(height);
+    let rows = height.div_ceil(strips);
+    let images = if strips == 1 {
+        geometry.images_per_task()
     } else {
         1
     };
-    let channels = outputs.div_ceil(BLOCK).div_ceil(threads) * BLOCK;
-    let channels = channels.min(outputs);
-    let splits = outputs.div_ceil(channels);
-    let at_once = (KERNELS_AT_ONCE / (depth * BLOCK)).max(1);
-    y.par_chunks_mut(images * channels * plane)
-        .enumerate()
-        .for_each(|(task, y)| {
-            let (task, first) = (task / splits, task % splits * channels);
-            let x = &x[task * images * inputs * plane..];
-            let x = &x[..x.len().min(images * inputs * plane)];
-            let channels = channels.min(outputs - first);
-            let tiles = &tiles[first / BLOCK * depth * BLOCK..];
-            let tiles = &tiles[..channels.div_ceil(BLOCK) * depth * BLOCK];
-            SIGNALS.with_borrow_mut(|[signals, _]| {
-                let images = x.len() / (inputs * plane);
-                let length = geometry.signal(images);
-                pack_pairs(x, inputs, geometry, signals);
-                signals.resize(inputs.div_ceil(DEPTH) * SIDE * length, 0.0);
-                let offsets: Vec<usize> = (0..depth)
-                    .map(|step| {
-                        let tap = step % TAPS;
-                        step / TAPS * SIDE * length + tap / 3 * geometry.pitch() + tap % 3
-                    })
-                    .collect();
-                let shape = Shape::set();
-                let mut sums = Sums::ZERO;
-                for (group, tiles) in tiles.chunks(at_once * depth * BLOCK).enumerate() {
-                    for start in (0..geometry.positions(images)).step_by(BLOCK) {
-                        for (block, tiles) in tiles.chunks_exact(depth * BLOCK).enumerate() {
-                            let signals = &signals[start..];
-                            multiply_signals(&shape, tiles, signals, length, &offsets, &mut sums);
-                            let output = (group * at_once + block) * BLOCK;
-                            for (output, sums) in (output..channels).zip(&sums.0) {
-                                let bias = bias.map_or(0.0, |bias| bias[first + output]);
-                                store(sums, bias, start, geometry, (images, channels, output), y);
-                            }
+    let mut tasks = Vec::new();
+    for (index, y) in y.chunks_mut(images * outputs * height * width).enumerate() {
+        let first = tasks.len();
+        let images = index * images..(index * images + images).min(batch);
+        tasks.extend((0..height).step_by(rows).map(|row| Task {
+            images: images.clone(),
+            rows: row..(row + rows).min(height),
+            planes: Vec::with_capacity(images.len() * outputs),
+        }));
+        for plane in y.chunks_exact_mut(height * width) {
+            for (task, strip) in tasks[first..]
+                .iter_mut()
+                .zip(plane.chunks_mut(rows * width))
+            {
+                task.planes.push(strip);
+            }
+        }
+    }
+    tasks
+}
+
+/// Multiplies blocks of outputs of the kernel with the signals from all starts on: `take` is given the block, the start
+/// and the sums.
+fn multiply_all(
+    tiles: &[Row],
+    signals: &[f32],
+    length: usize,
+    offsets: &[usize],
+    starts: impl ExactSizeIterator<Item = usize>,
+    mut take: impl FnMut(usize, usize, &Sums),
+) {
+    let block = offsets.len() * BLOCK;
+    let starts: Vec<usize> = starts.collect();
+    let groups = starts.len().div_ceil(STARTS).max(1);
+    let shape = Shape::set();
+    let mut sums = SUMS.take();
+    sums.resize(BLOCKS * STARTS, Sums::ZERO);
+    for (group, tiles) in tiles.chunks(BLOCKS * block).enumerate() {
+        for starts in starts.chunks(starts.len().div_ceil(groups)) {
+            for (stretch, offsets) in offsets.chunks(STRETCH).enumerate() {
+                let blocks = tiles.chunks_exact(block).zip(sums.chunks_exact_mut(STARTS));
+                for (tiles, sums) in blocks {
+                    let tiles = &tiles[stretch * STRETCH * BLOCK..][..offsets.len() * BLOCK];
+                    for (start, sums) in starts.iter().zip(sums) {
+                        let signals = &signals[*start..];
+                        if stretch == 0 {
+                            multiply_signals(&shape, tiles, signals, length, offsets, sums);
+                        } else {
+                            multiply_add_signals(&shape, tiles, signals, length, offsets, sums);
                         }
                     }
                 }
-            });
-        });
-    y
+            }
+            let blocks = sums.chunks_exact(STARTS).take(tiles.len() / block);
+            for (index, sums) in blocks.enumerate() {
+                for (start, sums) in starts.iter().zip(sums) {
+                    take(group * BLOCKS + index, *start, sums);
+                }
+            }
+        }
+    }
+    SUMS.set(sums);
 }
 
 /// `dw[o, i, k] = sum over batch and positions of dy[o] x[i, . + k]`.
@@ -210,6 +305,8 @@ mod tests {
             ([1, 4, 4], [33, 35]),
             ([5, 16, 16], [32, 3]),
             ([2, 1, 1], [1, 1]),
+            // More than are multiplied at once of everything.
+            ([1, 60, 140], [70, 260]),
         ] {
             let geometry = Geometry::new(batch, height, width);
             let x = numbers(batch * inputs * height * width, 7);

@@ -20,6 +20,7 @@ use super::signals::Geometry;
 use super::winograd_transform::{
     IN, OUT, POINTS, TransformedKernel, transform_input, transform_output,
 };
+use crate::output::{Unwritten, written};
 use crate::precision::{MulAdd, VectorLoop, dispatch};
 
 /// Tiles of a block: three of the widest vectors.
@@ -81,37 +82,40 @@ pub(super) fn convolve<const BLOCK: usize>(
         width,
     } = geometry;
     let plane = height * width;
-    let mut y = vec![0.0; batch * points.outputs * plane];
-    // A strip is a row of tiles: its lines of every output channel.
-    let down = height.div_ceil(OUT);
-    let mut strips: Vec<Vec<&mut [f32]>> = (0..batch * down).map(|_| Vec::new()).collect();
-    for (index, plane) in y.chunks_exact_mut(plane).enumerate() {
-        let first = index / points.outputs * down;
-        for (strip, lines) in plane.chunks_mut(OUT * width).enumerate() {
-            strips[first + strip].push(lines);
+    let work = |y: &mut [Unwritten]| {
+        // A strip is a row of tiles: its lines of every output channel.
+        let down = height.div_ceil(OUT);
+        let mut strips: Vec<Vec<&mut [Unwritten]>> =
+            (0..batch * down).map(|_| Vec::new()).collect();
+        for (index, plane) in y.chunks_exact_mut(plane).enumerate() {
+            let first = index / points.outputs * down;
+            for (strip, lines) in plane.chunks_mut(OUT * width).enumerate() {
+                strips[first + strip].push(lines);
+            }
         }
-    }
-    let across = width.div_ceil(OUT);
-    let fair = strips.len().div_ceil(4 * rayon::current_num_threads());
-    let share = fair.max(TILES.div_ceil(across));
-    strips
-        .par_chunks_mut(share)
-        .enumerate()
-        .for_each(|(task, strips)| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let work = Convolve {
-                    x,
-                    points,
-                    bias,
-                    geometry,
-                    first: task * share,
-                    strips,
-                    scratch,
-                };
-                dispatch(work, false);
+        let across = width.div_ceil(OUT);
+        let fair = strips.len().div_ceil(4 * rayon::current_num_threads());
+        let share = fair.max(TILES.div_ceil(across));
+        strips
+            .par_chunks_mut(share)
+            .enumerate()
+            .for_each(|(task, strips)| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let work = Convolve {
+                        x,
+                        points,
+                        bias,
+                        geometry,
+                        first: task * share,
+                        strips,
+                        scratch,
+                    };
+                    dispatch(work, false);
+                });
             });
-        });
-    y
+    };
+    // SAFETY: strips are all of it, and their tiles are written whole.
+    unsafe { written(batch * points.outputs * plane, work) }
 }
 
 /// One task of `convolve`: some strips.
@@ -122,7 +126,7 @@ struct Convolve<'a, 'y, const BLOCK: usize> {
     geometry: Geometry,
     /// Number of the first strip.
     first: usize,
-    strips: &'a mut [Vec<&'y mut [f32]>],
+    strips: &'a mut [Vec<&'y mut [Unwritten]>],
     scratch: &'a mut Scratch,
 }
 
@@ -324,7 +328,7 @@ impl<const BLOCK: usize> Convolve<'_, '_, BLOCK> {
             for (row, line) in rows.zip(lines.iter()) {
                 let pixels = &line[run.lane * OUT..][..columns];
                 for (to, pixel) in row[left..left + columns].iter_mut().zip(pixels) {
-                    *to = *pixel;
+                    *to = Unwritten::new(*pixel);
                 }
             }
         }

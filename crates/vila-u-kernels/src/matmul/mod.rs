@@ -19,6 +19,7 @@ use std::{cell::RefCell, ops::Range};
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 use crate::math::registers;
+use crate::output::{Unwritten, filled, written};
 use crate::precision::{dispatch, paired_with};
 use few_rows::few_rows;
 use kernel::MacroKernel;
@@ -147,15 +148,11 @@ fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
     b: &Packed,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut c = vec![0.0; a.rows * b.columns];
-    if c.is_empty() {
-        return c;
-    }
     let mut left = LEFT.take();
     let whole = pack_left_parallel::<ROWS>(a, b.paired, &mut left);
-    let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
-    blocks.par_iter_mut().for_each(|block| {
-        block.set_bias(bias);
+    let sizes = [a.rows, b.columns];
+    let c = in_blocks(sizes, [ROWS, PANEL], |block| {
+        let mut lines = block.start(bias);
         let panels = block.columns.start / PANEL * PANEL * whole.depth();
         for k_block in KBlock::of(a.columns, b.paired, PANEL) {
             let kernel = MacroKernel::<ROWS, PANEL> {
@@ -168,12 +165,11 @@ fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
                 depth: k_block.depth(),
                 column: 0,
                 width: block.columns.len(),
-                lines: &mut block.lines,
+                lines: &mut lines,
             };
             dispatch(kernel, b.paired);
         }
     });
-    drop(blocks);
     LEFT.set(left);
     c
 }
@@ -195,16 +191,12 @@ fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
     bias: Option<&[f32]>,
     paired: bool,
 ) -> Vec<f32> {
-    let mut c = vec![0.0; a.rows * b.columns];
-    if c.is_empty() {
-        return c;
-    }
     let mut left = LEFT.take();
     let whole = pack_left_parallel::<ROWS>(a, paired, &mut left);
-    let mut blocks = output_blocks(&mut c, [a.rows, b.columns], [ROWS, PANEL]);
-    blocks.par_iter_mut().for_each(|block| {
+    let sizes = [a.rows, b.columns];
+    let c = in_blocks(sizes, [ROWS, PANEL], |block| {
         RIGHT.with_borrow_mut(|right| {
-            block.set_bias(bias);
+            let mut lines = block.start(bias);
             let end = block.columns.end;
             for first in block.columns.clone().step_by(PANELS_AT_ONCE * PANEL) {
                 let columns = first..end.min(first + PANELS_AT_ONCE * PANEL);
@@ -220,14 +212,13 @@ fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
                         depth: k_block.depth(),
                         column: first - block.columns.start,
                         width: columns.len(),
-                        lines: &mut block.lines,
+                        lines: &mut lines,
                     };
                     dispatch(kernel, paired);
                 }
             }
         });
     });
-    drop(blocks);
     LEFT.set(left);
     c
 }
@@ -238,23 +229,44 @@ pub(crate) struct OutputBlock<'a> {
     pub row: usize,
     pub columns: Range<usize>,
     /// These columns of its rows.
-    pub lines: Vec<&'a mut [f32]>,
+    pub lines: Vec<&'a mut [Unwritten]>,
 }
 
-impl OutputBlock<'_> {
-    /// Sets its rows, which are zeros, to the bias.
-    pub fn set_bias(&mut self, bias: Option<&[f32]>) {
-        if let Some(bias) = bias {
-            let bias = &bias[self.columns.clone()];
-            let lines = self.lines.iter_mut();
-            lines.for_each(|line| line.copy_from_slice(bias));
+impl<'a> OutputBlock<'a> {
+    /// Sets its rows to the bias, or to zeros.
+    pub fn start(&mut self, bias: Option<&[f32]>) -> Vec<&'a mut [f32]> {
+        let lines = std::mem::take(&mut self.lines).into_iter();
+        match bias {
+            Some(bias) => {
+                let bias = &bias[self.columns.clone()];
+                lines.map(|line| line.write_copy_of_slice(bias)).collect()
+            }
+            None => lines.map(|line| filled(line, 0.0)).collect(),
         }
     }
 }
 
+/// An output `[rows, columns]`, of which each thread computes a block, a multiple of `unit` in size: `compute` writes all of
+/// its lines.
+pub(crate) fn in_blocks(
+    [rows, columns]: [usize; 2],
+    unit: [usize; 2],
+    compute: impl Fn(&mut OutputBlock) + Send + Sync,
+) -> Vec<f32> {
+    // SAFETY: the blocks are all of it, and `compute` writes them.
+    unsafe {
+        written(rows * columns, |c| {
+            if !c.is_empty() {
+                let mut blocks = output_blocks(c, [rows, columns], unit);
+                blocks.par_iter_mut().for_each(compute);
+            }
+        })
+    }
+}
+
 /// The output cut into a block for each thread.
-pub(crate) fn output_blocks(
-    c: &mut [f32],
+fn output_blocks(
+    c: &mut [Unwritten],
     [rows, columns]: [usize; 2],
     [tall, wide]: [usize; 2],
 ) -> Vec<OutputBlock<'_>> {

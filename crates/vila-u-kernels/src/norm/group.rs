@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{CHUNK, moments, standardised};
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{dot, sigmoid, simd, sum};
+use crate::output::{Unwritten, written};
 
 /// Group normalisation: each image's channels in `groups` consecutive groups, every group
 /// normalised over its channels and pixels, then scaled and shifted per channel.
@@ -80,37 +81,41 @@ impl Kernel<3> for GroupNorm {
     fn forward(&self, [x, gamma, beta]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
         let shape @ [_, channels, height, width] = dims(&x);
         let (members, plane) = (channels / self.groups, height * width);
-        let mut y = vec![0.0; values(&x).len()];
-        y.par_chunks_mut(members * plane)
-            .zip(values(&x).par_chunks(members * plane))
-            .with_min_len(CHUNK.div_ceil(members * plane))
-            .enumerate()
-            .for_each(|(group, (y, x))| {
-                let first = group % self.groups * members;
-                let gamma = &values(&gamma)[first..][..members];
-                let beta = &values(&beta)[first..][..members];
-                simd(
-                    #[inline(always)]
-                    || {
-                        let (mean, inverse) = moments(x, self.epsilon);
-                        let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
-                        for ((y, x), (gamma, beta)) in planes.zip(gamma.iter().zip(beta)) {
-                            let scale = gamma * inverse;
-                            let shift = beta - mean * scale;
-                            if self.silu {
-                                for (y, x) in y.iter_mut().zip(x) {
-                                    let z = x * scale + shift;
-                                    *y = z * sigmoid(z);
-                                }
-                            } else {
-                                for (y, x) in y.iter_mut().zip(x) {
-                                    *y = x * scale + shift;
-                                }
+        let (from, size) = (values(&x), members * plane);
+        let normalise = |(group, (y, x)): (usize, (&mut [Unwritten], &[f32]))| {
+            let first = group % self.groups * members;
+            let gamma = &values(&gamma)[first..][..members];
+            let beta = &values(&beta)[first..][..members];
+            simd(
+                #[inline(always)]
+                || {
+                    let (mean, inverse) = moments(x, self.epsilon);
+                    let planes = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+                    for ((y, x), (gamma, beta)) in planes.zip(gamma.iter().zip(beta)) {
+                        let scale = gamma * inverse;
+                        let shift = beta - mean * scale;
+                        if self.silu {
+                            for (y, x) in y.iter_mut().zip(x) {
+                                let z = x * scale + shift;
+                                *y = Unwritten::new(z * sigmoid(z));
+                            }
+                        } else {
+                            for (y, x) in y.iter_mut().zip(x) {
+                                *y = Unwritten::new(x * scale + shift);
                             }
                         }
-                    },
-                );
-            });
+                    }
+                },
+            );
+        };
+        // SAFETY: groups are all of it, and each writes its planes.
+        let y = unsafe {
+            written(from.len(), |y| {
+                let groups = y.par_chunks_mut(size).zip(from.par_chunks(size));
+                let groups = groups.with_min_len(CHUNK.div_ceil(size));
+                groups.enumerate().for_each(normalise);
+            })
+        };
         (tensor(y, shape), [x, gamma, beta])
     }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{CHUNK, moments, standardised};
 use crate::bridge::{self, Kernel, Outcome, tensor, values};
 use crate::math::{add_up, dot, simd, sum};
+use crate::output::in_chunks;
 
 /// Normalises the last dimension to mean 0 and variance 1, then scales and shifts each column.
 ///
@@ -65,20 +66,18 @@ fn run_rms_norm(epsilon: f64, inputs: [DispatchTensor; 2]) -> Outcome<2> {
 /// The rows of `y`, each made of its row of `x`.
 fn map_rows(x: &[f32], columns: usize, row: impl Fn(&mut [f32], &[f32]) + Sync) -> Vec<f32> {
     let rows = CHUNK.div_ceil(columns);
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(rows * columns)
-        .zip(x.par_chunks(rows * columns))
-        .for_each(|(y, x)| {
-            simd(
-                #[inline(always)]
-                || {
-                    for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                        row(y, x);
-                    }
-                },
-            );
-        });
-    y
+    let chunk = rows * columns;
+    in_chunks(x.len(), chunk, 1, |index, y| {
+        let x = &x[index * chunk..];
+        simd(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+                    row(y, x);
+                }
+            },
+        );
+    })
 }
 
 /// The gradients of the input, and of `parameters` numbers, to which `row(dx, x, dy, parameter gradients)` adds

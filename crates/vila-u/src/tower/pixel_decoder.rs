@@ -294,8 +294,8 @@ fn norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
 /// Every convolution of the decoder (stride 1, output as large as input).
 pub(crate) fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     match &conv.bias {
-        Some(bias) if conv.kernel_size == [3, 3] => conv2d(x, conv.weight.val(), bias.val()),
-        _ => conv.forward(x),
+        Some(bias) => conv2d(x, conv.weight.val(), bias.val()),
+        None => conv.forward(x),
     }
 }
 
