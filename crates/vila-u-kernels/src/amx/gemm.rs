@@ -9,7 +9,7 @@ use super::{
     multiply::{multiply, multiply_add},
     pack::Factor,
 };
-use crate::matmul::{self, Element, Matrix, in_blocks};
+use crate::matmul::{self, Element, Matrix, OutputBlock, in_blocks};
 
 /// Tiles along the summed dimension that are multiplied at once: a block of these stays in the first-level cache.
 const STRETCH: usize = 16;
@@ -38,7 +38,7 @@ fn product(a: Matrix, right: &[Row], columns: usize, bias: Option<&[f32]>) -> Ve
     let mut tiles = TILES.with_borrow_mut(|[left, _]| std::mem::take(left));
     let depth = Factor::left(a).depth();
     let left = Factor::left(a).pack_parallel(&mut tiles);
-    let c = in_blocks([a.rows, columns], [BLOCK, BLOCK], |output| {
+    let compute = |output: &mut OutputBlock| {
         let blocks = |first: usize, count: usize| {
             let first = first / BLOCK;
             BLOCK * depth * first..BLOCK * depth * (first + count.div_ceil(BLOCK))
@@ -56,7 +56,9 @@ fn product(a: Matrix, right: &[Row], columns: usize, bias: Option<&[f32]>) -> Ve
             // SAFETY: the CPU has AVX-512, or there would be no sums.
             unsafe { sums.store(lines, right * BLOCK, bias) };
         });
-    });
+    };
+    // SAFETY: there are sums for every block, or all lines are started.
+    let c = unsafe { in_blocks([a.rows, columns], [BLOCK, BLOCK], compute) };
     TILES.with_borrow_mut(|[left, _]| *left = tiles);
     c
 }

@@ -10,8 +10,9 @@ use super::{Element, Matrix, Packed};
 
 /// From so many rows on, packing a weight anew does not count.
 pub(crate) const MOST_ROWS: usize = 512;
-/// Bytes that are kept at most: small models whole, and the encoder of the 256 px model; of larger ones what comes first.
-const MOST_BYTES: usize = 640 << 20;
+/// Bytes that are kept at most: small models whole, and the encoder of the 256 px model, in `f32` too; of larger ones what
+/// comes first.
+const MOST_BYTES: usize = 1280 << 20;
 
 struct Kept {
     /// Holds the numbers in memory where they are, and as they are: what is shared is copied before it is changed.

@@ -150,8 +150,7 @@ fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
 ) -> Vec<f32> {
     let mut left = LEFT.take();
     let whole = pack_left_parallel::<ROWS>(a, b.paired, &mut left);
-    let sizes = [a.rows, b.columns];
-    let c = in_blocks(sizes, [ROWS, PANEL], |block| {
+    let compute = |block: &mut OutputBlock| {
         let mut lines = block.start(bias);
         let panels = block.columns.start / PANEL * PANEL * whole.depth();
         for k_block in KBlock::of(a.columns, b.paired, PANEL) {
@@ -169,7 +168,9 @@ fn tiled_gemm_packed<const ROWS: usize, const PANEL: usize>(
             };
             dispatch(kernel, b.paired);
         }
-    });
+    };
+    // SAFETY: all lines are started.
+    let c = unsafe { in_blocks([a.rows, b.columns], [ROWS, PANEL], compute) };
     LEFT.set(left);
     c
 }
@@ -193,8 +194,7 @@ fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
 ) -> Vec<f32> {
     let mut left = LEFT.take();
     let whole = pack_left_parallel::<ROWS>(a, paired, &mut left);
-    let sizes = [a.rows, b.columns];
-    let c = in_blocks(sizes, [ROWS, PANEL], |block| {
+    let compute = |block: &mut OutputBlock| {
         RIGHT.with_borrow_mut(|right| {
             let mut lines = block.start(bias);
             let end = block.columns.end;
@@ -218,7 +218,9 @@ fn tiled_gemm<const ROWS: usize, const PANEL: usize>(
                 }
             }
         });
-    });
+    };
+    // SAFETY: all lines are started.
+    let c = unsafe { in_blocks([a.rows, b.columns], [ROWS, PANEL], compute) };
     LEFT.set(left);
     c
 }
@@ -246,9 +248,11 @@ impl<'a> OutputBlock<'a> {
     }
 }
 
-/// An output `[rows, columns]`, of which each thread computes a block, a multiple of `unit` in size: `compute` writes all of
-/// its lines.
-pub(crate) fn in_blocks(
+/// An output `[rows, columns]`, of which each thread computes a block, a multiple of `unit` in size.
+///
+/// # Safety
+/// `compute` writes all lines of its block.
+pub(crate) unsafe fn in_blocks(
     [rows, columns]: [usize; 2],
     unit: [usize; 2],
     compute: impl Fn(&mut OutputBlock) + Send + Sync,
