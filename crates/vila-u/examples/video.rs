@@ -1,4 +1,4 @@
-//! Generate a video, and ask about it: `cargo run --release --example video "a red heart moves to the left"`
+//! Generate a video, and ask about it: `cargo run --release --example video "a red heart moves left on a blue background"`
 
 use vila_u::{AskOptions, Error, GenerateOptions, Pipeline, Question, media::video};
 

@@ -77,7 +77,7 @@ pub enum Command {
     /// Generate images or videos from a text prompt
     #[command(after_help = "Examples:\n  \
         vila-u generate \"three cats on a white background\" -n 4 -o cats --seed 7\n  \
-        vila-u generate --video \"a red heart moves to the left\" -o heart.mp4\n  \
+        vila-u generate --video \"a red heart moves left on a blue background\" -o heart.mp4\n  \
         vila-u generate --video \"a red heart grows\" -n 4 -o hearts --fps 8\n  \
         vila-u generate --prompts evaluation_metadata.jsonl --layout geneval -o geneval\n  \
         vila-u generate --prompts meta_data.json --layout mjhq-30k --cfg 1,2,3,5 --shard 3/8 -o mjhq\n\n\

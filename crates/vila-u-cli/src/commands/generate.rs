@@ -20,6 +20,12 @@ use crate::{
     console::Console,
 };
 
+/// As `--model` names it.
+const EMBEDDED: &str = "nano";
+/// Prompts of which it generates what they say.
+const WORKING_PROMPTS: &str = "\"a red heart on a blue background\", \"a strawberry on a yellow background\" or \
+                               \"a rocket on a purple background\"";
+
 pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
     let Some(prompt) = &args.prompt else {
         return super::generate_prompts::run(global, args, console);
@@ -45,6 +51,13 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         }
     }
     let pipeline = pipeline(global, console).build()?;
+    if global.model == EMBEDDED {
+        let tokenizer = &pipeline.checkpoint()?.tokenizer;
+        // The first token is the one that begins every text.
+        if let Some(hint) = hint(prompt, |word| tokenizer.encode(word).len() == 2) {
+            console.say(hint);
+        }
+    }
     let seed = args.seed.unwrap_or_else(random_seed);
     let options = options(args, cfg, &pipeline, seed)?;
     if args.video && n == 1 {
@@ -121,6 +134,23 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
             "seconds": seconds,
         }),
     )
+}
+
+/// What to say of a prompt with words that the embedded model was never told of. To its tokenizer, every word of the nano
+/// world is one piece.
+fn hint(prompt: &str, known: impl Fn(&str) -> bool) -> Option<String> {
+    let words = prompt.split(|c: char| !c.is_alphanumeric());
+    let unknown: Vec<String> = words
+        .filter(|word| !word.is_empty() && !known(word))
+        .map(|word| format!("{word:?}"))
+        .collect();
+    (!unknown.is_empty()).then(|| {
+        format!(
+            "the embedded model knows emoji on a coloured background, and not {}. It can generate {WORKING_PROMPTS}. \
+             For anything else name another --model",
+            unknown.join(", ")
+        )
+    })
 }
 
 /// How an image is sampled, as it was asked for.

@@ -37,6 +37,25 @@ fn a_seed_always_gives_the_same_image() {
 }
 
 #[test]
+fn what_it_was_never_told_of_is_named() {
+    let folder = TempDir::new().unwrap();
+    let said = |prompt: &str| {
+        let output = vila_u(folder.path(), &["generate", prompt]);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let hint = said("a photo of Paris, on a blue background");
+    assert!(hint.contains(r#"not "photo", "Paris". "#), "{hint}");
+    assert!(hint.contains("a red heart on a blue background"), "{hint}");
+    let split = vila_u::data::nano::Split::Test;
+    let captions = (0..3).map(|n| vila_u::data::nano::Scene::sample(split, 0, n).caption());
+    for caption in captions.chain(["a red heart moves left.".into()]) {
+        let said = said(&caption);
+        assert!(!said.contains("knows"), "{caption}: {said}");
+    }
+}
+
+#[test]
 fn it_answers_and_stops_when_told() {
     let folder = TempDir::new().unwrap();
     RgbImage::from_pixel(64, 64, Rgb([38, 98, 217]))

@@ -132,7 +132,7 @@ impl Pipeline {
     /// use vila_u::media::video;
     ///
     /// # let pipeline = Pipeline::from_pretrained("nano")?;
-    /// let frames = pipeline.generate_video("a red heart moves to the left", &GenerateOptions::default())?;
+    /// let frames = pipeline.generate_video("a red heart moves left on a blue background", &GenerateOptions::default())?;
     /// video::save("heart.mp4".as_ref(), &frames, video::RATE)?;
     /// # Ok::<(), vila_u::Error>(())
     /// ```
