@@ -116,7 +116,7 @@ impl<F: Elementwise> Kernel<1> for Pointwise<F> {
 
     fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, FlexTensor) {
         let from = values(&x);
-        let y = in_chunks(from.len(), CHUNK, 1, |chunk, y| {
+        let y = in_chunks(from.len(), CHUNK, |chunk, y| {
             let x = &from[chunk * CHUNK..];
             simd(
                 #[inline(always)]
@@ -132,7 +132,7 @@ impl<F: Elementwise> Kernel<1> for Pointwise<F> {
 
     fn backward(&self, x: FlexTensor, grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
         let (from, grad) = (values(&x), values(&grad));
-        let dx = in_chunks(from.len(), CHUNK, 1, |chunk, dx| {
+        let dx = in_chunks(from.len(), CHUNK, |chunk, dx| {
             let (x, dy) = (&from[chunk * CHUNK..], &grad[chunk * CHUNK..]);
             simd(
                 #[inline(always)]
@@ -155,7 +155,7 @@ impl Kernel<2> for SiluMul {
 
     fn forward(&self, [gate, up]: [FlexTensor; 2]) -> (FlexTensor, Self::Saved) {
         let (gates, ups) = (values(&gate), values(&up));
-        let y = in_chunks(gates.len(), CHUNK, 1, |chunk, y| {
+        let y = in_chunks(gates.len(), CHUNK, |chunk, y| {
             let (gate, up) = (&gates[chunk * CHUNK..], &ups[chunk * CHUNK..]);
             simd(
                 #[inline(always)]

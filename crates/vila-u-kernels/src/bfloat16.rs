@@ -63,7 +63,7 @@ pub(crate) fn widened<const D: usize>(weight: Tensor<D>, dtype: DType) -> Tensor
         && let Some(numbers) = bridge::untracked(&stored).map(|stored| stored.to_contiguous())
         && let Some(from) = numbers.as_slice::<bf16>()
     {
-        let to = in_chunks(from.len(), CHUNK, 1, |chunk, to| {
+        let to = in_chunks(from.len(), CHUNK, |chunk, to| {
             let from = to.iter_mut().zip(&from[chunk * CHUNK..]);
             from.for_each(|(to, from)| *to = from.to_f32());
         });

@@ -65,7 +65,7 @@ struct Dropout {
 impl Dropout {
     fn apply(&self, x: &FlexTensor) -> FlexTensor {
         let from = values(x);
-        let y = in_chunks(from.len(), CHUNK, 1, |chunk, y| {
+        let y = in_chunks(from.len(), CHUNK, |chunk, y| {
             let x = &from[chunk * CHUNK..];
             let seed = hash(self.seed ^ hash(chunk as u32));
             simd(

@@ -18,22 +18,19 @@ pub(crate) unsafe fn written(length: usize, write: impl FnOnce(&mut [Unwritten])
     numbers
 }
 
-/// `length` numbers in chunks that are computed side by side, `together` of them at least on one thread: `compute` is given
-/// the number of a chunk, and its numbers, which are zeros.
+/// `length` numbers in chunks that are computed side by side: `compute` is given the number of a chunk, and its numbers,
+/// which are zeros.
 pub(crate) fn in_chunks(
     length: usize,
     chunk: usize,
-    together: usize,
     compute: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
     let chunk = chunk.max(1);
     // SAFETY: chunks are all of it, and zeros are written to each.
     unsafe {
         written(length, |numbers| {
-            let chunks = numbers.par_chunks_mut(chunk).with_min_len(together.max(1));
-            chunks
-                .enumerate()
-                .for_each(|(index, chunk)| compute(index, filled(chunk, 0.0)));
+            let chunks = numbers.par_chunks_mut(chunk).enumerate();
+            chunks.for_each(|(index, chunk)| compute(index, filled(chunk, 0.0)));
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, ops::ControlFlow, path::PathBuf, time::Instant};
 use serde_json::json;
 use vila_u::{
     Error, GenerateEvent, GenerateOptions, Generated, Pipeline, Result,
+    checkpoint::Source,
     media::{
         self,
         video::{self, VideoFormat},
@@ -20,9 +21,7 @@ use crate::{
     console::Console,
 };
 
-/// As `--model` names it.
-const EMBEDDED: &str = "nano";
-/// Prompts of which it generates what they say.
+/// Prompts of which the embedded model generates what they say.
 const WORKING_PROMPTS: &str = "\"a red heart on a blue background\", \"a strawberry on a yellow background\" or \
                                \"a rocket on a purple background\"";
 
@@ -51,17 +50,17 @@ pub fn run(global: &Global, args: &Generate, console: &Console) -> Result<()> {
         }
     }
     let pipeline = pipeline(global, console).build()?;
-    if global.model == EMBEDDED {
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let options = options(args, cfg, &pipeline, seed)?;
+    if args.video && n == 1 {
+        video::check(&files[0], pipeline.video_frames()?)?;
+    }
+    if let Source::Nano = Source::parse(&global.model)? {
         let tokenizer = &pipeline.checkpoint()?.tokenizer;
         // The first token is the one that begins every text.
         if let Some(hint) = hint(prompt, |word| tokenizer.encode(word).len() == 2) {
             console.say(hint);
         }
-    }
-    let seed = args.seed.unwrap_or_else(random_seed);
-    let options = options(args, cfg, &pipeline, seed)?;
-    if args.video && n == 1 {
-        video::check(&files[0], pipeline.video_frames()?)?;
     }
     let rate = NonZeroU32::new(args.fps).unwrap_or(video::RATE);
     let started = Instant::now();

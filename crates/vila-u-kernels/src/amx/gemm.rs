@@ -4,11 +4,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{
-    BLOCK, DEPTH, Row, Shape, Sums,
-    multiply::{multiply, multiply_add},
-    pack::Factor,
-};
+use super::{BLOCK, DEPTH, Row, Shape, Sums, multiply::multiply, pack::Factor};
 use crate::matmul::{self, Element, Matrix, OutputBlock, in_blocks};
 
 /// Tiles along the summed dimension that are multiplied at once: a block of these stays in the first-level cache.
@@ -138,11 +134,7 @@ fn multiply_blocks(
                     for (left, sums) in left.chunks_exact(block).zip(sums) {
                         next.next().into_iter().flatten().for_each(Row::prefetch);
                         let left = &left[stretch.clone()];
-                        if from == 0 {
-                            multiply(&shape, left, right, sums);
-                        } else {
-                            multiply_add(&shape, left, right, sums);
-                        }
+                        multiply(&shape, left, right, sums, from > 0);
                     }
                 }
             }

@@ -22,7 +22,7 @@ use crate::output::Unwritten;
 use crate::precision::pair;
 
 pub(crate) use gemm::{Packed, gemm, products_with};
-pub(crate) use multiply::{multiply_add_signals, multiply_along, multiply_block, multiply_signals};
+pub(crate) use multiply::{multiply_along, multiply_block, multiply_signals};
 pub(crate) use pack::gather;
 
 /// Rows and columns of a block of sums: two by two tiles.

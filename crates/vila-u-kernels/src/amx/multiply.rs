@@ -79,14 +79,14 @@ macro_rules! blocks {
     };
 }
 
-/// The product of a block of the left factor and one of the right: `[depth][2]` tiles each.
-pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    blocks!(zero, left, right, sums);
-}
-
-/// The same, added to what is there.
-pub(super) fn multiply_add(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums) {
-    blocks!(stored, left, right, sums);
+/// The product of a block of the left factor and one of the right, `[depth][2]` tiles each; `add`: to the sums that are
+/// there.
+pub(super) fn multiply(_: &Shape, left: &[Row], right: &[Row], sums: &mut Sums, add: bool) {
+    if add {
+        blocks!(stored, left, right, sums);
+    } else {
+        blocks!(zero, left, right, sums);
+    }
 }
 
 /// Multiplies blocks of tiles with signals.
@@ -121,7 +121,7 @@ macro_rules! signals {
 }
 
 /// The product of the left factor's tiles `[depth][2]` and of right ones that lie in signals of pairs: from one row of
-/// such a tile to the next are `length` pairs, and `offsets` says where they begin.
+/// such a tile to the next are `length` pairs, and `offsets` says where they begin; `add`: to the sums that are there.
 pub(crate) fn multiply_signals(
     _: &Shape,
     left: &[Row],
@@ -129,20 +129,13 @@ pub(crate) fn multiply_signals(
     length: usize,
     offsets: &[usize],
     sums: &mut Sums,
+    add: bool,
 ) {
-    signals!(zero, left, signals, length, offsets, sums);
-}
-
-/// The same, added to what is there.
-pub(crate) fn multiply_add_signals(
-    _: &Shape,
-    left: &[Row],
-    signals: &[f32],
-    length: usize,
-    offsets: &[usize],
-    sums: &mut Sums,
-) {
-    signals!(stored, left, signals, length, offsets, sums);
+    if add {
+        signals!(stored, left, signals, length, offsets, sums);
+    } else {
+        signals!(zero, left, signals, length, offsets, sums);
+    }
 }
 
 /// Sums along signals: of the left factor, 32 signals of bfloat16, `length` numbers from one to the next; of the right

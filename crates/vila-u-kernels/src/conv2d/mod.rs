@@ -43,11 +43,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
         weight.into_dispatch(),
         bias.into_dispatch(),
     ];
-    let outcome = match side {
-        1 => bridge::run(Conv1x1, inputs),
-        _ => bridge::run(Conv3x3, inputs),
-    };
-    match outcome {
+    match bridge::run(Convolution { side }, inputs) {
         Outcome::Done(output) => Tensor::from_dispatch(output),
         Outcome::Unsupported([x, weight, bias]) => module::conv2d(
             Tensor::from_dispatch(x),
@@ -98,63 +94,48 @@ fn convolve(
 }
 
 #[derive(Clone, Debug)]
-struct Conv3x3;
+struct Convolution {
+    /// Of the kernel, 1 or 3.
+    side: usize,
+}
 
-impl Kernel<3> for Conv3x3 {
-    type Saved = [FlexTensor; 2];
-
-    fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
-        let [batch, inputs, height, width] = dims(&x);
-        let [outputs, ..] = dims::<4>(&weight);
-        let y = convolve(
-            values(&x),
-            values(&weight),
-            Some(values(&bias)),
-            Geometry::new(batch, height, width),
-            [inputs, outputs],
-            false,
-        );
-        (tensor(y, [batch, outputs, height, width]), [x, weight])
-    }
-
-    fn backward(
+impl Convolution {
+    /// Of `x` with a kernel `[outputs, inputs]`; `transposed`: as of [`convolve`].
+    fn convolve(
         &self,
-        [x, weight]: Self::Saved,
-        grad: FlexTensor,
-        [want_x, want_weight, want_bias]: [bool; 3],
-    ) -> [Option<FlexTensor>; 3] {
-        let [batch, inputs, height, width] = dims(&x);
-        let [outputs, ..] = dims::<4>(&weight);
-        let geometry = Geometry::new(batch, height, width);
-        let dy = values(&grad);
-        let dx = want_x.then(|| {
-            let dx = convolve(dy, values(&weight), None, geometry, [outputs, inputs], true);
-            tensor(dx, [batch, inputs, height, width])
-        });
-        let dw = want_weight.then(|| {
-            let dw = weight_gradient(values(&x), dy, geometry, inputs, outputs);
-            tensor(dw, [outputs, inputs, 3, 3])
-        });
-        let db = want_bias.then(|| {
-            let db = channel_sums(dy, outputs, height * width);
-            tensor(db, [outputs])
-        });
-        [dx, dw, db]
+        x: &[f32],
+        weight: &FlexTensor,
+        bias: Option<&[f32]>,
+        geometry: Geometry,
+        transposed: bool,
+    ) -> Vec<f32> {
+        let [rows, columns, ..] = dims::<4>(weight);
+        if self.side == 1 {
+            let matrix = Matrix::new(values(weight), rows, columns);
+            let matrix = if transposed {
+                matrix.transpose()
+            } else {
+                matrix
+            };
+            return pointwise::convolve(x, matrix, bias, geometry);
+        }
+        let channels = if transposed {
+            [rows, columns]
+        } else {
+            [columns, rows]
+        };
+        convolve(x, values(weight), bias, geometry, channels, transposed)
     }
 }
 
-#[derive(Clone, Debug)]
-struct Conv1x1;
-
-impl Kernel<3> for Conv1x1 {
+impl Kernel<3> for Convolution {
     type Saved = [FlexTensor; 2];
 
     fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
-        let [batch, inputs, height, width] = dims(&x);
+        let [batch, _, height, width] = dims(&x);
         let [outputs, ..] = dims::<4>(&weight);
-        let matrix = Matrix::new(values(&weight), outputs, inputs);
         let geometry = Geometry::new(batch, height, width);
-        let y = pointwise::convolve(values(&x), matrix, Some(values(&bias)), geometry);
+        let y = self.convolve(values(&x), &weight, Some(values(&bias)), geometry, false);
         (tensor(y, [batch, outputs, height, width]), [x, weight])
     }
 
@@ -169,13 +150,16 @@ impl Kernel<3> for Conv1x1 {
         let geometry = Geometry::new(batch, height, width);
         let dy = values(&grad);
         let dx = want_x.then(|| {
-            let matrix = Matrix::new(values(&weight), outputs, inputs).transpose();
-            let dx = pointwise::convolve(dy, matrix, None, geometry);
+            let dx = self.convolve(dy, &weight, None, geometry, true);
             tensor(dx, [batch, inputs, height, width])
         });
         let dw = want_weight.then(|| {
-            let dw = pointwise::weight_gradient(values(&x), dy, geometry, [inputs, outputs]);
-            tensor(dw, [outputs, inputs, 1, 1])
+            let dw = if self.side == 1 {
+                pointwise::weight_gradient(values(&x), dy, geometry, [inputs, outputs])
+            } else {
+                weight_gradient(values(&x), dy, geometry, inputs, outputs)
+            };
+            tensor(dw, [outputs, inputs, self.side, self.side])
         });
         let db = want_bias.then(|| {
             let db = channel_sums(dy, outputs, height * width);

@@ -10,10 +10,7 @@ use std::{cell::RefCell, ops::Range};
 
 use super::direct::{kernel, store};
 use super::signals::{Geometry, HALVES, SIGNALS, TAPS, pack, pack_pairs};
-use crate::amx::{
-    BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_add_signals, multiply_along,
-    multiply_signals,
-};
+use crate::amx::{BLOCK, DEPTH, Row, SIDE, Shape, Sums, gather, multiply_along, multiply_signals};
 use crate::math::add_up;
 use crate::output::{Unwritten, written};
 
@@ -176,11 +173,8 @@ fn multiply_all(
                     let tiles = &tiles[stretch * STRETCH * BLOCK..][..offsets.len() * BLOCK];
                     for (start, sums) in starts.iter().zip(sums) {
                         let signals = &signals[*start..];
-                        if stretch == 0 {
-                            multiply_signals(&shape, tiles, signals, length, offsets, sums);
-                        } else {
-                            multiply_add_signals(&shape, tiles, signals, length, offsets, sums);
-                        }
+                        let add = stretch > 0;
+                        multiply_signals(&shape, tiles, signals, length, offsets, sums, add);
                     }
                 }
             }

@@ -67,7 +67,7 @@ fn run_rms_norm(epsilon: f64, inputs: [DispatchTensor; 2]) -> Outcome<2> {
 fn map_rows(x: &[f32], columns: usize, row: impl Fn(&mut [f32], &[f32]) + Sync) -> Vec<f32> {
     let rows = CHUNK.div_ceil(columns);
     let chunk = rows * columns;
-    in_chunks(x.len(), chunk, 1, |index, y| {
+    in_chunks(x.len(), chunk, |index, y| {
         let x = &x[index * chunk..];
         simd(
             #[inline(always)]

@@ -60,7 +60,7 @@ impl SampleLog {
     /// The samples of a folder; none where it has no log.
     pub fn read(folder: &Path) -> Result<Vec<Sample>> {
         let path = folder.join(SAMPLES);
-        if !path.exists() {
+        if !path.try_exists().map_err(Error::io(&path))? {
             return Ok(Vec::new());
         }
         let samples = JsonLines::read(&path)?;
