@@ -1,4 +1,6 @@
 //! Every kernel against the same function composed of Burn operations: values and gradients.
+//!
+//! One file, as all kernels are compared by the same three functions.
 
 mod every_instruction_set;
 

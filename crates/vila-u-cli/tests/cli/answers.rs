@@ -1,4 +1,6 @@
 //! `eval answers` and `eval video-qa` on miniatures of their sets, with the embedded model and a judge of its own.
+//!
+//! One file, as all of them ask the same miniatures of the same judge.
 
 use std::{
     fs,

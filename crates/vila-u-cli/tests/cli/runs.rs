@@ -1,4 +1,6 @@
 //! Runs that are killed, asked to stop, or out of disk, and go on as if nothing had been.
+//!
+//! One file, as all of them stop and continue the same small runs.
 
 use std::{
     fs,

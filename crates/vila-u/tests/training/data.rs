@@ -1,5 +1,7 @@
 //! Runs on files: a miniature of every format in its published layout, all three stages of training,
 //! resuming in the middle of a shard, and records that cannot be used.
+//!
+//! One file, as every format is a layout of the same few records.
 
 use std::fs;
 use std::io::Cursor;

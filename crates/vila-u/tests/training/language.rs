@@ -1,4 +1,6 @@
 //! What the language model's stages train, and how.
+//!
+//! One file, as all stages train the same tiny model.
 
 use vila_u::training::plan::{Plan, Resources};
 

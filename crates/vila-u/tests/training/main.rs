@@ -1,4 +1,6 @@
 //! Whole runs of tiny models.
+//!
+//! One file, as what runs are made of is shared by all files beside it.
 
 mod bases;
 mod data;

@@ -8,6 +8,8 @@
 //!
 //! What comes again is read again where it first stood, text or list or dictionary. What is in memory is
 //! bounded, and so is how deep lists and dictionaries lie inside each other.
+//!
+//! One file, as every instruction works on the same stack and the same bounds.
 
 use std::{
     collections::{HashMap, VecDeque},
