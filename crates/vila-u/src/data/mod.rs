@@ -9,6 +9,7 @@ pub(crate) mod formats;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod fuzz;
+mod layers;
 pub mod nano;
 pub(crate) mod partition;
 pub(crate) mod pattern;
@@ -22,6 +23,7 @@ pub(crate) mod weights;
 pub(crate) mod worker_stream;
 
 pub use formats::{DatasetFormat, Rendering, read_jsonl};
+pub use layers::Layers;
 pub use prepare::{Prepared, prepare};
 pub use record::{Image, Pictures, Record, Text};
 pub use sample_kind::{KindWeights, SampleKind};

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::formats::Rendering;
+use super::layers::Layers;
 use super::sample_kind::SampleKind;
 use crate::{
     Error, Result,
@@ -75,6 +76,14 @@ impl Image {
                 .map_err(|reason| Error::failed(format!("a picture of the record is {reason}"))),
             Self::Rendered(rendering) => Ok(Picture::Rgb(rendering.render(size))),
             Self::Missing(reason) => Err(Error::failed(reason)),
+        }
+    }
+
+    /// What is cut out and what is behind it, with `size` pixels a side; none where they cannot be told apart.
+    pub fn layers(&self, size: u32) -> Option<Layers> {
+        match self {
+            Self::Rendered(rendering) => Some(rendering.layers(size)),
+            Self::File(_) | Self::Bytes(_) | Self::Missing(_) => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use vila_u_kernels::nearest;
 /// Laplace smoothing of the cluster sizes, so that an unused row is not divided by zero.
 const EPSILON: f64 = 1e-5;
 
-/// K code vectors. No part of it takes a gradient.
+/// K code vectors. No part of it takes a gradient, but for the rows where a recipe has `layer_codes`.
 #[derive(Module, Debug)]
 pub struct Codebook {
     /// `[K + 1, channels]`; the last row is zero, a padding that is never chosen.
@@ -81,6 +81,24 @@ impl Codebook {
         self.weight.lazy_shape().dims::<2>()[0] - 1
     }
 
+    /// `[K, channels]`, without the padding.
+    pub(super) fn rows(&self) -> Tensor<2> {
+        self.weight.val().narrow(0, 0, self.codes())
+    }
+
+    /// Sets the rows, `[K, channels]`, and starts the averages from them.
+    pub(crate) fn set_rows(&mut self, rows: Tensor<2>) {
+        self.replace_rows(rows);
+        self.restart_averages();
+    }
+
+    fn replace_rows(&mut self, rows: Tensor<2>) {
+        replace(&mut self.weight, |old| {
+            let padding = old.narrow(0, rows.dims()[0], 1);
+            Tensor::cat(vec![rows, padding], 0)
+        });
+    }
+
     pub(super) fn embed(&self, codes: Tensor<1, Int>) -> Tensor<2> {
         self.weight.val().select(0, codes)
     }
@@ -138,17 +156,20 @@ impl Codebook {
         });
     }
 
+    /// Starts the averages again, as if every row had just been assigned itself once.
+    pub(super) fn restart_averages(&mut self) {
+        let rows = self.rows().detach();
+        replace(&mut self.cluster_size_ema, |old| old.ones_like());
+        replace(&mut self.embed_ema, |_| rows);
+    }
+
     /// Sets the rows to the means: average sum over average cluster size.
     pub(super) fn update_rows(&mut self) {
         let sizes = self.cluster_size_ema.val();
         let codes = self.codes() as f64;
         let total = sizes.clone().sum();
         let smoothed = (sizes + EPSILON) * total.clone() / (total + codes * EPSILON);
-        let rows = self.embed_ema.val() / smoothed.unsqueeze_dim(1);
-        replace(&mut self.weight, |old| {
-            let padding = old.narrow(0, rows.dims()[0], 1);
-            Tensor::cat(vec![rows, padding], 0)
-        });
+        self.replace_rows(self.embed_ema.val() / smoothed.unsqueeze_dim(1));
     }
 }
 

@@ -77,6 +77,13 @@ impl ResidualQuantizer {
         self.codebooks[0].codes()
     }
 
+    /// Channels of a row.
+    pub(crate) fn code_channels(&self) -> usize {
+        let [height, width, channels] = self.latent_shape;
+        let [rows, columns, _] = self.code_shape;
+        channels * (height / rows) * (width / columns)
+    }
+
     /// Features `[batch, h, w, C]` to codes, without an update of the codebooks.
     pub fn forward(&self, features: Tensor<4>) -> Quantized {
         let vectors = self.to_code_grid(features.clone());
@@ -117,6 +124,32 @@ impl ResidualQuantizer {
             steps.push(codes, embeddings);
         }
         self.quantized(features, steps)
+    }
+
+    /// What is quantized with given codes `[n, D]`, and how near every row was to what was left at each depth,
+    /// `[n, K]`: `|r|^2 - |r - e|^2`. Gradients go to the features and to the rows, which are no moving averages
+    /// then; these start again from the rows.
+    pub(crate) fn forward_teacher_forced(
+        &mut self,
+        features: Tensor<4>,
+        codes: Tensor<2, Int>,
+    ) -> (Tensor<4>, Vec<Tensor<2>>) {
+        let mut residual = self.to_code_grid(features);
+        let mut sum = residual.zeros_like();
+        let mut nearness = Vec::new();
+        for (depth, codes) in codes.split(1, 1).into_iter().enumerate() {
+            let codebook = &self.codebooks[self.codebook_index(depth)];
+            let rows = codebook.rows();
+            let squares = rows.clone().square().sum_dim(1).transpose();
+            nearness.push(residual.clone().matmul(rows.transpose()) * 2.0 - squares);
+            let embeddings = codebook.embed(codes.squeeze_dim(1));
+            residual = residual - embeddings.clone();
+            sum = sum + embeddings;
+        }
+        for codebook in &mut self.codebooks {
+            codebook.restart_averages();
+        }
+        (self.to_latent_grid(sum), nearness)
     }
 
     /// Rows of depth `depth`'s codebook: codes `[n]` -> `[n, channels]`.

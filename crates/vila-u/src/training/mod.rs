@@ -24,8 +24,9 @@ use data::samples::SampleMaker;
 use model::TowerWithDiscriminator;
 use model::initial::{self, initialise};
 use model::initial_tower;
+use objectives::layer_codes::LayerCodes;
 use objectives::multimodal::MultimodalObjective;
-use objectives::tower::TowerObjective;
+use objectives::tower::{Teachers, TowerObjective};
 use recipe::{Objective, Recipe, Stage};
 use trainer::Trainer;
 pub use trainer::{Progress, Start, Throughput, Watch};
@@ -75,20 +76,31 @@ fn train_tower(recipe: &Recipe, device: &Device, start: Start, watch: Watch) -> 
     let (checkpointer, tower, tokenizer) =
         group.main_first(|| initial_tower::tower(recipe, device, global_batch))?;
     let size = checkpointer.siglip.vision_config.image_size;
-    recipe.check_picture(size)?;
-    let maker = CaptionedImageMaker {
-        tokenizer: Arc::new(tokenizer),
-        size,
-    };
+    recipe.check_tower(size, &checkpointer.config)?;
+    let maker = CaptionedImageMaker::new(recipe, tokenizer, size);
+    let fit = || LayerCodes::fit(recipe, &maker, &tower.quantizer, &device.clone().inner());
+    let layer_codes = recipe.layer_codes().map(|_| fit()).transpose()?;
     let model = TowerWithDiscriminator {
         tower,
         discriminator: checkpointer.discriminator.map(|sizes| sizes.init(device)),
     };
-    let new = || initialise(model, device, recipe.seed);
+    // Codebooks that `init` has stay as they are.
+    let has_codes = model.tower.quantizer.codebooks[0].weight.is_initialized();
+    let new = || {
+        let mut model = initialise(model, device, recipe.seed);
+        if let (Some(codes), false) = (&layer_codes, has_codes) {
+            codes.initialise(&mut model.tower.quantizer);
+        }
+        model
+    };
     let mut trainer = Trainer::open(recipe, checkpointer, device, start, watch, new)?;
     for (index, lpips) in lpips.into_iter().enumerate() {
         let (maker, tower, group) = (maker.clone(), &trainer.model.tower, group.clone());
-        let objective = TowerObjective::new(recipe, index, lpips, maker, tower, device, group)?;
+        let teachers = Teachers {
+            lpips,
+            layer_codes: layer_codes.clone(),
+        };
+        let objective = TowerObjective::new(recipe, index, teachers, maker, tower, device, group)?;
         trainer.train_stage(index, objective)?;
     }
     trainer.finish()

@@ -220,6 +220,83 @@ fn what_a_loss_needs_is_checked_first() {
     assert!(error.contains("at least 24 pixels, not 16"), "{error}");
 }
 
+/// Codes that are taught, of pictures in layers.
+const LAYER_CODES: [&str; 4] = [
+    "stages.1.objective.layer_codes={other_backgrounds=0.5}",
+    "stages.1.objective.commitment_weight=0",
+    "stages.1.share=3",
+    "model.rqvaesiglip.shared_codebook=false",
+];
+
+#[test]
+fn codes_of_layers_are_learnt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut settings = LAYER_CODES.to_vec();
+    settings.extend([
+        "steps=40",
+        "batch_size=8",
+        "eval_every=10",
+        "checkpoint_every=38",
+    ]);
+    let whole = folder.path().join("whole");
+    let model = train(TOWER, &whole, &settings, false, None).expect("a run");
+    let lines = metrics(&whole);
+    let [before, after] = [&lines[10..15], &lines[35..]].map(|steps| mean(steps, "layer_codes"));
+    assert!(after < 0.8 * before, "{before} {after}");
+    let colours = |line: usize| {
+        lines[line]["eval/background_codes"]
+            .as_f64()
+            .expect("a share")
+    };
+    assert!(colours(39) > colours(19), "{} {}", colours(19), colours(39));
+    // The codebooks learn, and their padding stays what it is.
+    let [before, last] = [38, 40].map(|step| read(&checkpoint(&whole, step, "model/vision_tower")));
+    for depth in 0..2 {
+        let key = |name| format!("rqvaesiglip.quantizer.codebooks.{depth}.{name}");
+        let rows = key("weight");
+        assert_ne!(before[&rows], last[&rows]);
+        assert!(last[&rows].1[16 * 32..].iter().all(|value| *value == 0.0));
+    }
+
+    let out = folder.path().join("stopped");
+    let stopped = train(TOWER, &out, &settings, false, Some(25));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let resumed = train(TOWER, &out, &settings, true, None).expect("a run");
+    assert_same_model(&model, &resumed, &["vision_tower"]);
+    assert_eq!(lines, metrics(&out));
+}
+
+#[test]
+fn what_codes_of_layers_need_is_checked_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (setting, reason) in [
+        (
+            "model.rqvaesiglip.shared_codebook=true",
+            "shared_codebook = false",
+        ),
+        (
+            "stages.1.objective.commitment_weight=0.25",
+            "commitment_weight must be 0",
+        ),
+        (
+            "stages.1.objective.layer_codes={other_backgrounds=1}",
+            "below 1",
+        ),
+        (
+            "stages.1.objective.layer_codes={weight=-1}",
+            "must not be negative",
+        ),
+    ] {
+        let mut settings = LAYER_CODES.to_vec();
+        settings.push(setting);
+        let out = folder.path().join("run");
+        let error = train(TOWER, &out, &settings, false, None).expect_err("an error");
+        assert!(matches!(error, Error::Usage(_)), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(!out.join("metrics.jsonl").exists());
+    }
+}
+
 /// The recipe of the tower's stage alone.
 fn stage(sizes: &str, more: &str) -> String {
     format!(

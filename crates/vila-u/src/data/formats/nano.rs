@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Bad, Records};
+use crate::data::Layers;
 use crate::data::nano::{Comparison, Page, Question, Scene, Split, Video, riddle};
 use crate::data::record::{DESCRIBE, DESCRIBE_VIDEO, Image, Pictures, Record, Text};
 use crate::data::sample_kind::{KindWeights, SampleKind};
@@ -30,6 +31,14 @@ impl Rendering {
         match self {
             Self::Scene(scene) => scene.render(size),
             Self::Frame(video, time) => video.frame(*time, size),
+        }
+    }
+
+    /// The same, with what is cut out and what is behind it apart.
+    pub fn layers(&self, size: u32) -> Layers {
+        match self {
+            Self::Scene(scene) => scene.layers(size),
+            Self::Frame(video, time) => video.layers(*time, size),
         }
     }
 }

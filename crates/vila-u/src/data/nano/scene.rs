@@ -12,6 +12,7 @@ use super::{
     sprite::{Sprite, sprite},
     stable_hash,
 };
+use crate::data::Layers;
 
 /// A background colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +255,16 @@ impl Scene {
 
     /// Renders the scene on a square canvas of `size` pixels.
     pub fn render(&self, size: u32) -> RgbImage {
-        let mut canvas = RgbImage::from_pixel(size, size, Rgb(self.background.rgb));
+        self.render_on(self.background.rgb, size)
+    }
+
+    /// Its objects and its background apart.
+    pub fn layers(&self, size: u32) -> Layers {
+        Layers::of(self.background.rgb, |colour| self.render_on(colour, size))
+    }
+
+    fn render_on(&self, background: [u8; 3], size: u32) -> RgbImage {
+        let mut canvas = RgbImage::from_pixel(size, size, Rgb(background));
         for (object, left, top, side) in self.placements() {
             let pixels = |part: f64| (part * f64::from(size)).round();
             let art = sprite(&object, pixels(side).max(1.0) as u32);

@@ -23,6 +23,7 @@ use super::{
     scene::{COLOURS, along, pick, rng, stands_out},
     sprite::{Sprite, sprite, turned_sprite},
 };
+use crate::data::Layers;
 
 /// What the object does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +171,16 @@ impl Video {
 
     /// The picture at `t`, 0 to 1.
     pub fn frame(&self, t: f64, size: u32) -> RgbImage {
-        let mut canvas = RgbImage::from_pixel(size, size, Rgb(self.background.rgb));
+        self.frame_on(self.background.rgb, t, size)
+    }
+
+    /// The picture at `t`, 0 to 1, with its object and its background apart.
+    pub fn layers(&self, t: f64, size: u32) -> Layers {
+        Layers::of(self.background.rgb, |colour| self.frame_on(colour, t, size))
+    }
+
+    fn frame_on(&self, background: [u8; 3], t: f64, size: u32) -> RgbImage {
+        let mut canvas = RgbImage::from_pixel(size, size, Rgb(background));
         let (art, left, top) = self.motion.pose(t).place(&self.object, size);
         art.composite_onto(&mut canvas, left, top);
         canvas

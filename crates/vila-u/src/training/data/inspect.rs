@@ -67,10 +67,7 @@ pub fn inspect(recipe: &Recipe, n: usize) -> Result<Inspection> {
     let stage = recipe.stages.first().map(|stage| &stage.objective);
     let Some(objective @ (Objective::Pretrain(_) | Objective::Sft(_))) = stage else {
         let (tokenizer, size) = initial_tower::tower_input(recipe)?;
-        let maker = CaptionedImageMaker {
-            tokenizer: Arc::new(tokenizer),
-            size,
-        };
+        let maker = CaptionedImageMaker::new(recipe, tokenizer, size);
         let first = first_samples(&maker, &sources, recipe.seed, most, n)?;
         return Ok(inspection(first, |loaded| maker.inspected(loaded)));
     };

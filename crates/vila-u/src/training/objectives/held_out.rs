@@ -91,7 +91,7 @@ impl HeldOut {
     }
 }
 
-/// The first `count` samples of sources that are held out; none of no sources.
+/// The first `count` samples of sources; none of no sources.
 pub(super) fn first<M: MakeSample>(
     maker: &M,
     sources: &[Source],

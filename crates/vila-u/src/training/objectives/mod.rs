@@ -4,6 +4,7 @@ mod chunked_depth_loss;
 mod code_cache;
 mod gradient_checkpointing;
 pub(crate) mod held_out;
+pub(super) mod layer_codes;
 pub(super) mod multimodal;
 mod sample_sheet;
 pub(super) mod tower;

@@ -16,7 +16,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::held_out;
+use super::layer_codes::LayerCodes;
 use super::tower_losses::{Codebooks, TowerStage, align};
+use crate::data::Layers;
 use crate::data::seed::mix;
 use crate::parts::ModelPart;
 use crate::tower::RqVaeSiglip;
@@ -54,6 +56,14 @@ fn tensors(batch: &[CaptionedImage], size: usize, device: &Device) -> (Tensor<4>
     )
 }
 
+/// The pictures' layers, where they have some.
+pub(super) fn layers(batch: &[CaptionedImage]) -> Vec<&Layers> {
+    batch
+        .iter()
+        .filter_map(|made| made.layers.as_ref())
+        .collect()
+}
+
 /// Which of the two stages.
 enum Stage {
     Align(Contrastive),
@@ -72,10 +82,19 @@ pub(crate) fn is_trained(objective: &recipe::Objective, no_positions: bool, path
         (recipe::Objective::Tower(losses), part) => match part {
             Some(ModelPart::Discriminator) => losses.adversarial.is_some(),
             Some(ModelPart::TextEncoder) => losses.from_scratch,
-            part => part != Some(ModelPart::Quantizer),
+            Some(ModelPart::Quantizer) => losses.layer_codes.is_some() && path.ends_with(".weight"),
+            _ => true,
         },
         (_, part) => part.is_some_and(|part| encoders.contains(&part)),
     }
+}
+
+/// What a stage learns from besides pictures and captions.
+pub(crate) struct Teachers {
+    /// The network that its perceptual loss needs.
+    pub lpips: Option<Lpips>,
+    /// Codes that it is taught.
+    pub layer_codes: Option<LayerCodes>,
 }
 
 /// The objective of both stages.
@@ -93,11 +112,11 @@ pub(crate) struct TowerObjective {
 }
 
 impl TowerObjective {
-    /// Of the stage number `index`, with the network that its perceptual loss needs.
+    /// Of the stage number `index`.
     pub(crate) fn new(
         recipe: &Recipe,
         index: usize,
-        lpips: Option<Lpips>,
+        teachers: Teachers,
         maker: CaptionedImageMaker,
         tower: &RqVaeSiglip,
         device: &Device,
@@ -112,7 +131,8 @@ impl TowerObjective {
                 };
                 let texts = &tower.siglip_model.text_model;
                 Stage::Tower(Box::new(TowerStage {
-                    lpips,
+                    lpips: teachers.lpips,
+                    layer_codes: losses.layer_codes.and(teachers.layer_codes),
                     texts: (!losses.from_scratch).then(|| texts.clone().valid()),
                     start: losses
                         .adversarial
@@ -180,22 +200,24 @@ impl Objective<TowerWithDiscriminator> for TowerObjective {
                 let chance = ChaCha8Rng::seed_from_u64(mix(self.seed, step));
                 let group = &self.group;
                 let mut codebooks = Codebooks { chance, group };
-                stage.losses(model, pixels, ids, step, &mut codebooks)
+                let batch = stage.batch(pixels, ids, &batch, &mut codebooks.chance);
+                stage.losses(model, batch, step, &mut codebooks)
             }
         })
     }
 
     /// `matching`: how often a picture's own caption fits it best, among those of 32 pictures.
     /// `psnr` in dB; `lpips`, where it is a loss; `codes_used`: share of the codebook's rows in use, over
-    /// all depths.
+    /// all depths; `cut_out_codes`, `background_codes`: share of the codes that are as taught, where they are.
     fn evaluate(&self, model: &TowerWithDiscriminator) -> Result<Vec<(&'static str, f64)>> {
         let model = model.tower.valid();
         let quantizes = matches!(self.stage, Stage::Tower(_));
-        let lpips = match &self.stage {
-            Stage::Tower(stage) => stage.lpips.as_ref(),
-            Stage::Align(_) => None,
+        let (lpips, layer_codes) = match &self.stage {
+            Stage::Tower(stage) => (stage.lpips.as_ref(), stage.layer_codes.as_ref()),
+            Stage::Align(_) => (None, None),
         };
         let (mut matched, mut psnr, mut distance) = (0, 0.0, 0.0);
+        let mut accuracy = [0.0; 2];
         let mut used = vec![false; model.quantizer.codes()];
         if self.held_out.is_empty() {
             return Ok(Vec::new());
@@ -206,8 +228,14 @@ impl Objective<TowerWithDiscriminator> for TowerObjective {
             let mut features = model.features(pixels.clone());
             if quantizes {
                 let quantized = model.quantize(features);
-                for code in quantized.codes.into_data().iter::<i64>() {
+                for code in quantized.codes.to_data().iter::<i64>() {
                     used[code as usize] = true;
+                }
+                if let Some(layer_codes) = layer_codes {
+                    let of_batch = layer_codes.accuracy(quantized.codes, &layers(batch));
+                    for (sum, share) in accuracy.iter_mut().zip(of_batch) {
+                        *sum += share * batch.len() as f64;
+                    }
                 }
                 let images = model.decode(quantized.z_q.clone()).clamp(-1.0, 1.0);
                 if let Some(lpips) = lpips {
@@ -240,6 +268,13 @@ impl Objective<TowerWithDiscriminator> for TowerObjective {
         }
         if lpips.is_some() {
             metrics.push(("lpips", distance / count));
+        }
+        if layer_codes.is_some() {
+            let [cut_outs, backgrounds] = accuracy.map(|sum| sum / count);
+            metrics.extend([
+                ("cut_out_codes", cut_outs),
+                ("background_codes", backgrounds),
+            ]);
         }
         Ok(metrics)
     }

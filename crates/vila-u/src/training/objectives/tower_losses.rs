@@ -3,9 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use rand_chacha::ChaCha8Rng;
+use vila_u_kernels::full_precision;
 
+use super::layer_codes::LayerCodes;
+use super::tower::layers;
 use crate::tower::siglip::{TextModel, normalise};
-use crate::tower::{CodebookUpdate, RqVaeSiglip};
+use crate::tower::{CodebookUpdate, ResidualQuantizer, RqVaeSiglip};
+use crate::training::data::captioned_images::CaptionedImage;
 use crate::training::distributed::ProcessGroup;
 use crate::training::losses::adversarial::{
     PixelGrad, adaptive_weight, decoder_loss, discriminator_loss, gradient_only,
@@ -63,26 +67,62 @@ pub(super) fn align(
 pub(super) struct TowerStage {
     pub(super) losses: recipe::Tower,
     pub(super) lpips: Option<Lpips>,
+    pub(super) layer_codes: Option<LayerCodes>,
     /// The frozen text encoder, without autodiff; none if it is trained too.
     pub(super) texts: Option<TextModel>,
     /// Steps of the run before decoder and discriminator play, if they do.
     pub(super) start: Option<u64>,
 }
 
+/// A batch of the stage.
+pub(super) struct TowerBatch {
+    /// `[n, 3, size, size]` in -1..1
+    pixels: Tensor<4>,
+    /// `[n, tokens]`, or those of the first pictures alone, which are what their captions say.
+    ids: Tensor<2, Int>,
+    /// `[n * positions, D]`, where codes are taught.
+    codes: Option<Tensor<2, Int>>,
+}
+
 impl TowerStage {
+    /// The pictures `[n, 3, size, size]`, captions `[n, tokens]`, and what is taught with them.
+    pub(super) fn batch(
+        &self,
+        pixels: Tensor<4>,
+        ids: Tensor<2, Int>,
+        made: &[CaptionedImage],
+        chance: &mut ChaCha8Rng,
+    ) -> TowerBatch {
+        let (Some(layer_codes), Some(settings)) = (&self.layer_codes, self.losses.layer_codes)
+        else {
+            return TowerBatch {
+                pixels,
+                ids,
+                codes: None,
+            };
+        };
+        let layered = layer_codes.batch(&layers(made), settings.other_backgrounds, chance);
+        TowerBatch {
+            pixels: Tensor::from_inner(layered.pixels),
+            ids: ids.narrow(0, 0, layered.own),
+            codes: Some(Tensor::from_inner(layered.codes)),
+        }
+    }
+
     pub(super) fn losses(
         &self,
         model: &mut TowerWithDiscriminator,
-        pixels: Tensor<4>,
-        ids: Tensor<2, Int>,
+        batch: TowerBatch,
         step: u64,
         codebooks: &mut Codebooks,
     ) -> BatchLosses {
         let weights = &self.losses;
+        let TowerBatch { pixels, ids, codes } = batch;
         let TowerWithDiscriminator {
             tower,
             discriminator,
         } = model;
+        let captioned = ids.dims()[0];
         let texts = match &self.texts {
             Some(frozen) => {
                 let texts = Tensor::from_inner(normalise(frozen.pooled(ids.inner())));
@@ -93,13 +133,15 @@ impl TowerStage {
                 .all_gather_rows_with_grad(tower.text_embeds(ids)),
         };
         let features = tower.features(pixels.clone());
-        let quantized = tower.quantizer.forward_train(features, codebooks);
-        let images = tower.feature_embeds(quantized.z_q.clone());
+        let mut parts = Vec::new();
+        let (z_q, to_codes) =
+            self.quantize(&mut tower.quantizer, features, codes, codebooks, &mut parts);
+        let images = tower.feature_embeds(z_q.clone().narrow(0, 0, captioned));
         let images = codebooks.group.all_gather_rows_with_grad(images);
         let contrastive = contrastive(weights.contrastive_loss, &tower.siglip_model, images, texts);
-        let features = tower.decoder_features(quantized.z_q);
+        parts.push(("contrastive", contrastive.clone()));
+        let features = tower.decoder_features(z_q);
         let reconstructed = tower.decoder.pixels(features.clone());
-        let mut parts = vec![("contrastive", contrastive.clone())];
         let plays = self.start.is_some_and(|start| step >= start);
         let (reconstruction, judged) = match (discriminator, &weights.adversarial) {
             (Some(discriminator), Some(settings)) if plays => {
@@ -132,11 +174,9 @@ impl TowerStage {
                 None,
             ),
         };
-        let commitment = quantized.commitment_loss;
-        parts.push(("commitment", commitment.clone()));
-        let reconstruction = reconstruction + commitment * weights.commitment_weight;
         let total = contrastive * weights.contrastive_weight
-            + reconstruction * weights.reconstruction_weight;
+            + reconstruction * weights.reconstruction_weight
+            + to_codes;
         let total = match judged {
             Some(judged) => total + gradient_only(judged),
             None => total,
@@ -147,6 +187,34 @@ impl TowerStage {
             gradients: Gradients::default(),
             checkpointed: None,
         }
+    }
+
+    /// Quantized features, and the loss that draws features to their codes, weighed: the commitment loss, or the
+    /// cross-entropy of codes that are taught.
+    fn quantize(
+        &self,
+        quantizer: &mut ResidualQuantizer,
+        features: Tensor<4>,
+        codes: Option<Tensor<2, Int>>,
+        codebooks: &mut Codebooks,
+        parts: &mut Vec<(&'static str, Tensor<1>)>,
+    ) -> (Tensor<4>, Tensor<1>) {
+        let weights = &self.losses;
+        if let (Some(layer_codes), Some(settings), Some(codes)) =
+            (&self.layer_codes, weights.layer_codes, codes)
+        {
+            let (z_q, loss) = full_precision(|| {
+                let (z_q, nearness) = quantizer.forward_teacher_forced(features, codes.clone());
+                (z_q, layer_codes.cross_entropy(nearness, codes))
+            });
+            parts.push(("layer_codes", loss.clone()));
+            return (z_q, loss * settings.weight);
+        }
+        let quantized = quantizer.forward_train(features, codebooks);
+        let commitment = quantized.commitment_loss;
+        parts.push(("commitment", commitment.clone()));
+        let weight = weights.commitment_weight * weights.reconstruction_weight;
+        (quantized.z_q, commitment * weight)
     }
 
     /// How far reconstructions are from pictures, in pixels and in looks.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::tower::RqVaeSiglipConfig;
 use crate::training::losses::DiscriminatorConfig;
 use crate::{Error, Result, depth};
 pub use data::Data;
@@ -27,7 +28,7 @@ pub use model::{Config, ModelRecipe};
 pub use multimodal::{Multimodal, TrainablePart};
 pub use objective::{Align, Objective};
 pub use optimizer::Optimizer;
-pub use tower::{Adversarial, Contrastive, Perceptual, PixelLoss, Tower};
+pub use tower::{Adversarial, Contrastive, LayerCodes, Perceptual, PixelLoss, Tower};
 
 /// One training run: a model, data, and the stages it is trained in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -286,12 +287,28 @@ impl Recipe {
         )
     }
 
-    /// Errors when pictures of `size` pixels a side are too small for a loss of a stage.
-    pub fn check_picture(&self, size: usize) -> Result<()> {
-        (self.stages.iter()).try_for_each(|stage| match &stage.objective {
-            Objective::Tower(tower) => tower.check_picture(size),
-            _ => Ok(()),
+    /// Errors when pictures of `size` pixels a side are too small for a loss of a stage, or a quantizer of these sizes
+    /// cannot have its codes.
+    pub(crate) fn check_tower(&self, size: usize, quantizer: &RqVaeSiglipConfig) -> Result<()> {
+        self.tower_stages().try_for_each(|tower| {
+            tower.check_picture(size)?;
+            tower.check_quantizer(quantizer)
         })
+    }
+
+    /// The stages that train a tower to reconstruct.
+    fn tower_stages(&self) -> impl Iterator<Item = &Tower> {
+        self.stages
+            .iter()
+            .filter_map(|stage| match &stage.objective {
+                Objective::Tower(tower) => Some(tower),
+                _ => None,
+            })
+    }
+
+    /// The first stage's that asks for codes of layers.
+    pub(crate) fn layer_codes(&self) -> Option<LayerCodes> {
+        self.tower_stages().find_map(|tower| tower.layer_codes)
     }
 
     /// Whether its stages are the tower's, as all are or none.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{must, whole};
 use crate::Result;
+use crate::tower::RqVaeSiglipConfig;
 use crate::training::losses::{DiscriminatorConfig, Lpips, lpips};
 
 /// Weights of the tower's losses (paper section 3.1):
@@ -16,6 +17,8 @@ use crate::training::losses::{DiscriminatorConfig, Lpips, lpips};
 /// L_recon = pixel_weight * L_pixel + perceptual.weight * L_lpips + adversarial.weight * L_decoder
 ///           + commitment_weight * L_commit
 /// ```
+///
+/// With `layer_codes`, an objective of our own, `layer_codes.weight` times its cross-entropy is added to `L`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tower {
@@ -33,6 +36,9 @@ pub struct Tower {
     /// A discriminator that learns to tell reconstructions from pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adversarial: Option<Adversarial>,
+    /// Teaches codes that tell what is cut out from what is behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_codes: Option<LayerCodes>,
     /// All of the tower, the text encoder too, begins with random weights and learns both losses at once: what
     /// the paper found to fail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -57,6 +63,20 @@ pub enum PixelLoss {
     L1,
     /// Mean squared difference.
     L2,
+}
+
+/// The first D - 1 codes say what is cut out of a patch, the last one which colour is behind it, as pictures show that
+/// are at hand in layers (format `nano`). The codebooks, one a depth, learn by gradients.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerCodes {
+    /// Of the codes' cross-entropy.
+    #[serde(default = "whole")]
+    pub weight: f64,
+    /// Share of a batch's pictures that get a random other background; they take no part in the contrastive loss, as
+    /// their captions would be wrong. At least 0 and below 1.
+    #[serde(default)]
+    pub other_backgrounds: f64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -133,7 +153,33 @@ impl Tower {
         }
     }
 
+    /// Errors when a quantizer of these sizes cannot have the codes that are asked for.
+    pub(super) fn check_quantizer(&self, sizes: &RqVaeSiglipConfig) -> Result<()> {
+        if self.layer_codes.is_none() {
+            return Ok(());
+        }
+        must(
+            !sizes.shared_codebook && sizes.code_shape[2] > 1,
+            "objective.layer_codes needs at least two codes per position, and a codebook for each: \
+             rqvaesiglip.shared_codebook = false",
+        )?;
+        must(
+            sizes.n_embed > 1 && sizes.code_channels() >= 9,
+            "objective.layer_codes needs codebooks of at least 2 rows and 9 channels",
+        )
+    }
+
     pub(super) fn check(&self) -> Result<()> {
+        if let Some(codes) = &self.layer_codes {
+            must(
+                (0.0..1.0).contains(&codes.other_backgrounds),
+                "objective.layer_codes.other_backgrounds must be at least 0 and below 1",
+            )?;
+            must(
+                self.commitment_weight == 0.0,
+                "objective.commitment_weight must be 0 with layer_codes, whose cross-entropy draws features to codes",
+            )?;
+        }
         let weight = |value: f64| value >= 0.0 && value.is_finite();
         for (name, value) in [
             ("contrastive_weight", self.contrastive_weight),
@@ -143,6 +189,10 @@ impl Tower {
             (
                 "perceptual.weight",
                 self.perceptual.as_ref().map_or(0.0, |p| p.weight),
+            ),
+            (
+                "layer_codes.weight",
+                self.layer_codes.map_or(0.0, |codes| codes.weight),
             ),
             (
                 "adversarial.weight",
