@@ -30,6 +30,7 @@ mod nearest;
 mod norm;
 mod output;
 mod precision;
+mod prefetch;
 mod quantized;
 
 #[cfg(test)]

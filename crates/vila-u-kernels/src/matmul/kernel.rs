@@ -5,6 +5,7 @@ use std::{array::from_fn, ops::Range};
 
 use super::panels::K_BLOCK;
 use crate::precision::{MulAdd, VectorLoop};
+use crate::prefetch::{LINE, prefetch};
 
 /// Numbers of the left panels that pass by the packed right ones: half of a usual second-level cache.
 const LEFT_AT_ONCE: usize = 48 << 10;
@@ -36,10 +37,17 @@ impl<const ROWS: usize, const PANEL: usize> VectorLoop for MacroKernel<'_, '_, R
             for column in (0..self.width).step_by(tile) {
                 let (panel, within) = (column / PANEL, column % PANEL);
                 let width = tile.min(self.width - column);
-                let right = &self.right[panel * self.right_step + self.right_from..];
-                let right = &right[..self.depth * PANEL];
+                let from = panel * self.right_step + self.right_from;
+                let right = &self.right[from..][..self.depth * PANEL];
+                // The next panel comes from far away: a share of it with each tile of this one.
+                let next = self.right.get(from + self.right_step..);
+                let tiles = lines.len().div_ceil(ROWS).max(1);
+                let share = right.len().div_ceil(tiles).max(1);
+                let mut next = next.unwrap_or_default().chunks(share);
                 let left = left.chunks_exact(self.left_step);
                 for (left, lines) in left.zip(lines.chunks_mut(ROWS)) {
+                    let lines_of_next = next.next().unwrap_or_default().iter().step_by(LINE);
+                    lines_of_next.for_each(prefetch);
                     let left = &left[self.left_from..][..self.depth * ROWS];
                     let columns = self.column + column..self.column + column + width;
                     micro_kernel::<S, M, ROWS, PANEL>(
@@ -80,6 +88,14 @@ fn micro_kernel<S: Simd, M: MulAdd<S>, const ROWS: usize, const PANEL: usize>(
                 _ => tile!($rows, 3),
             }
         };
+    }
+    // These sums are added to: they come while the product is computed.
+    for line in lines.iter() {
+        line[columns.clone()]
+            .iter()
+            .step_by(LINE)
+            .for_each(prefetch);
+        prefetch(&line[columns.end - 1]);
     }
     match (ROWS, lines.len()) {
         (8, 5..) => tile!(8),
