@@ -183,18 +183,14 @@ impl LayerCodes {
     ) -> Tensor<1> {
         let shown = is_shown(&codes).float();
         let weights = shown * (1.0 - EMPTY_WEIGHT) + EMPTY_WEIGHT;
-        let depth = nearness.len() as f64;
-        let losses = nearness
-            .into_iter()
-            .zip(&self.scales)
-            .zip(codes.split(1, 1));
-        let losses = losses.map(|((nearness, scale), codes)| {
-            let losses = -log_softmax(nearness * *scale, 1).gather(1, codes);
-            (losses * weights.clone()).sum() / weights.clone().sum()
-        });
-        losses
-            .reduce(|sum, loss| sum + loss)
-            .map_or_else(|| Tensor::zeros([1], &weights.device()), |sum| sum / depth)
+        let depths = nearness.into_iter().zip(&self.scales);
+        let losses = depths
+            .zip(codes.split(1, 1))
+            .map(|((nearness, scale), codes)| {
+                let losses = -log_softmax(nearness * *scale, 1).gather(1, codes);
+                (losses * weights.clone()).sum() / weights.clone().sum()
+            });
+        Tensor::cat(losses.collect(), 0).mean()
     }
 
     /// Of the codes `[n, rows, columns, D]` of pictures on their own backgrounds: the share of right ones at depths of
