@@ -13,6 +13,8 @@ use burn::{
     tensor::{DType, Device, Int, Tensor},
 };
 
+use vila_u_kernels::linear;
+
 use super::{
     codebook::{Codebook, CodebookUpdate},
     config::RqVaeSiglipConfig,
@@ -126,22 +128,24 @@ impl ResidualQuantizer {
         self.quantized(features, steps)
     }
 
-    /// What is quantized with given codes `[n, D]`, and how near every row was to what was left at each depth,
-    /// `[n, K]`: `|r|^2 - |r - e|^2`. Gradients go to the features and to the rows, which are no moving averages
-    /// then; these start again from the rows.
+    /// What is quantized with given codes `[n, D]`, and logits of every row at each depth, `[n, K]`: `scale` times
+    /// `|r|^2 - |r - e|^2` of what is left by then. Gradients go to the features and to the rows, which are no moving
+    /// averages then; these start again from the rows.
     pub(crate) fn forward_teacher_forced(
         &mut self,
         features: Tensor<4>,
         codes: Tensor<2, Int>,
+        scales: &[f64],
     ) -> (Tensor<4>, Vec<Tensor<2>>) {
         let mut residual = self.to_code_grid(features);
         let mut sum = residual.zeros_like();
-        let mut nearness = Vec::new();
-        for (depth, codes) in codes.split(1, 1).into_iter().enumerate() {
+        let mut logits = Vec::new();
+        for (depth, (codes, scale)) in codes.split(1, 1).into_iter().zip(scales).enumerate() {
             let codebook = &self.codebooks[self.codebook_index(depth)];
             let rows = codebook.rows();
-            let squares = rows.clone().square().sum_dim(1).transpose();
-            nearness.push(residual.clone().matmul(rows.transpose()) * 2.0 - squares);
+            let squares = rows.clone().square().sum_dim(1).squeeze_dim(1);
+            let scaled = residual.clone() * (2.0 * scale);
+            logits.push(linear(scaled, rows.transpose(), Some(squares * -*scale)));
             let embeddings = codebook.embed(codes.squeeze_dim(1));
             residual = residual - embeddings.clone();
             sum = sum + embeddings;
@@ -149,7 +153,7 @@ impl ResidualQuantizer {
         for codebook in &mut self.codebooks {
             codebook.restart_averages();
         }
-        (self.to_latent_grid(sum), nearness)
+        (self.to_latent_grid(sum), logits)
     }
 
     /// Rows of depth `depth`'s codebook: codes `[n]` -> `[n, channels]`.

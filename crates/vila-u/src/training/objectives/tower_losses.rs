@@ -3,7 +3,6 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use rand_chacha::ChaCha8Rng;
-use vila_u_kernels::full_precision;
 
 use super::layer_codes::LayerCodes;
 use super::tower::layers;
@@ -203,10 +202,7 @@ impl TowerStage {
         if let (Some(layer_codes), Some(settings), Some(codes)) =
             (&self.layer_codes, weights.layer_codes, codes)
         {
-            let (z_q, loss) = full_precision(|| {
-                let (z_q, nearness) = quantizer.forward_teacher_forced(features, codes.clone());
-                (z_q, layer_codes.cross_entropy(nearness, codes))
-            });
+            let (z_q, loss) = layer_codes.quantize(quantizer, features, codes);
             parts.push(("layer_codes", loss.clone()));
             return (z_q, loss * settings.weight);
         }

@@ -17,11 +17,10 @@ mod k_means;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use vila_u_kernels::{full_precision, nearest};
+use vila_u_kernels::{cross_entropy, full_precision, nearest};
 
 use super::held_out;
 use crate::Result;
@@ -60,7 +59,7 @@ pub(crate) struct LayerCodes {
     own_colours: usize,
     /// The rows that the quantizer starts with, D of `[K, channels]`.
     start: Vec<Tensor<2>>,
-    /// Logits of a depth are so many times how near its rows are.
+    /// What logits are times, for each depth.
     scales: Vec<f64>,
 }
 
@@ -175,22 +174,24 @@ impl LayerCodes {
         Tensor::cat(vec![cut_outs, backgrounds.reshape([all, 1])], 1)
     }
 
-    /// `[1]`, the mean cross-entropy of the codes `[n, D]`, by how near rows are at each depth, `[n, K]`.
-    pub(crate) fn cross_entropy(
+    /// What is quantized with given codes `[n, D]`, and the mean cross-entropy of these, `[1]`.
+    pub(crate) fn quantize(
         &self,
-        nearness: Vec<Tensor<2>>,
+        quantizer: &mut ResidualQuantizer,
+        features: Tensor<4>,
         codes: Tensor<2, Int>,
-    ) -> Tensor<1> {
-        let shown = is_shown(&codes).float();
-        let weights = shown * (1.0 - EMPTY_WEIGHT) + EMPTY_WEIGHT;
-        let depths = nearness.into_iter().zip(&self.scales);
-        let losses = depths
-            .zip(codes.split(1, 1))
-            .map(|((nearness, scale), codes)| {
-                let losses = -log_softmax(nearness * *scale, 1).gather(1, codes);
-                (losses * weights.clone()).sum() / weights.clone().sum()
-            });
-        Tensor::cat(losses.collect(), 0).mean()
+    ) -> (Tensor<4>, Tensor<1>) {
+        let shown = is_shown(&codes).float().squeeze_dim(1);
+        let weights: Tensor<1> = shown * (1.0 - EMPTY_WEIGHT) + EMPTY_WEIGHT;
+        let (z_q, logits) = full_precision(|| {
+            quantizer.forward_teacher_forced(features, codes.clone(), &self.scales)
+        });
+        let losses = logits.into_iter().zip(codes.split(1, 1));
+        let losses = losses.map(|(logits, codes)| {
+            let losses = cross_entropy(logits, codes.squeeze_dim(1));
+            (losses * weights.clone()).sum() / weights.clone().sum()
+        });
+        (z_q, Tensor::cat(losses.collect(), 0).mean())
     }
 
     /// Of the codes `[n, rows, columns, D]` of pictures on their own backgrounds: the share of right ones at depths of

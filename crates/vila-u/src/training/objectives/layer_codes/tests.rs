@@ -121,18 +121,14 @@ fn features_and_rows_learn_the_codes() {
     }
     let features = Tensor::<4>::random([2, 4, 4, 48], Distribution::Normal(0.0, 1.0), &device);
     let features = features.require_grad();
-    let loss = |features: Tensor<4>, quantizer: &mut ResidualQuantizer, targets: Tensor<2, Int>| {
-        let (z_q, nearness) = quantizer.forward_teacher_forced(features, targets.clone());
-        (z_q, codes.cross_entropy(nearness, targets))
-    };
     // The codes that quantizing gives are the nearest rows, so that no others have a smaller loss.
     let quantized = tower.quantizer.forward(features.clone());
     let own = quantized.codes.reshape([32, 3]);
-    let (z_q, least) = loss(features.clone(), &mut tower.quantizer, own.clone());
+    let (z_q, least) = codes.quantize(&mut tower.quantizer, features.clone(), own.clone());
     z_q.into_data()
         .assert_approx_eq::<f32>(&quantized.z_q.into_data(), Default::default());
     let others = (own + 1).remainder_scalar(CODES as i64);
-    let (_, more) = loss(features.clone(), &mut tower.quantizer, others);
+    let (_, more) = codes.quantize(&mut tower.quantizer, features.clone(), others);
     let [least, more_value] = [&least, &more].map(|loss| loss.clone().into_scalar::<f32>());
     assert!(least < more_value, "{least} {more_value}");
     let grads = more.backward();
