@@ -38,16 +38,12 @@ pub struct StagePlan {
     pub padding: Option<f64>,
     /// Where the model is.
     pub memory: MemoryNeed,
-    /// Of the host, where that is another place.
-    pub host: Option<MemoryNeed>,
 }
 
 /// What follows from the sizes of the model.
 #[derive(Default)]
 struct Measured {
     count: ParameterCount,
-    /// Of the language model.
-    layers: usize,
     /// Mean positions of a sample.
     tokens: f64,
     padding: Option<f64>,
@@ -78,12 +74,8 @@ impl StagePlan {
             _ => Measured::default(),
         };
         let Measured {
-            count,
-            layers,
-            activations,
-            ..
+            count, activations, ..
         } = &measured;
-        let (memory, host) = memory::of_stage(recipe, stage, count, *layers, *activations, gpu);
         let per_step = (recipe.batch_size * recipe.gradient_accumulation_steps) as u64;
         Self {
             kind: stage.objective.kind(),
@@ -97,20 +89,20 @@ impl StagePlan {
             tokens: (measured.tokens * per_step as f64).round() as u64,
             measured: samples.len(),
             padding: measured.padding,
-            memory,
-            host,
+            memory: memory::of_stage(recipe, stage, count, *activations, gpu),
         }
     }
 
     /// Of one rank, on all ranks. Each of them takes as many samples of a step; those on one machine share its
     /// memory, and have GPUs of their own.
-    pub(super) fn on(mut self, resources: &Resources) -> Self {
+    pub(super) fn on(mut self, resources: &Resources, gpu: bool) -> Self {
         self.samples *= resources.ranks;
         self.tokens *= resources.ranks;
-        let memory = self.host.as_mut().unwrap_or(&mut self.memory);
         // Each keeps the moments of its part.
-        memory.optimizer = memory.optimizer.div_ceil(resources.ranks);
-        memory.times(resources.here);
+        self.memory.optimizer = self.memory.optimizer.div_ceil(resources.ranks);
+        if !gpu {
+            self.memory.times(resources.here);
+        }
         self
     }
 }
@@ -133,7 +125,6 @@ impl Measured {
         let (train, largest) = (&settings.train, &lengths.largest);
         Self {
             count: ParameterCount::of(&model, &|path| settings.is_trained(path, lora.is_some())),
-            layers: config.llm.num_hidden_layers,
             tokens: lengths.tokens,
             padding: lengths.padding,
             activations: activations::language(recipe, train, config, largest, gpu),
@@ -160,7 +151,6 @@ impl Measured {
             count: ParameterCount::of(&model, &|path| {
                 tower::is_trained(objective, no_positions, path)
             }),
-            layers: 0,
             tokens: (rows * columns + text) as f64,
             padding: None,
             activations: activations::tower(config, siglip, objective, images, gpu),

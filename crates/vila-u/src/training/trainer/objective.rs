@@ -68,8 +68,8 @@ pub(crate) struct BatchLosses {
     pub checkpointed: Option<CheckpointedLayers>,
 }
 
-/// The losses of a batch by name, and a `count`th of its gradients.
-pub(super) type BatchResult = (BTreeMap<String, f64>, Gradients);
+/// The losses of a batch by name, each `[1]` and where it was computed, and a `count`th of its gradients.
+pub(super) type BatchResult = (BTreeMap<&'static str, Tensor<1>>, Gradients);
 
 /// The forward and the backward pass of one of the `count` batches of a step.
 pub(super) fn forward_backward<M: Module, O: Objective<M>>(
@@ -81,11 +81,8 @@ pub(super) fn forward_backward<M: Module, O: Objective<M>>(
 ) -> Result<BatchResult> {
     let losses = objective.losses(model, batch, step)?;
     let total = [("loss", losses.total.clone())];
-    let value = |loss: Tensor<1>| f64::from(loss.inner().into_scalar::<f32>());
-    let values = total
-        .into_iter()
-        .chain(losses.parts)
-        .map(|(name, loss)| (name.to_string(), value(loss)))
+    let values = (total.into_iter().chain(losses.parts))
+        .map(|(name, loss)| (name, loss.inner()))
         .collect();
     let mut gradients = losses.gradients.scaled(1.0 / count as f32);
     // In a batch of text there is no picture for the projector to learn from, say.
