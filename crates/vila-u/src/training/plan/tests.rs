@@ -130,8 +130,9 @@ fn a_gpu_keeps_gradients_and_moments() {
         [cpu.weights, cpu.gradients, cpu.optimizer]
     );
     assert!(gpu.activations > cpu.activations);
+    // Attention in chunks: no scores of all positions by all.
     let checkpointed = stage(&recipe(&["gradient_checkpointing=true"]), true).memory;
-    assert!(checkpointed.activations < gpu.activations / 2);
+    assert!(checkpointed.activations < gpu.activations / 20);
 }
 
 #[test]
