@@ -95,15 +95,14 @@ impl CheckpointedLayers {
     }
 
     /// Backpropagates through the layers, from the gradients of the losses, of which that of the output is
-    /// taken. Returns the layers' gradients, and those of what made the embeddings.
+    /// taken. Adds the layers' gradients to `gradients`, one layer after the other, and returns those of what made the
+    /// embeddings.
     pub(crate) fn backward(
         self,
         grads: &mut AutodiffGradients,
-    ) -> (Gradients, Option<AutodiffGradients>) {
-        let mut gradients = Gradients::default();
-        let Some(mut grad) = self.output.grad_remove(grads) else {
-            return (gradients, None);
-        };
+        gradients: &mut Gradients,
+    ) -> Option<AutodiffGradients> {
+        let mut grad = self.output.grad_remove(grads)?;
         drop(self.output);
         let layers = self.layers.into_iter().zip(self.inputs).enumerate();
         for (index, (layer, input)) in layers.rev() {
@@ -118,15 +117,12 @@ impl CheckpointedLayers {
                     chunked_attention::backward(&layer, input, rotation, mask, grad, queries)
                 }
             };
-            let Some((of_layer, next)) = of_layer else {
-                return (gradients, None);
-            };
+            let (of_layer, next) = of_layer?;
             grad = next;
             gradients.add(of_layer);
         }
         let tracked = self.embeds.is_tracked();
-        let of_embeddings = tracked.then(|| backward_from(self.embeds, grad));
-        (gradients, of_embeddings)
+        tracked.then(|| backward_from(self.embeds, grad))
     }
 }
 
@@ -223,12 +219,10 @@ mod tests {
     ) -> LossAndGradients {
         let mut grads = loss.backward();
         let mut gradients = Gradients::default();
-        if let Some(layers) = checkpointed {
-            let (of_layers, of_embeddings) = layers.backward(&mut grads);
-            gradients.add(of_layers);
-            if let Some(of_embeddings) = of_embeddings {
-                gradients.add(Gradients::of(llm, of_embeddings));
-            }
+        if let Some(layers) = checkpointed
+            && let Some(of_embeddings) = layers.backward(&mut grads, &mut gradients)
+        {
+            gradients.add(Gradients::of(llm, of_embeddings));
         }
         gradients.add(Gradients::of(llm, grads));
         (loss.into_scalar(), gradients.in_order(llm))

@@ -38,11 +38,15 @@ impl MemoryNeed {
     }
 }
 
-/// What a stage takes where the model is; `activations`: bytes of a batch.
+/// What a stage takes where the model is.
+///
+/// - `layers`: of the language model
+/// - `activations`: bytes of a batch
 pub(super) fn of_stage(
     recipe: &Recipe,
     stage: &Stage,
     count: &ParameterCount,
+    layers: usize,
     activations: u64,
     gpu: bool,
 ) -> MemoryNeed {
@@ -53,6 +57,13 @@ pub(super) fn of_stage(
     } else {
         1
     };
+    // Those of a batch beside the sum, to which a GPU adds the layers' one after the other with gradient checkpointing.
+    let of_batch = if gpu && recipe.gradient_checkpointing && layers > 0 {
+        trained - count.layers + count.layers / layers as u64
+    } else {
+        trained
+    };
+    let beside = (batches as u64).saturating_sub(1).min(parallel);
     // The moving average is a model of its own.
     let models = 1 + u64::from(recipe.ema_decay.is_some());
     let lpips = match &stage.objective {
@@ -61,8 +72,8 @@ pub(super) fn of_stage(
     };
     MemoryNeed {
         weights: F32 * (models * (trained + frozen) + lpips),
-        // Those of a step's batches are added up as they come; new weights take their place.
-        gradients: (batches as u64).min(parallel + 1) * F32 * trained,
+        // New weights take their place.
+        gradients: F32 * (trained + beside * of_batch),
         optimizer: 2 * F32 * trained,
         activations: parallel * activations,
     }

@@ -19,6 +19,8 @@ pub(super) struct ParameterCount {
     /// Trained and frozen, in the order of [`ModelPart::ALL`].
     parts: [[u64; 2]; ModelPart::ALL.len()],
     pub(super) decayed: u64,
+    /// Trained inside the language model's layers.
+    pub(super) layers: u64,
 }
 
 impl ParameterCount {
@@ -33,6 +35,9 @@ impl ParameterCount {
             }
             if trained && parameter.shape.len() >= 2 {
                 counted.decayed += numbers;
+            }
+            if trained && path.starts_with("llm.model.layers.") {
+                counted.layers += numbers;
             }
         }
         counted

@@ -44,6 +44,8 @@ pub struct StagePlan {
 #[derive(Default)]
 struct Measured {
     count: ParameterCount,
+    /// Of the language model.
+    layers: usize,
     /// Mean positions of a sample.
     tokens: f64,
     padding: Option<f64>,
@@ -74,7 +76,10 @@ impl StagePlan {
             _ => Measured::default(),
         };
         let Measured {
-            count, activations, ..
+            count,
+            layers,
+            activations,
+            ..
         } = &measured;
         let per_step = (recipe.batch_size * recipe.gradient_accumulation_steps) as u64;
         Self {
@@ -89,7 +94,7 @@ impl StagePlan {
             tokens: (measured.tokens * per_step as f64).round() as u64,
             measured: samples.len(),
             padding: measured.padding,
-            memory: memory::of_stage(recipe, stage, count, *activations, gpu),
+            memory: memory::of_stage(recipe, stage, count, *layers, *activations, gpu),
         }
     }
 
@@ -125,6 +130,7 @@ impl Measured {
         let (train, largest) = (&settings.train, &lengths.largest);
         Self {
             count: ParameterCount::of(&model, &|path| settings.is_trained(path, lora.is_some())),
+            layers: config.llm.num_hidden_layers,
             tokens: lengths.tokens,
             padding: lengths.padding,
             activations: activations::language(recipe, train, config, largest, gpu),
@@ -151,6 +157,7 @@ impl Measured {
             count: ParameterCount::of(&model, &|path| {
                 tower::is_trained(objective, no_positions, path)
             }),
+            layers: 0,
             tokens: (rows * columns + text) as f64,
             padding: None,
             activations: activations::tower(config, siglip, objective, images, gpu),

@@ -13,7 +13,7 @@ use super::{Objective, Throughput, Trainer};
 use crate::data::seed::mix;
 use crate::training::data::dataloader::DataLoader;
 use crate::training::model::checkpointer::Checkpointer;
-use crate::training::optimizer::{Gradients, Norms, Shards, ema, schedule};
+use crate::training::optimizer::{Gradients, Norms, Place, Shards, ema, schedule};
 use crate::training::run_folder::failure::{Failure, Origin};
 use crate::{Error, Result};
 
@@ -136,8 +136,8 @@ impl<C: Checkpointer> Trainer<'_, C> {
     ) -> Result<Accumulated> {
         let (step, count) = (self.step, self.recipe.gradient_accumulation_steps);
         let use_mixed_precision = self.recipe.mixed_precision;
-        let compute = |model: &mut C::Model, batch| -> Result<BatchResult> {
-            let run = || forward_backward(objective, model, batch, step, count);
+        let compute = |model: &mut C::Model, (batch, sum)| -> Result<BatchResult> {
+            let run = || forward_backward(objective, model, batch, sum, step, count);
             if use_mixed_precision {
                 mixed_precision(run)
             } else {
@@ -160,10 +160,15 @@ impl<C: Checkpointer> Trainer<'_, C> {
                 let loaded = loaded.into_iter().map(|one| (one.origin, one.sample));
                 let (origins, batch): (_, Vec<_>) = loaded.unzip();
                 all.origins.push(origins);
-                batches.push(batch);
+                // A GPU has no room for the gradients of a batch beside their sum. A CPU computes batches in parallel.
+                let sum = match self.place {
+                    Place::Device => std::mem::take(&mut all.gradients),
+                    Place::Host => Gradients::default(),
+                };
+                batches.push((batch, sum));
             }
             all.waiting += asked.elapsed();
-            all.tokens += (batches.iter().flatten())
+            all.tokens += (batches.iter().flat_map(|(batch, _)| batch))
                 .map(|sample| objective.tokens(sample))
                 .sum::<usize>();
             let computed = self.pool.run(&mut self.model, batches, compute)?;
