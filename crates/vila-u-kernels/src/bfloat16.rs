@@ -6,13 +6,13 @@
 //! rounded to bfloat16 too, where the CPU multiplies that faster.
 
 use burn::backend::{TensorMetadata, flex::FlexTensor};
-use burn::tensor::{DType, Tensor, bf16, module};
+use burn::tensor::{DType, Tensor, bf16};
 use pulp::{Simd, WithSimd, bytemuck};
 
 use crate::bridge::{self, tensor, values};
 use crate::gemv::by_outputs;
 use crate::instruction_set::arch;
-use crate::linear::matrix;
+use crate::linear::{composed, matrix};
 use crate::matmul::{Matrix, gemm, gemm_packed, kept};
 use crate::output::in_chunks;
 use crate::precision::{has_tiles, paired_with};
@@ -51,7 +51,7 @@ pub(crate) fn linear<const D: usize>(
         None => {
             let x = Tensor::<D>::from_dispatch(x);
             let weight = Tensor::<2>::from_dispatch(weight).cast(x.dtype());
-            module::linear(x, weight, bias.map(Tensor::from_dispatch))
+            composed(x, weight, bias.map(Tensor::from_dispatch))
         }
     }
 }

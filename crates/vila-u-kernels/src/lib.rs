@@ -40,7 +40,7 @@ mod every_instruction_set;
 extern crate self as vila_u_kernels;
 
 pub use activation::{gelu, gelu_tanh, silu_mul};
-pub use attention::{attention, attention_of_sequences};
+pub use attention::{COMPOSED_QUERIES, attention, attention_of_sequences};
 pub use contiguous::contiguous;
 pub use conv2d::conv2d;
 pub use denormals::flush_denormals;

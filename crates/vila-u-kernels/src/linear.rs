@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use crate::bridge::{self, Kernel, Outcome, dims, tensor, values};
 use crate::math::{add_up, simd};
 use crate::matmul::{MIN_ROWS, Matrix, gemm, gemm_packed, kept};
-use crate::{bfloat16, precision::paired, quantized};
+use crate::precision::{composed_factors, paired};
+use crate::{bfloat16, quantized};
 
 /// Rows per parallel task of a column sum.
 const ROWS: usize = 64;
@@ -37,7 +38,7 @@ pub fn linear<const D: usize>(
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     // To copy the transpose of a table in order takes longer than to multiply a few rows with it.
     if D < 2 || rows < MIN_ROWS && !bridge::is_contiguous(&weight) {
-        return module::linear(
+        return composed(
             Tensor::from_dispatch(x),
             Tensor::from_dispatch(weight),
             bias,
@@ -58,11 +59,39 @@ pub fn linear<const D: usize>(
             Outcome::Unsupported([x, weight]) => (x, weight, None),
         },
     };
-    module::linear(
+    composed(
         Tensor::from_dispatch(x),
         Tensor::from_dispatch(weight),
         bias.map(Tensor::from_dispatch),
     )
+}
+
+/// The layer out of Burn's operations.
+pub(crate) fn composed<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let factors = composed_factors(&x);
+    composed_of(x, weight, bias, factors)
+}
+
+/// The same of `factors` of this dtype; what is added to their product, and the result, are of that of `x`.
+fn composed_of<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    factors: DType,
+) -> Tensor<D> {
+    let dtype = x.dtype();
+    if factors == dtype {
+        return module::linear(x, weight, bias);
+    }
+    let y = module::linear(x.cast(factors), weight.cast(factors), None).cast(dtype);
+    match bias {
+        None => y,
+        Some(bias) => y + bias.unsqueeze(),
+    }
 }
 
 /// The layer with its weight packed once and for all, if it is not trained and there is room.
@@ -209,4 +238,18 @@ fn column_sums(grad: &FlexTensor) -> FlexTensor {
         sums
     });
     tensor(add_up(columns, sums), [columns])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::precision::tests::assert_rounded;
+
+    #[test]
+    fn bfloat16_factors_and_everything_else_exact() {
+        assert_rounded([&[3, 33, 401], &[401, 53], &[53]], |[x, w, b], factors| {
+            let (x, w) = (x.reshape([3, 33, 401]), w.reshape([401, 53]));
+            composed_of(x, w, Some(b), factors).flatten(0, 2)
+        });
+    }
 }

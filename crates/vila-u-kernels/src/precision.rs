@@ -2,9 +2,9 @@
 //!
 //! Factors are `f32`. In mixed precision they are rounded to bfloat16 on their way into a product,
 //! two neighbours along the summed dimension sharing the 32 bits of a lane; sums stay `f32`. CPUs with
-//! AVX512-BF16 multiply twice as many of them at a time.
+//! AVX512-BF16 multiply twice as many of them at a time, and a GPU's tensor cores many times as many.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device, Tensor};
 use pulp::{Simd, WithSimd};
 use std::cell::Cell;
 
@@ -18,7 +18,8 @@ thread_local! {
 }
 
 /// Does something with the factors of large products (convolutions, linear layers, attention) rounded
-/// to bfloat16, where the CPU is faster that way; elsewhere nothing changes. Made for training: the
+/// to bfloat16, on a GPU and where the CPU is faster that way; elsewhere nothing changes. Sums are `f32`, as is all
+/// between the products; a GPU rounds their results to bfloat16 too. Made for training: the
 /// rounding is that of training in bfloat16 on any device.
 pub fn mixed_precision<R>(work: impl FnOnce() -> R) -> R {
     with(true, work)
@@ -59,6 +60,16 @@ pub(crate) fn paired() -> bool {
 /// The same for a product with a weight of this dtype.
 pub(crate) fn paired_with(weight: DType) -> bool {
     MIXED.get().unwrap_or(weight == DType::BF16) && has_bf16()
+}
+
+/// What the factors of a product are to be that Burn's operations compute: on a GPU bfloat16 in [`mixed_precision`],
+/// otherwise what `x` is.
+pub(crate) fn composed_factors<const D: usize>(x: &Tensor<D>) -> DType {
+    let is_gpu = || x.device().inner() != Device::flex();
+    match (MIXED.get(), x.dtype()) {
+        (Some(true), DType::F32) if is_gpu() => DType::BF16,
+        (_, dtype) => dtype,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -170,4 +181,51 @@ pub(crate) fn pair(low: f32, high: f32) -> f32 {
 pub(crate) fn round(x: f32) -> u32 {
     let bits = x.to_bits();
     bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    /// That a function of inputs of these `shapes`, which it gets as lists, is as good with bfloat16 factors as their
+    /// rounding to 8 bits allows (2^-9 of each factor and of each result at most, by chance in either direction), and so
+    /// are its gradients; and that all of them are `f32`.
+    pub(crate) fn assert_rounded(
+        shapes: [&[usize]; 3],
+        function: impl Fn([Tensor<1>; 3], DType) -> Tensor<1>,
+    ) {
+        let device = Device::flex().autodiff();
+        let inputs = shapes.map(|shape| {
+            let normal = Distribution::Normal(0.0, 1.0);
+            Tensor::<1>::random([shape.iter().product::<usize>()], normal, &device).require_grad()
+        });
+        let run = |factors| {
+            let y = function(inputs.clone(), factors);
+            let weighting = Tensor::<1, burn::tensor::Int>::arange(0..y.dims()[0] as i64, &device);
+            let gradients = (y.clone() * weighting.float().sin()).sum().backward();
+            let gradients = inputs.each_ref().map(|input| input.grad(&gradients));
+            (
+                y.inner(),
+                gradients.map(|gradient| gradient.expect("a gradient")),
+            )
+        };
+        let off = |got: Tensor<1>, want: Tensor<1>| {
+            assert_eq!(got.dtype(), DType::F32);
+            let size = |list: Tensor<1>| list.square().mean().sqrt().into_scalar::<f32>();
+            size(got - want.clone()) / size(want)
+        };
+        let ((y, gradients), (want, of_want)) = (run(DType::BF16), run(DType::F32));
+        let [first, second, third] = gradients;
+        let [of_first, of_second, of_third] = of_want;
+        let off = [
+            off(y, want),
+            off(first, of_first),
+            off(second, of_second),
+            off(third, of_third),
+        ];
+        assert!(off.iter().all(|off| *off < 1e-2), "off by {off:?}");
+        assert!(off[0] > 1e-4, "nothing was rounded: {off:?}");
+    }
 }

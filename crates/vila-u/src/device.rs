@@ -1,6 +1,6 @@
 //! Where tensors live and are computed: the CPU (always built) or a GPU (a cargo feature each).
 
-use burn::tensor::{Device, DeviceType, Int, Tensor};
+use burn::tensor::{Device, DeviceType, Int, Tensor, TensorData};
 use vila_u_kernels::InstructionSet;
 
 use crate::{Error, Result};
@@ -53,7 +53,13 @@ pub(crate) fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>>
     tensor.try_into_vec_as().map_err(unread)
 }
 
-/// The same of integers.
+/// Brings a list of numbers to a device.
+pub(crate) fn write_floats(list: Vec<f32>, device: &Device) -> Tensor<1> {
+    let length = list.len();
+    Tensor::from_data(TensorData::new(list, [length]), device)
+}
+
+/// [`read_floats`] of integers.
 pub(crate) fn read_ints<const D: usize>(tensor: Tensor<D, Int>) -> Result<Vec<i64>> {
     tensor.try_into_vec_as().map_err(unread)
 }

@@ -155,10 +155,7 @@ fn describe(plan: &Plan) -> String {
     let mut lines = Vec::new();
     for stage in &plan.stages {
         stage_lines(stage, &mut lines);
-        memory_lines("memory", &stage.memory, plan.free, &mut lines);
-        if let Some(host) = &stage.host {
-            memory_lines("memory of the host", host, plan.host_free, &mut lines);
-        }
+        memory_lines(&stage.memory, plan.free, &mut lines);
     }
     for (index, (remedy, bytes)) in plan.remedies.iter().enumerate() {
         let and = if index == 0 { "with" } else { "and" };
@@ -202,8 +199,8 @@ fn stage_lines(stage: &StagePlan, lines: &mut Vec<String>) {
     });
 }
 
-fn memory_lines(title: &str, memory: &MemoryNeed, free: Option<u64>, lines: &mut Vec<String>) {
-    lines.push(title.to_string());
+fn memory_lines(memory: &MemoryNeed, free: Option<u64>, lines: &mut Vec<String>) {
+    lines.push("memory".to_string());
     for (name, bytes) in [
         ("weights", memory.weights),
         ("gradients", memory.gradients),

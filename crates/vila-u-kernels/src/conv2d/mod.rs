@@ -10,7 +10,7 @@ mod winograd;
 mod winograd_transform;
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Tensor, module, ops::ConvOptions};
+use burn::tensor::{DType, Tensor, module, ops::ConvOptions};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
@@ -20,7 +20,7 @@ use crate::math::registers;
 use crate::matmul::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::precision::paired;
-use crate::precision::precision_of;
+use crate::precision::{composed_factors, precision_of};
 use signals::Geometry;
 use weight_gradient::{channel_sums, weight_gradient};
 
@@ -38,6 +38,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
         return precision_of(stored, || conv2d(x, weight, bias));
     }
     let [_, _, side, _] = weight.dims();
+    let factors = composed_factors(&x);
     let inputs = [
         x.into_dispatch(),
         weight.into_dispatch(),
@@ -45,13 +46,26 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     ];
     match bridge::run(Convolution { side }, inputs) {
         Outcome::Done(output) => Tensor::from_dispatch(output),
-        Outcome::Unsupported([x, weight, bias]) => module::conv2d(
+        Outcome::Unsupported([x, weight, bias]) => composed(
             Tensor::from_dispatch(x),
             Tensor::from_dispatch(weight),
-            Some(Tensor::from_dispatch(bias)),
-            ConvOptions::new([1, 1], [side / 2; 2], [1, 1], 1),
+            Tensor::from_dispatch(bias),
+            factors,
         ),
     }
+}
+
+/// The convolution out of Burn's operations, of `factors` of this dtype; what is added to their products, and the
+/// result, are of that of `x`.
+fn composed(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, factors: DType) -> Tensor<4> {
+    let dtype = x.dtype();
+    let [outputs, _, side, _] = weight.dims();
+    let options = ConvOptions::new([1, 1], [side / 2; 2], [1, 1], 1);
+    if factors == dtype {
+        return module::conv2d(x, weight, Some(bias), options);
+    }
+    let y = module::conv2d(x.cast(factors), weight.cast(factors), None, options);
+    y.cast(dtype) + bias.reshape([1, outputs, 1, 1])
 }
 
 /// The convolution of `x` with a kernel. `transposed`: with its `inputs` and `outputs` swapped and its taps
@@ -166,5 +180,20 @@ impl Kernel<3> for Convolution {
             tensor(db, [outputs])
         });
         [dx, dw, db]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::precision::tests::assert_rounded;
+
+    #[test]
+    fn bfloat16_factors_and_everything_else_exact() {
+        let shapes: [&[usize]; 3] = [&[3, 5, 9, 7], &[6, 5, 3, 3], &[6]];
+        assert_rounded(shapes, |[x, w, b], factors| {
+            let (x, w) = (x.reshape([3, 5, 9, 7]), w.reshape([6, 5, 3, 3]));
+            composed(x, w, b, factors).flatten(0, 3)
+        });
     }
 }

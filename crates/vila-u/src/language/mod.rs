@@ -304,7 +304,7 @@ impl DecoderLayer {
 
     /// - `attend`: from queries, keys and values of the new positions, `[batch, heads, positions, head_dim]`, to
     ///   `[batch, positions, heads * head_dim]`
-    fn run(
+    pub(crate) fn run(
         &self,
         x: Tensor<3>,
         rotation: &RotaryEmbedding,

@@ -1,5 +1,7 @@
 //! Lists of numbers that are divided among ranks, in chunks.
 
+use std::ops::Range;
+
 use super::ProcessGroup;
 use super::message::{self, Kind, Lists};
 use crate::Result;
@@ -29,6 +31,13 @@ impl Chunks {
         list.chunks_mut(CHUNK)
             .skip(self.skipped(rank))
             .step_by(self.ranks)
+    }
+
+    /// Where a rank's chunks of a list of this length are.
+    pub(crate) fn ranges(self, rank: usize, length: usize) -> impl Iterator<Item = Range<usize>> {
+        let firsts = (0..length).step_by(CHUNK);
+        let firsts = firsts.skip(self.skipped(rank)).step_by(self.ranks);
+        firsts.map(move |first| first..length.min(first + CHUNK))
     }
 
     /// How many chunks come before the first of a rank.

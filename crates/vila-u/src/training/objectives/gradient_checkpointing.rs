@@ -11,9 +11,11 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Gradients as AutodiffGradients, Int, Tensor};
-use vila_u_kernels::seed_dropout;
+use vila_u_kernels::{COMPOSED_QUERIES, seed_dropout};
 
+use super::chunked_attention;
 use crate::data::seed::mix;
+use crate::device::is_cpu;
 use crate::language::{DecoderLayer, Llama, RotaryEmbedding};
 use crate::training::optimizer::Gradients;
 
@@ -29,6 +31,8 @@ pub(crate) struct CheckpointedLayers {
     /// The output of the last layer, where the graph of the losses begins.
     output: Tensor<3>,
     dropout: Option<DropoutSeed>,
+    /// How many queries' attention is recorded at a time; none where its kernel, the CPU's, keeps no scores.
+    queries: Option<usize>,
 }
 
 /// A layer with dropout has to drop the same again.
@@ -78,6 +82,7 @@ impl CheckpointedLayers {
             inputs,
             rotation,
             mask,
+            queries: (!is_cpu(&embeds.device())).then_some(COMPOSED_QUERIES),
             embeds,
             output: if learns { x.require_grad() } else { x },
             dropout,
@@ -90,15 +95,14 @@ impl CheckpointedLayers {
     }
 
     /// Backpropagates through the layers, from the gradients of the losses, of which that of the output is
-    /// taken. Returns the layers' gradients, and those of what made the embeddings.
+    /// taken. Adds the layers' gradients to `gradients`, one layer after the other, and returns those of what made the
+    /// embeddings.
     pub(crate) fn backward(
         self,
         grads: &mut AutodiffGradients,
-    ) -> (Gradients, Option<AutodiffGradients>) {
-        let mut gradients = Gradients::default();
-        let Some(mut grad) = self.output.grad_remove(grads) else {
-            return (gradients, None);
-        };
+        gradients: &mut Gradients,
+    ) -> Option<AutodiffGradients> {
+        let mut grad = self.output.grad_remove(grads)?;
         drop(self.output);
         let layers = self.layers.into_iter().zip(self.inputs).enumerate();
         for (index, (layer, input)) in layers.rev() {
@@ -106,19 +110,34 @@ impl CheckpointedLayers {
                 dropout.apply(index);
             }
             let input = input.require_grad();
-            let mask = Some(self.mask.clone());
-            let y = layer.forward(input.clone(), &self.rotation, mask, None);
-            let mut grads = backward_from(y, grad);
-            let Some(next) = input.grad_remove(&mut grads) else {
-                return (gradients, None);
+            let (rotation, mask) = (&self.rotation, &self.mask);
+            let of_layer = match self.queries {
+                None => whole(&layer, input, rotation, mask, grad),
+                Some(queries) => {
+                    chunked_attention::backward(&layer, input, rotation, mask, grad, queries)
+                }
             };
+            let (of_layer, next) = of_layer?;
             grad = next;
-            gradients.add(Gradients::of(&layer, grads));
+            gradients.add(of_layer);
         }
         let tracked = self.embeds.is_tracked();
-        let of_embeddings = tracked.then(|| backward_from(self.embeds, grad));
-        (gradients, of_embeddings)
+        tracked.then(|| backward_from(self.embeds, grad))
     }
+}
+
+/// The layer's gradients and that of its input, or none where nothing reaches the input.
+fn whole(
+    layer: &DecoderLayer,
+    input: Tensor<3>,
+    rotation: &RotaryEmbedding,
+    mask: &Tensor<4, Bool>,
+    grad: Tensor<3>,
+) -> Option<(Gradients, Tensor<3>)> {
+    let y = layer.forward(input.clone(), rotation, Some(mask.clone()), None);
+    let mut grads = backward_from(y, grad);
+    let input_grad = input.grad_remove(&mut grads)?;
+    Some((Gradients::of(layer, grads), input_grad))
 }
 
 /// Whether any parameter is trained.
@@ -135,7 +154,7 @@ fn is_trained<M: Module>(module: &M) -> bool {
 }
 
 /// A backward pass that starts with the gradient of `y`.
-fn backward_from(y: Tensor<3>, grad: Tensor<3>) -> AutodiffGradients {
+pub(super) fn backward_from(y: Tensor<3>, grad: Tensor<3>) -> AutodiffGradients {
     (y * grad.autodiff()).sum().backward()
 }
 
@@ -200,12 +219,10 @@ mod tests {
     ) -> LossAndGradients {
         let mut grads = loss.backward();
         let mut gradients = Gradients::default();
-        if let Some(layers) = checkpointed {
-            let (of_layers, of_embeddings) = layers.backward(&mut grads);
-            gradients.add(of_layers);
-            if let Some(of_embeddings) = of_embeddings {
-                gradients.add(Gradients::of(llm, of_embeddings));
-            }
+        if let Some(layers) = checkpointed
+            && let Some(of_embeddings) = layers.backward(&mut grads, &mut gradients)
+        {
+            gradients.add(Gradients::of(llm, of_embeddings));
         }
         gradients.add(Gradients::of(llm, grads));
         (loss.into_scalar(), gradients.in_order(llm))
@@ -216,9 +233,20 @@ mod tests {
     }
 
     fn checkpointed(llm: &Llama, device: &Device, seed: Option<u64>) -> LossAndGradients {
+        checkpointed_by(None, llm, device, seed)
+    }
+
+    /// With the attention of so many queries recorded at a time.
+    fn checkpointed_by(
+        queries: Option<usize>,
+        llm: &Llama,
+        device: &Device,
+        seed: Option<u64>,
+    ) -> LossAndGradients {
         let embeds = llm.embed(numbers(3, device));
         let mask = causal_mask(LENGTH, LENGTH, device);
-        let layers = CheckpointedLayers::forward(llm, embeds, numbers(0, device), mask, seed);
+        let mut layers = CheckpointedLayers::forward(llm, embeds, numbers(0, device), mask, seed);
+        layers.queries = queries;
         let loss = loss(llm, llm.normalised(layers.output()));
         backward(llm, loss, Some(layers))
     }
@@ -234,6 +262,28 @@ mod tests {
             let kept = backward(&llm, loss(&llm, hidden), None);
             assert!(kept.1.iter().all(Option::is_some));
             assert_eq!(checkpointed(&llm, &device, None), kept, "tied: {tied}");
+        }
+    }
+
+    #[test]
+    fn attention_in_chunks_has_the_gradients_of_the_whole() {
+        let device = Device::flex().autodiff();
+        let adapters = adapted(llm(false, &device), &device);
+        for (llm, seed) in [(llm(true, &device), None), (adapters, Some(7))] {
+            let want = checkpointed(&llm, &device, seed);
+            for queries in [2, LENGTH] {
+                let got = checkpointed_by(Some(queries), &llm, &device, seed);
+                assert_eq!(got.0, want.0);
+                assert_eq!(got.1.len(), want.1.len());
+                for (got, want) in got.1.iter().zip(&want.1) {
+                    assert_eq!(got.is_some(), want.is_some());
+                    let pairs = got.iter().flatten().zip(want.iter().flatten());
+                    let off = pairs.map(|(got, want)| (got - want).abs());
+                    let largest = want.iter().flatten().map(|want| want.abs());
+                    let (off, largest) = (off.fold(0.0, f32::max), largest.fold(0.0, f32::max));
+                    assert!(off <= 1e-5 * largest, "off by {off:e} of {largest:e}");
+                }
+            }
         }
     }
 

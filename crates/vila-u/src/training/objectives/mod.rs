@@ -1,5 +1,6 @@
 //! What a stage trains: the tower alone, or the language model on what it reads and generates.
 
+mod chunked_attention;
 mod chunked_depth_loss;
 mod code_cache;
 mod gradient_checkpointing;

@@ -1,37 +1,45 @@
-//! AdamW (Loshchilov and Hutter 2019) over host memory, one pass over each parameter, of which each rank updates a part.
+//! AdamW (Loshchilov and Hutter 2019), of which each rank updates a part.
 //!
 //! `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
 //! `p = p (1 - lr wd) - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)`.
-//!
-//! Written as tensor operations this is a dozen passes and as many temporaries. Here each parameter
-//! is updated in place; on a CPU its memory is the tensor's own, on a GPU it is copied in and out
-//! and the moments need no GPU memory.
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
 
-use super::gradients::{Gradients, floats};
+use super::gradients::Gradients;
+use super::place::Place;
 use super::shards::Shards;
-use crate::training::distributed::CHUNK;
+use super::{on_device, on_host};
+use crate::device::read_floats;
 use crate::{Result, parameters, training::recipe};
 
 /// Keeps the first steps finite where a gradient is zero.
 const EPSILON: f32 = 1e-8;
 
-/// The running moments of one parameter, in the chunks that this rank keeps.
-#[derive(Clone, Debug, PartialEq)]
+/// The running moments of one parameter.
+#[derive(Clone, Debug)]
 pub(crate) struct Moments {
-    pub first: Vec<f32>,
-    pub second: Vec<f32>,
+    /// The first and the second, `[numbers]`, in the chunks that this rank keeps, where the parameter is; none where it
+    /// keeps none of them.
+    pub numbers: Option<[Tensor<1>; 2]>,
     /// The optimizer's time before the parameter's first gradient.
     pub since: u64,
 }
 
+impl Moments {
+    /// On the host: the first, or the second with an `index` of 1.
+    pub(crate) fn read(&self, index: usize) -> Result<Vec<f32>> {
+        match &self.numbers {
+            None => Ok(Vec::new()),
+            Some(numbers) => read_floats(numbers[index].clone()),
+        }
+    }
+}
+
 /// The optimizer's state: moments by parameter path, and the number of steps taken.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AdamW {
     pub moments: BTreeMap<String, Moments>,
     pub time: u64,
@@ -48,19 +56,19 @@ impl AdamW {
         learning_rate: f64,
         settings: &recipe::Optimizer,
         shards: &Shards,
+        place: Place,
     ) -> Result<M> {
         if gradients.is_empty() {
             return Ok(model);
         }
         self.time += 1;
-        let [beta1, beta2] = settings.betas;
         let mut update = Update {
             gradients,
             shards,
+            place,
             moments: &mut self.moments,
             time: self.time,
-            beta1,
-            beta2,
+            betas: settings.betas,
             learning_rate,
             decay: (learning_rate * settings.weight_decay) as f32,
             outcome: Ok(()),
@@ -70,67 +78,99 @@ impl AdamW {
     }
 }
 
+/// What the update of a parameter is computed with.
+pub(super) struct Rates {
+    pub beta1: f32,
+    pub beta2: f32,
+    /// Of learning, over the first moment's correction.
+    pub rate: f32,
+    /// Of the second moment.
+    pub correction: f32,
+    /// What weight decay leaves of a number.
+    pub keep: f32,
+    pub epsilon: f32,
+}
+
+/// A step of a parameter: lists `[numbers]` on the parameter's device.
+pub(super) struct Step {
+    pub id: ParamId,
+    pub value: Tensor<1>,
+    pub gradient: Tensor<1>,
+    /// As [`Moments::numbers`], or none yet.
+    pub moments: Option<[Tensor<1>; 2]>,
+}
+
 struct Update<'a> {
     gradients: Gradients,
     shards: &'a Shards,
+    place: Place,
     moments: &'a mut BTreeMap<String, Moments>,
     time: u64,
-    beta1: f64,
-    beta2: f64,
+    betas: [f64; 2],
     learning_rate: f64,
     decay: f32,
     /// Whether the other ranks could be reached.
     outcome: Result<()>,
 }
 
+impl Update<'_> {
+    /// For a parameter of `dimensions`, whose moments count from `since`.
+    fn rates(&self, dimensions: usize, since: u64) -> Rates {
+        // Of a parameter that joined late the moments are as young as it is.
+        let time = i32::try_from(self.time - since).unwrap_or(i32::MAX);
+        let [beta1, beta2] = self.betas;
+        Rates {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            rate: (self.learning_rate / (1.0 - beta1.powi(time))) as f32,
+            correction: (1.0 / (1.0 - beta2.powi(time))) as f32,
+            // Biases and norms (vectors) are not decayed.
+            keep: if dimensions < 2 {
+                1.0
+            } else {
+                1.0 - self.decay
+            },
+            epsilon: EPSILON,
+        }
+    }
+}
+
 impl parameters::Mapper for Update<'_> {
     fn map<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.outcome.is_err() {
+            return param;
+        }
         let Some(gradient) = self.gradients.take(param.id) else {
             return param;
         };
         let (id, tensor, mapper) = param.consume();
-        let (shape, device) = (tensor.shape(), tensor.device());
-        let mut values = floats(tensor.inner());
-        let own_gradient = self.shards.own(id, &gradient);
-        let own = self.shards.own_mut(id, &mut values);
-        let moments = self.moments.entry(path.into()).or_insert_with(|| {
-            let count = own.iter().map(|chunk| chunk.len()).sum();
-            Moments {
-                first: vec![0.0; count],
-                second: vec![0.0; count],
-                since: self.time - 1,
+        let (shape, flat) = (tensor.shape(), [tensor.shape().num_elements()]);
+        let (since, moments) = match self.moments.remove(path) {
+            Some(moments) => (moments.since, moments.numbers),
+            None => (self.time - 1, None),
+        };
+        let rates = self.rates(D, since);
+        let step = Step {
+            id,
+            value: tensor.clone().inner().reshape(flat),
+            gradient,
+            moments,
+        };
+        let updated = match self.place {
+            Place::Host => on_host::update(step, &rates, self.shards),
+            Place::Device => on_device::update(step, &rates, self.shards),
+        };
+        let tensor = match updated {
+            Ok((value, numbers)) => {
+                self.moments.insert(path.into(), Moments { numbers, since });
+                Tensor::from_inner(value.reshape(shape)).require_grad()
             }
-        });
-        // Of a parameter that joined late the moments are as young as it is.
-        let time = i32::try_from(self.time - moments.since).unwrap_or(i32::MAX);
-        let rate = (self.learning_rate / (1.0 - self.beta1.powi(time))) as f32;
-        let correction = (1.0 / (1.0 - self.beta2.powi(time))) as f32;
-        // Biases and norms (vectors) are not decayed.
-        let keep = if D < 2 { 1.0 } else { 1.0 - self.decay };
-        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
-        (
-            own,
-            own_gradient,
-            moments.first.par_chunks_mut(CHUNK),
-            moments.second.par_chunks_mut(CHUNK),
-        )
-            .into_par_iter()
-            .for_each(|(values, gradient, first, second)| {
-                let moments = first.iter_mut().zip(second);
-                for ((value, gradient), (first, second)) in
-                    values.iter_mut().zip(gradient).zip(moments)
-                {
-                    *first = beta1 * *first + (1.0 - beta1) * gradient;
-                    *second = beta2 * *second + (1.0 - beta2) * gradient * gradient;
-                    let scale = (*second * correction).sqrt() + EPSILON;
-                    *value = keep * *value - rate * *first / scale;
-                }
-            });
-        if self.outcome.is_ok() {
-            self.outcome = self.shards.gather(id, &mut values);
-        }
-        let updated = Tensor::from_data(TensorData::new(values, shape), &device);
-        Param::from_mapped_value(id, updated.require_grad(), mapper)
+            Err(error) => {
+                self.outcome = Err(error);
+                tensor
+            }
+        };
+        Param::from_mapped_value(id, tensor, mapper)
     }
 }
 
@@ -141,11 +181,18 @@ mod tests {
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::{Device, Distribution};
 
+    use super::super::place::Norms;
     use crate::training::distributed::ProcessGroup;
 
     /// Burn's own AdamW as the reference; decay is off because Burn decays biases too.
     #[test]
     fn agrees_with_tensor_operations() {
+        for place in [Place::Host, Place::Device] {
+            agrees_with_tensor_operations_in(place);
+        }
+    }
+
+    fn agrees_with_tensor_operations_in(place: Place) {
         let device = Device::flex().autodiff();
         let mut ours: Linear = LinearConfig::new(7, 5).init(&device);
         let mut theirs = ours.clone();
@@ -169,7 +216,7 @@ mod tests {
             let loss = |model: &Linear| model.forward(input.clone()).square().mean();
             let gradients = Gradients::of(&ours, loss(&ours).backward());
             let shards = Shards::whole(&ours);
-            ours = (adamw.step(ours, gradients, 0.01, &settings, &shards)).expect("a step");
+            ours = (adamw.step(ours, gradients, 0.01, &settings, &shards, place)).expect("a step");
             let gradients = GradientsParams::from_grads(loss(&theirs).backward(), &theirs);
             theirs = reference.step(0.01, theirs, gradients);
         }
@@ -180,6 +227,12 @@ mod tests {
 
     #[test]
     fn a_late_parameter_begins_like_an_early_one() {
+        for place in [Place::Host, Place::Device] {
+            a_late_parameter_begins_like_an_early_one_in(place);
+        }
+    }
+
+    fn a_late_parameter_begins_like_an_early_one_in(place: Place) {
         let device = Device::flex().autodiff();
         let mut model: Linear = LinearConfig::new(2, 2).init(&device);
         let settings = recipe::Optimizer {
@@ -194,18 +247,19 @@ mod tests {
         let shards = Shards::whole(&model);
         for _ in 0..20 {
             let gradients = Gradients::of(&model, model.weight.val().sum().backward());
-            model = (adamw.step(model, gradients, 0.01, &settings, &shards)).expect("a step");
+            model =
+                (adamw.step(model, gradients, 0.01, &settings, &shards, place)).expect("a step");
         }
         // A batch in which nothing took part is no step.
         let mut none = Gradients::default();
-        let norms = none.clip_norm(&model, &shards, 1.0, &|_| false);
-        assert_eq!(norms.expect("norms"), [0.0; 2]);
-        model = (adamw.step(model, none, 0.01, &settings, &shards)).expect("a step");
+        let norms = none.clip_norm(&model, &shards, 1.0, &|_| false, place);
+        assert_eq!(norms.and_then(Norms::read).expect("norms"), [0.0; 2]);
+        model = (adamw.step(model, none, 0.01, &settings, &shards, place)).expect("a step");
         assert_eq!(adamw.time, 20);
         let bias = |model: &Linear| model.bias.as_ref().map(Param::val).expect("a bias");
         let before = bias(&model);
         let gradients = Gradients::of(&model, bias(&model).sum().backward());
-        model = (adamw.step(model, gradients, 0.01, &settings, &shards)).expect("a step");
+        model = (adamw.step(model, gradients, 0.01, &settings, &shards, place)).expect("a step");
         // A first step has the length of the learning rate, whatever the gradient.
         let step = (before - bias(&model)).mean().into_scalar::<f32>();
         assert!((step - 0.01).abs() < 1e-6, "{step}");
@@ -214,7 +268,7 @@ mod tests {
     }
 
     /// Two steps of several ranks on one parameter of many chunks and some of few: the bits of one rank with the mean of
-    /// their gradients.
+    /// their gradients. As operations on the device, the same but for the rounding of the norms.
     #[test]
     fn ranks_update_a_model_as_one_does() {
         use std::thread;
@@ -238,7 +292,7 @@ mod tests {
             let loss = model.forward(input).sin().sum();
             Gradients::of(model, (loss / 4.0).backward())
         };
-        let train = |group: ProcessGroup| {
+        let train = |group: ProcessGroup, place: Place| {
             let (rank, ranks) = (group.rank(), group.world_size());
             let mut model = start.clone();
             let (mut adamw, mut norms) = (AdamW::default(), Vec::new());
@@ -251,22 +305,30 @@ mod tests {
                 // The mean over ranks of what is a fourth of each sample's.
                 let mut sum = sum.scaled(ranks as f32);
                 sum.reduce_scatter_mean(&model, &shards).expect("means");
-                let clipped = sum.clip_norm(&model, &shards, settings.max_grad_norm, &|_| false);
-                norms.push(clipped.expect("norms"));
-                let step = adamw.step(model, sum, 0.01, &settings, &shards);
+                let most = settings.max_grad_norm;
+                let clipped = sum.clip_norm(&model, &shards, most, &|path| path == "bias", place);
+                norms.push(clipped.and_then(Norms::read).expect("norms"));
+                let step = adamw.step(model, sum, 0.01, &settings, &shards, place);
                 model = step.expect("a step");
             }
-            let kept: usize = adamw.moments.values().map(|kept| kept.first.len()).sum();
-            (floats(model.weight.val().inner()), norms, kept)
+            let kept = adamw.moments.values().map(|moments| {
+                let numbers = moments.numbers.as_ref();
+                numbers.map_or(0, |[first, _]| first.shape().num_elements())
+            });
+            let kept: usize = kept.sum();
+            let weights = read_floats(model.weight.val().inner()).expect("weights");
+            (weights, norms, kept)
         };
         let train = &train;
-        let (weights, norms, kept) = train(ProcessGroup::default());
+        let (weights, norms, kept) = train(ProcessGroup::default(), Place::Host);
         assert_eq!(kept, 700 * 500 + 500);
-        for ranks in [2, 4] {
+        let runs = [(2, Place::Host), (4, Place::Host)];
+        let on_device = [1, 2, 4].map(|ranks| (ranks, Place::Device));
+        for (ranks, place) in runs.into_iter().chain(on_device) {
             let ended: Vec<_> = thread::scope(|scope| {
                 let ranks = threads(ranks).into_iter();
                 let running: Vec<_> = ranks
-                    .map(|group| scope.spawn(move || train(group)))
+                    .map(|group| scope.spawn(move || train(group, place)))
                     .collect();
                 running
                     .into_iter()
@@ -280,9 +342,20 @@ mod tests {
                     .iter()
                     .all(|other| other.0 == first.0 && other.1 == first.1)
             );
-            // Two ranks of two samples each add up in another order.
-            if ranks == 4 {
-                assert!(first.0 == weights && first.1 == norms);
+            match (ranks, place) {
+                // Two ranks of two samples each add up in another order.
+                (2, _) => (),
+                (_, Place::Host) => assert!(first.0 == weights && first.1 == norms),
+                (_, Place::Device) => {
+                    let weights = first.0.iter().zip(&weights);
+                    let furthest = weights.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(furthest < 1e-6, "{ranks} ranks: {furthest:e}");
+                    let norms = first.1.iter().flatten().zip(norms.iter().flatten());
+                    // 350,000 squares in one sum of f32 lose some digits.
+                    for (got, want) in norms {
+                        assert!((got / want - 1.0).abs() < 1e-4, "{got}, not {want}");
+                    }
+                }
             }
         }
     }

@@ -1,18 +1,20 @@
-//! The gradients of a step on the host: added up over its batches, averaged over the ranks, clipped.
+//! The gradients of a step, where the parameters are: added up over its batches, averaged over the ranks, clipped.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients as AutodiffGradients, Tensor};
-use rayon::prelude::*;
+use burn::tensor::{Device, Gradients as AutodiffGradients, Tensor};
 
+use super::place::{Norms, Place};
 use super::shards::Shards;
-use crate::{Result, parameters};
+use super::{on_device, on_host};
+use crate::Result;
+use crate::device::{read_floats, write_floats};
+use crate::parameters::{self, Parameter};
 
-/// Gradients of the trained parameters, summed over the batches of a step.
+/// Gradients of the trained parameters, each a list on the parameter's device, summed over the batches of a step.
 #[derive(Default)]
-pub(crate) struct Gradients(HashMap<ParamId, Vec<f32>>);
+pub(crate) struct Gradients(HashMap<ParamId, Tensor<1>>);
 
 impl Gradients {
     /// Those of the parameters of `model`, taken from a backward pass.
@@ -27,8 +29,9 @@ impl Gradients {
     #[cfg(test)]
     pub fn in_order<M: Module>(&self, model: &M) -> Vec<Option<Vec<f32>>> {
         let parameters = parameters::list(model).into_iter();
+        let numbers = |gradient: &Tensor<1>| read_floats(gradient.clone()).expect("numbers");
         parameters
-            .map(|parameter| self.0.get(&parameter.id).cloned())
+            .map(|parameter| self.0.get(&parameter.id).map(numbers))
             .collect()
     }
 
@@ -36,28 +39,23 @@ impl Gradients {
         self.0.is_empty()
     }
 
-    pub(super) fn take(&mut self, id: ParamId) -> Option<Vec<f32>> {
+    pub(super) fn take(&mut self, id: ParamId) -> Option<Tensor<1>> {
         self.0.remove(&id)
     }
 
     pub(crate) fn add(&mut self, more: Self) {
         for (id, new) in more.0 {
-            match self.0.entry(id) {
-                Entry::Vacant(place) => {
-                    place.insert(new);
-                }
-                Entry::Occupied(mut sum) => {
-                    sum.get_mut()
-                        .iter_mut()
-                        .zip(new)
-                        .for_each(|(sum, new)| *sum += new);
-                }
-            }
+            // Taken out, the sum has one owner: it is added to in place.
+            let sum = match self.0.remove(&id) {
+                None => new,
+                Some(sum) => sum + new,
+            };
+            self.0.insert(id, sum);
         }
     }
 
     /// Makes every gradient the mean of those of all ranks, in the chunks that this rank keeps; a rank that has none for a
-    /// parameter counts as zero.
+    /// parameter counts as zero. Ranks exchange lists of the host: those of a GPU go there, one at a time, and come back.
     pub(crate) fn reduce_scatter_mean<M: Module>(
         &mut self,
         model: &M,
@@ -70,25 +68,31 @@ impl Gradients {
         let mut trained = Trained(Vec::new());
         model.visit(&mut trained);
         let own: Vec<bool> = (trained.0.iter())
-            .map(|(id, _)| self.0.contains_key(id))
+            .map(|(id, ..)| self.0.contains_key(id))
             .collect();
         let all = group.all_gather(own)?;
         let anywhere = |at: usize| all.iter().any(|one| one.get(at) == Some(&true));
         // In the model's order: numbers of parameters differ from process to process.
-        for (at, (id, length)) in trained.0.into_iter().enumerate() {
+        for (at, (id, length, device)) in trained.0.into_iter().enumerate() {
             if anywhere(at) {
-                let gradient = self.0.entry(id).or_insert_with(|| vec![0.0; length]);
-                shards.reduce(id, gradient)?;
+                let mut gradient = match self.0.remove(&id) {
+                    None => vec![0.0; length],
+                    Some(gradient) => read_floats(gradient)?,
+                };
+                shards.reduce(id, &mut gradient)?;
+                self.0.insert(id, write_floats(gradient, &device));
             }
         }
         Ok(())
     }
 
-    pub(crate) fn scaled(mut self, scale: f32) -> Self {
-        for gradient in self.0.values_mut() {
-            gradient.iter_mut().for_each(|value| *value *= scale);
-        }
-        self
+    pub(crate) fn scaled(self, scale: f32) -> Self {
+        let scaled = self.0.into_iter();
+        Self(
+            scaled
+                .map(|(id, gradient)| (id, gradient * scale))
+                .collect(),
+        )
     }
 
     /// Scales all gradients so that their global 2-norm is at most `max_norm`, those of the parameters that
@@ -100,39 +104,51 @@ impl Gradients {
         shards: &Shards,
         max_norm: f64,
         is_adversary: &dyn Fn(&str) -> bool,
-    ) -> Result<[f64; 2]> {
+        place: Place,
+    ) -> Result<Norms> {
         // In the module's order, so that the sums do not depend on a hash map's.
-        let parameters = parameters::list(model).into_iter();
-        let (ids, groups): (Vec<_>, Vec<_>) = parameters
-            .filter(|parameter| self.0.contains_key(&parameter.id))
-            .map(|parameter| (parameter.id, usize::from(is_adversary(&parameter.path))))
-            .unzip();
-        let own: Vec<&[f32]> = (ids.iter())
-            .flat_map(|id| shards.own(*id, &self.0[id]))
-            .collect();
-        let own = own.into_par_iter().map(sum_of_squares).collect();
-        let mut squares = [0.0; 2];
-        for (group, sum) in groups.iter().zip(shards.all_sums(&ids, own)?) {
-            squares[*group] += sum;
-        }
-        let norms = squares.map(f64::sqrt);
-        for (id, group) in ids.into_iter().zip(groups) {
-            let norm = norms[group];
-            if norm > max_norm
-                && let Some(gradient) = self.0.get_mut(&id)
-            {
-                let scale = (max_norm / norm) as f32;
-                let chunks = shards.own_mut(id, gradient).into_par_iter();
-                chunks.for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= scale));
+        let mut gradients = Vec::new();
+        for Parameter { id, path, .. } in parameters::list(model) {
+            if let Some(gradient) = self.0.remove(&id) {
+                let group = usize::from(is_adversary(&path));
+                gradients.push(Grouped {
+                    id,
+                    group,
+                    gradient,
+                });
             }
         }
+        let (clipped, norms) = match place {
+            Place::Host => on_host::clip(gradients, shards, max_norm)?,
+            Place::Device => on_device::clip(gradients, shards, max_norm)?,
+        };
+        let clipped = clipped.into_iter();
+        self.0.extend(clipped.map(|one| (one.id, one.gradient)));
         Ok(norms)
+    }
+}
+
+/// The gradient of a parameter, to be clipped.
+pub(super) struct Grouped<T> {
+    pub id: ParamId,
+    /// By whose norm: 0, the model's, or 1, its adversary's.
+    pub group: usize,
+    pub gradient: T,
+}
+
+impl<T> Grouped<T> {
+    pub(super) fn try_map<U>(self, map: impl FnOnce(T) -> Result<U>) -> Result<Grouped<U>> {
+        Ok(Grouped {
+            id: self.id,
+            group: self.group,
+            gradient: map(self.gradient)?,
+        })
     }
 }
 
 struct Collect {
     grads: AutodiffGradients,
-    gradients: HashMap<ParamId, Vec<f32>>,
+    gradients: HashMap<ParamId, Tensor<1>>,
 }
 
 impl ModuleVisitor for Collect {
@@ -143,43 +159,37 @@ impl ModuleVisitor for Collect {
         let Some(gradient) = param.val().grad_remove(&mut self.grads) else {
             return;
         };
-        self.gradients.insert(param.id, floats(gradient));
+        let length = gradient.shape().num_elements();
+        self.gradients.insert(param.id, gradient.reshape([length]));
     }
 }
 
-/// The trained parameters and their sizes, in the module's order.
-struct Trained(Vec<(ParamId, usize)>);
+/// The trained parameters, their sizes and where they are, in the module's order.
+struct Trained(Vec<(ParamId, usize, Device)>);
 
 impl ModuleVisitor for Trained {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if param.is_require_grad() {
-            self.0.push((param.id, param.val().shape().num_elements()));
+            let value = param.val().inner();
+            let length = value.shape().num_elements();
+            self.0.push((param.id, length, value.device()));
         }
     }
-}
-
-fn sum_of_squares(chunk: &[f32]) -> f64 {
-    let squares = chunk
-        .iter()
-        .map(|value| f64::from(*value) * f64::from(*value));
-    squares.sum()
-}
-
-/// The values of a float tensor; without a copy where the tensor is the only owner of them.
-pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let data = tensor.into_data_as::<f32>();
-    data.try_into_vec()
-        .expect("the data was just converted to f32")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::Device;
 
     #[test]
     fn clips_by_the_global_norm() {
+        for place in [Place::Host, Place::Device] {
+            clips_by_the_global_norm_in(place);
+        }
+    }
+
+    fn clips_by_the_global_norm_in(place: Place) {
         let device = Device::flex().autodiff();
         let model: Linear = LinearConfig::new(2, 2).init(&device);
         let mut gradients = Gradients::default();
@@ -192,8 +202,8 @@ mod tests {
         let together = |_: &str| false;
         let shards = Shards::whole(&model);
         let mut clip = |most, is_adversary: &dyn Fn(&str) -> bool| {
-            let norms = gradients.clip_norm(&model, &shards, most, is_adversary);
-            norms.expect("norms")
+            let norms = gradients.clip_norm(&model, &shards, most, is_adversary, place);
+            norms.and_then(Norms::read).expect("norms")
         };
         let [norm, none] = clip(1.0, &together);
         assert!((norm - 272f64.sqrt()).abs() < 1e-6 && none == 0.0);

@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 
 use burn::module::{Module, ParamId};
+use burn::tensor::Tensor;
 
+use crate::device::{read_floats, write_floats};
 use crate::training::distributed::{CHUNK, Chunks, ProcessGroup};
 use crate::{Result, parameters};
 
@@ -71,6 +73,17 @@ impl Shards {
         }
     }
 
+    /// This rank's chunks of a list on the device of a parameter, one after the other; none where it has none of them.
+    pub(crate) fn own_tensor(&self, id: ParamId, list: Tensor<1>) -> Option<Tensor<1>> {
+        if self.group.world_size() == 1 {
+            return Some(list);
+        }
+        let Sharded { length, chunks } = *self.by_id.get(&id)?;
+        let ranges = chunks.ranges(self.group.rank(), length);
+        let own: Vec<Tensor<1>> = ranges.map(|range| list.clone().slice([range])).collect();
+        (!own.is_empty()).then(|| Tensor::cat(own, 0))
+    }
+
     /// How many numbers the parameter at a path has, if there is one.
     pub(crate) fn length(&self, path: &str) -> Option<usize> {
         self.by_path.get(path).map(|sharded| sharded.length)
@@ -97,6 +110,29 @@ impl Shards {
             None => Ok(()),
             Some(sharded) => self.group.all_gather_chunks(values, sharded.chunks),
         }
+    }
+
+    /// The parameter `old` with the chunks that each rank has updated, of which `own` are this rank's. Ranks exchange lists
+    /// of the host: those of a GPU go there and come back.
+    pub(crate) fn gather_tensor(
+        &self,
+        id: ParamId,
+        own: Option<Tensor<1>>,
+        old: Tensor<1>,
+    ) -> Result<Tensor<1>> {
+        if self.group.world_size() == 1 {
+            return Ok(own.unwrap_or(old));
+        }
+        let mut values = vec![0.0; old.shape().num_elements()];
+        if let Some(own) = own {
+            let own = read_floats(own)?;
+            let chunks = self.own_mut(id, &mut values).into_iter();
+            for (chunk, updated) in chunks.zip(own.chunks(CHUNK)) {
+                chunk.copy_from_slice(updated);
+            }
+        }
+        self.gather(id, &mut values)?;
+        Ok(write_floats(values, &old.device()))
     }
 
     /// On rank 0, the whole of what each rank has a shard of.

@@ -2,12 +2,15 @@
 //! that keep something.
 //!
 //! On the CPU the kernels keep a layer's inputs and little else. On a GPU the same layers are made of
-//! more operations, and attention keeps its scores, `[heads, length, length]` three times.
+//! more operations, and attention keeps its scores three times: `[heads, length, length]`, or with gradient checkpointing
+//! those of some queries, `[heads, 512, length]`.
 //!
 //! How near it comes: peaks of resident memory of runs on the CPU, of 11 to 113 million parameters, less
 //! 130 MB for the program itself. Runs of the language model took from 7 % less to 25 % more than this
 //! and the exact sizes of weights, gradients and moments add up to, the tower's stage 24 % and 49 % more.
 //! Part of that is memory which is free again and which the allocator holds back. GPUs were not measured.
+
+use vila_u_kernels::COMPOSED_QUERIES;
 
 use crate::language::LlamaConfig;
 use crate::model::VilaUConfig;
@@ -57,7 +60,12 @@ pub(super) fn language(
         let kept = |target| lora.rank as f64 + dropped(target);
         lora.target_modules.iter().map(kept).sum()
     });
-    let layer = layer(llm, batch.length, gpu) + adapter;
+    let scored = if recipe.gradient_checkpointing {
+        batch.length.min(COMPOSED_QUERIES as f64)
+    } else {
+        batch.length
+    };
+    let layer = layer(llm, scored, gpu) + adapter;
     // On the way back through a layer: the gradients of its widest numbers.
     let grads = 3.0 * llm.intermediate_size as f64 + 2.0 * hidden;
     let text = batch.text_targets * (hidden + 2.0 * llm.vocab_size as f64);
@@ -89,14 +97,14 @@ pub(super) fn language(
 
 /// Numbers that a layer keeps of a position: the inputs of its norms (2 h) and linear layers (h for
 /// queries, keys and values, h, h for gate and up, f), queries, keys and values, and both factors of the
-/// gated unit.
-fn layer(llm: &LlamaConfig, length: f64, gpu: bool) -> f64 {
+/// gated unit; and the scores of a position for the queries that are `scored` at a time.
+fn layer(llm: &LlamaConfig, scored: f64, gpu: bool) -> f64 {
     let (hidden, wide) = (llm.hidden_size as f64, llm.intermediate_size as f64);
     let heads = llm.num_attention_heads as f64;
     let keys = (llm.kv_heads() * llm.head_dim()) as f64;
     let kept = 6.0 * hidden + 2.0 * keys + 3.0 * wide;
     if gpu {
-        kept + 3.0 * hidden + 2.0 * wide + 3.0 * heads * length
+        kept + 3.0 * hidden + 2.0 * wide + 3.0 * heads * scored
     } else {
         kept + 2.0 * heads
     }

@@ -38,7 +38,7 @@ impl MemoryNeed {
     }
 }
 
-/// What a stage takes where the model is, and of the host where that is another place.
+/// What a stage takes where the model is.
 ///
 /// - `layers`: of the language model
 /// - `activations`: bytes of a batch
@@ -49,7 +49,7 @@ pub(super) fn of_stage(
     layers: usize,
     activations: u64,
     gpu: bool,
-) -> (MemoryNeed, Option<MemoryNeed>) {
+) -> MemoryNeed {
     let (trained, frozen) = (count.trained(), count.frozen());
     let batches = recipe.gradient_accumulation_steps;
     let parallel = if is_parallel(recipe, stage) && !gpu {
@@ -57,45 +57,26 @@ pub(super) fn of_stage(
     } else {
         1
     };
-    // Those of a step's batches are added up as they come.
-    let gradients = (batches as u64).min(parallel + 1) * F32 * trained;
-    let optimizer = 2 * F32 * trained;
+    // Those of a batch beside the sum, to which a GPU adds the layers' one after the other with gradient checkpointing.
+    let of_batch = if gpu && recipe.gradient_checkpointing && layers > 0 {
+        trained - count.layers + count.layers / layers as u64
+    } else {
+        trained
+    };
+    let beside = (batches as u64).saturating_sub(1).min(parallel);
     // The moving average is a model of its own.
     let models = 1 + u64::from(recipe.ema_decay.is_some());
     let lpips = match &stage.objective {
         Objective::Tower(losses) if losses.perceptual.is_some() => lpips::parameters(),
         _ => 0,
     };
-    let weights = F32 * (models * (trained + frozen) + lpips);
-    if !gpu {
-        let memory = MemoryNeed {
-            weights,
-            gradients,
-            optimizer,
-            activations: parallel * activations,
-        };
-        return (memory, None);
+    MemoryNeed {
+        weights: F32 * (models * (trained + frozen) + lpips),
+        // New weights take their place.
+        gradients: F32 * (trained + beside * of_batch),
+        optimizer: 2 * F32 * trained,
+        activations: parallel * activations,
     }
-    // With gradient checkpointing those of the layers leave the device one after the other.
-    let held = if recipe.gradient_checkpointing && layers > 0 {
-        trained - count.layers + count.layers / layers as u64
-    } else {
-        trained
-    };
-    let memory = MemoryNeed {
-        weights,
-        gradients: F32 * held,
-        optimizer: 0,
-        // New weights are beside the old ones when activations and gradients are gone.
-        activations: activations.max(F32 * (trained - held)),
-    };
-    let host = MemoryNeed {
-        weights: 0,
-        gradients,
-        optimizer,
-        activations: 0,
-    };
-    (memory, Some(host))
 }
 
 /// Whether the batches of a step are computed in parallel on a CPU.

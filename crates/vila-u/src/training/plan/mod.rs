@@ -50,8 +50,6 @@ pub struct Plan {
     pub stages: Vec<StagePlan>,
     /// Bytes that are free where the model will be; none where nobody knows.
     pub free: Option<u64>,
-    /// Of the host, where that is another place.
-    pub host_free: Option<u64>,
     /// Changes to the recipe that are not made yet, and the bytes of the largest stage with each and
     /// with all up to it.
     pub remedies: Vec<(String, u64)>,
@@ -83,7 +81,7 @@ impl Plan {
             let steps = ends.iter().zip(starts).map(|(end, start)| end - start);
             let stages = recipe.stages.iter().zip(steps).zip(&samples);
             let plan = |((stage, steps), samples): ((&Stage, u64), &Vec<Sample>)| {
-                StagePlan::new(recipe, stage, steps, &sizes, samples, gpu).on(resources)
+                StagePlan::new(recipe, stage, steps, &sizes, samples, gpu).on(resources, gpu)
             };
             stages.map(plan).collect()
         };
@@ -100,7 +98,6 @@ impl Plan {
         Ok(Self {
             stages: stages(recipe),
             free: resources.memory.or_else(|| free(device)),
-            host_free: gpu.then(|| free(&Device::flex())).flatten(),
             remedies,
         })
     }
@@ -111,21 +108,13 @@ impl Plan {
     /// When it takes more memory than is free.
     pub fn check(&self) -> Result<()> {
         for stage in &self.stages {
-            fits(&stage.memory, self.free, "there are", &self.remedies)?;
-            if let Some(host) = &stage.host {
-                fits(host, self.host_free, "the host has", &[])?;
-            }
+            fits(&stage.memory, self.free, &self.remedies)?;
         }
         Ok(())
     }
 }
 
-fn fits(
-    memory: &MemoryNeed,
-    free: Option<u64>,
-    has: &str,
-    remedies: &[(String, u64)],
-) -> Result<()> {
+fn fits(memory: &MemoryNeed, free: Option<u64>, remedies: &[(String, u64)]) -> Result<()> {
     let Some(free) = free.filter(|free| memory.total() > *free) else {
         return Ok(());
     };
@@ -139,7 +128,7 @@ fn fits(
         format!("with {}", remedies.join(", then "))
     };
     Err(Error::failed(format!(
-        "this run needs about {} of memory (weights {}, gradients {}, optimizer {}, activations {}), and {has} {} \
+        "this run needs about {} of memory (weights {}, gradients {}, optimizer {}, activations {}), and there are {} \
          free: {remedies}",
         in_words(memory.total()),
         in_words(memory.weights),

@@ -38,8 +38,6 @@ pub struct StagePlan {
     pub padding: Option<f64>,
     /// Where the model is.
     pub memory: MemoryNeed,
-    /// Of the host, where that is another place.
-    pub host: Option<MemoryNeed>,
 }
 
 /// What follows from the sizes of the model.
@@ -83,7 +81,6 @@ impl StagePlan {
             activations,
             ..
         } = &measured;
-        let (memory, host) = memory::of_stage(recipe, stage, count, *layers, *activations, gpu);
         let per_step = (recipe.batch_size * recipe.gradient_accumulation_steps) as u64;
         Self {
             kind: stage.objective.kind(),
@@ -97,20 +94,20 @@ impl StagePlan {
             tokens: (measured.tokens * per_step as f64).round() as u64,
             measured: samples.len(),
             padding: measured.padding,
-            memory,
-            host,
+            memory: memory::of_stage(recipe, stage, count, *layers, *activations, gpu),
         }
     }
 
     /// Of one rank, on all ranks. Each of them takes as many samples of a step; those on one machine share its
     /// memory, and have GPUs of their own.
-    pub(super) fn on(mut self, resources: &Resources) -> Self {
+    pub(super) fn on(mut self, resources: &Resources, gpu: bool) -> Self {
         self.samples *= resources.ranks;
         self.tokens *= resources.ranks;
-        let memory = self.host.as_mut().unwrap_or(&mut self.memory);
         // Each keeps the moments of its part.
-        memory.optimizer = memory.optimizer.div_ceil(resources.ranks);
-        memory.times(resources.here);
+        self.memory.optimizer = self.memory.optimizer.div_ceil(resources.ranks);
+        if !gpu {
+            self.memory.times(resources.here);
+        }
         self
     }
 }

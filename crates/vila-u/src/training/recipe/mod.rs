@@ -42,8 +42,8 @@ pub struct Recipe {
     pub steps: u64,
     /// Samples of a forward and backward pass.
     pub batch_size: usize,
-    /// Compute with bfloat16 factors and float32 sums where a CPU is faster that way. Weights,
-    /// gradients and moments are float32 with it as without it; a GPU computes in float32 throughout.
+    /// Compute products and attention with bfloat16 factors and float32 sums, on a GPU and where a CPU is faster that
+    /// way. Weights, gradients, moments, norms and losses are float32 with it as without it.
     #[serde(default)]
     pub mixed_precision: bool,
     /// Keep only the inputs of the language model's layers, and compute the layers again on the way

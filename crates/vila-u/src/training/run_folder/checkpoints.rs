@@ -157,7 +157,7 @@ pub(crate) fn load<C: Checkpointer>(
     let read = || {
         let mut model = checkpointer.load(&path.join("model"), device)?;
         checkpointer.load_beside(&mut model, &path, device)?;
-        let optimizer = optimizer_state::read(&path, &Shards::new(&model, group))?;
+        let optimizer = optimizer_state::read(&path, &Shards::new(&model, group), device)?;
         Ok((model, optimizer))
     };
     read().map_err(|error| unreadable(out, step, error))

@@ -15,7 +15,7 @@ use burn::tensor::Device;
 use super::data::dataloader_state::{DataLoaderState, DataProgress};
 use super::distributed::{ProcessGroup, checksum};
 use super::model::checkpointer::Checkpointer;
-use super::optimizer::{AdamW, ema};
+use super::optimizer::{AdamW, Place, ema};
 use super::recipe::Recipe;
 use super::run_folder::checkpoints::{self, Best};
 use super::run_folder::failure::RecentLosses;
@@ -37,6 +37,8 @@ pub(super) struct Trainer<'a, C: Checkpointer> {
     /// Steps done.
     step: u64,
     optimizer: AdamW,
+    /// Where the optimizer computes.
+    place: Place,
     group: ProcessGroup,
     /// Rank 0's.
     metrics: Option<Metrics>,
@@ -109,6 +111,7 @@ impl<'a, C: Checkpointer> Trainer<'a, C> {
             device: device.clone(),
             step: state.step,
             optimizer: state.optimizer,
+            place: Place::of(device),
             recent_losses: recent_losses(recipe, &group, state.step)?,
             metrics,
             watch,

@@ -68,37 +68,34 @@ pub(crate) struct BatchLosses {
     pub checkpointed: Option<CheckpointedLayers>,
 }
 
-/// The losses of a batch by name, and a `count`th of its gradients.
-pub(super) type BatchResult = (BTreeMap<String, f64>, Gradients);
+/// The losses of a batch by name, each `[1]` and where it was computed, and gradients.
+pub(super) type BatchResult = (BTreeMap<&'static str, Tensor<1>>, Gradients);
 
-/// The forward and the backward pass of one of the `count` batches of a step.
+/// The forward and the backward pass of one of the `count` batches of a step, a `count`th of whose gradients is added to
+/// `gradients`.
 pub(super) fn forward_backward<M: Module, O: Objective<M>>(
     objective: &O,
     model: &mut M,
     batch: Vec<Sample<M, O>>,
+    mut gradients: Gradients,
     step: u64,
     count: usize,
 ) -> Result<BatchResult> {
     let losses = objective.losses(model, batch, step)?;
     let total = [("loss", losses.total.clone())];
-    let value = |loss: Tensor<1>| f64::from(loss.inner().into_scalar::<f32>());
-    let values = total
-        .into_iter()
-        .chain(losses.parts)
-        .map(|(name, loss)| (name.to_string(), value(loss)))
+    let values = (total.into_iter().chain(losses.parts))
+        .map(|(name, loss)| (name, loss.inner()))
         .collect();
-    let mut gradients = losses.gradients.scaled(1.0 / count as f32);
+    gradients.add(losses.gradients.scaled(1.0 / count as f32));
     // In a batch of text there is no picture for the projector to learn from, say.
     if !losses.total.is_tracked() {
         return Ok((values, gradients));
     }
     let mut grads = (losses.total / count as f64).backward();
-    if let Some(layers) = losses.checkpointed {
-        let (of_layers, of_embeddings) = layers.backward(&mut grads);
-        gradients.add(of_layers);
-        if let Some(of_embeddings) = of_embeddings {
-            gradients.add(Gradients::of(model, of_embeddings));
-        }
+    if let Some(layers) = losses.checkpointed
+        && let Some(of_embeddings) = layers.backward(&mut grads, &mut gradients)
+    {
+        gradients.add(Gradients::of(model, of_embeddings));
     }
     gradients.add(Gradients::of(model, grads));
     Ok((values, gradients))

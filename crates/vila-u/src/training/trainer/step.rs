@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Tensor;
 use vila_u_kernels::{mixed_precision, seed_dropout};
 
 use super::checkpointing::Halt;
@@ -12,7 +13,7 @@ use super::{Objective, Throughput, Trainer};
 use crate::data::seed::mix;
 use crate::training::data::dataloader::DataLoader;
 use crate::training::model::checkpointer::Checkpointer;
-use crate::training::optimizer::{Gradients, Shards, ema, schedule};
+use crate::training::optimizer::{Gradients, Norms, Place, Shards, ema, schedule};
 use crate::training::run_folder::failure::{Failure, Origin};
 use crate::{Error, Result};
 
@@ -20,15 +21,38 @@ use crate::{Error, Result};
 #[derive(Default)]
 struct Accumulated {
     gradients: Gradients,
-    /// By name, of the batches that have them.
-    losses: BTreeMap<String, Vec<f64>>,
+    /// Of each batch, by name, and not read yet.
+    losses: Vec<BTreeMap<&'static str, Tensor<1>>>,
     tokens: usize,
     /// Waited for data.
     waiting: Duration,
     /// Where the samples of each batch are from.
     origins: Vec<Vec<Origin>>,
-    /// The first batch with a loss that is not finite.
-    failure: Option<Failure>,
+}
+
+/// What is read of a step once it is computed.
+struct Outcome {
+    /// The 2-norms of the gradients, the model's and its adversary's.
+    norms: [f64; 2],
+    /// Of each batch, by name.
+    losses: Vec<BTreeMap<String, f64>>,
+}
+
+impl Outcome {
+    /// In one transfer.
+    fn read(norms: Norms, losses: Vec<BTreeMap<&'static str, Tensor<1>>>) -> Result<Self> {
+        let tensors = losses.iter().flat_map(BTreeMap::values).cloned().collect();
+        let (norms, values) = norms.read_with(tensors)?;
+        let mut values = values.into_iter();
+        let losses = losses.into_iter().map(|batch| {
+            let names = batch.into_keys().map(String::from);
+            names.zip(values.by_ref()).collect()
+        });
+        Ok(Self {
+            norms,
+            losses: losses.collect(),
+        })
+    }
 }
 
 /// A step that takes longer was not meant.
@@ -73,13 +97,18 @@ impl<C: Checkpointer> Trainer<'_, C> {
             &shards,
             settings.max_grad_norm,
             &is_adversary,
+            self.place,
         )?;
+        // Nothing before this waits for the device, but for the codes of pictures that were not seen before.
+        let Outcome { norms, losses } = Outcome::read(norms, std::mem::take(&mut step.losses))?;
         // A batch that fails is known to its rank, what all of them come to is known to every rank.
-        let failure = self.group.all_gather(step.failure.take())?;
+        let failure = self
+            .group
+            .all_gather(self.failure(&losses, &step.origins))?;
         if let Some(failure) = failure.into_iter().flatten().next() {
             return Err(Halt::Failure(failure));
         }
-        let (mut metrics, tokens, waiting) = self.reduce(&mut step)?;
+        let (mut metrics, tokens, waiting) = self.reduce(losses, &step)?;
         self.data.exchange()?;
         let loss = metrics.get("loss").copied().unwrap_or_default();
         self.check_step(norms.iter().sum(), loss, &metrics, step.origins)?;
@@ -107,8 +136,8 @@ impl<C: Checkpointer> Trainer<'_, C> {
     ) -> Result<Accumulated> {
         let (step, count) = (self.step, self.recipe.gradient_accumulation_steps);
         let use_mixed_precision = self.recipe.mixed_precision;
-        let compute = |model: &mut C::Model, batch| -> Result<BatchResult> {
-            let run = || forward_backward(objective, model, batch, step, count);
+        let compute = |model: &mut C::Model, (batch, sum)| -> Result<BatchResult> {
+            let run = || forward_backward(objective, model, batch, sum, step, count);
             if use_mixed_precision {
                 mixed_precision(run)
             } else {
@@ -131,40 +160,56 @@ impl<C: Checkpointer> Trainer<'_, C> {
                 let loaded = loaded.into_iter().map(|one| (one.origin, one.sample));
                 let (origins, batch): (_, Vec<_>) = loaded.unzip();
                 all.origins.push(origins);
-                batches.push(batch);
+                // A GPU has no room for the gradients of a batch beside their sum. A CPU computes batches in parallel.
+                let sum = match self.place {
+                    Place::Device => std::mem::take(&mut all.gradients),
+                    Place::Host => Gradients::default(),
+                };
+                batches.push((batch, sum));
             }
             all.waiting += asked.elapsed();
-            all.tokens += (batches.iter().flatten())
+            all.tokens += (batches.iter().flat_map(|(batch, _)| batch))
                 .map(|sample| objective.tokens(sample))
                 .sum::<usize>();
             let computed = self.pool.run(&mut self.model, batches, compute)?;
             if first == 0 {
                 check_duration(began.elapsed(), all.origins.len(), count)?;
             }
-            for ((losses, gradients), batch) in computed.into_iter().zip(first..) {
-                for (name, value) in &losses {
-                    if all.failure.is_none() && !value.is_finite() {
-                        let reason = format!("the {name} became {value}");
-                        let origins = &all.origins[batch];
-                        all.failure = Some(Failure::new(self.step + 1, reason, &losses, origins));
-                    }
-                    all.losses.entry(name.clone()).or_default().push(*value);
-                }
+            for (losses, gradients) in computed {
+                all.losses.push(losses);
                 all.gradients.add(gradients);
             }
         }
         Ok(all)
     }
 
+    /// The first batch with a loss that is not finite.
+    fn failure(
+        &self,
+        losses: &[BTreeMap<String, f64>],
+        origins: &[Vec<Origin>],
+    ) -> Option<Failure> {
+        let mut batches = losses.iter().zip(origins);
+        batches.find_map(|(losses, origins)| {
+            let (name, value) = losses.iter().find(|(_, value)| !value.is_finite())?;
+            let reason = format!("the {name} became {value}");
+            Some(Failure::new(self.step + 1, reason, losses, origins))
+        })
+    }
+
     /// The means of the losses over the batches of all ranks, the tokens of all ranks, and the seconds that a
     /// rank waited for data.
-    fn reduce(&self, step: &mut Accumulated) -> Result<(BTreeMap<String, f64>, usize, f64)> {
-        // As bits: text would round them.
-        let losses = std::mem::take(&mut step.losses).into_iter();
-        let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect();
-        let losses: BTreeMap<String, Vec<u64>> =
-            losses.map(|(name, values)| (name, bits(values))).collect();
-        let own = (losses, step.tokens, step.waiting.as_secs_f64());
+    fn reduce(
+        &self,
+        losses: Vec<BTreeMap<String, f64>>,
+        step: &Accumulated,
+    ) -> Result<(BTreeMap<String, f64>, usize, f64)> {
+        let mut by_name: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for (name, value) in losses.into_iter().flatten() {
+            // As bits: text would round them.
+            by_name.entry(name).or_default().push(value.to_bits());
+        }
+        let own = (by_name, step.tokens, step.waiting.as_secs_f64());
         let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let (mut tokens, mut waiting) = (0, 0.0);
         for (losses, read, waited) in self.group.all_gather(own)? {
@@ -215,9 +260,14 @@ impl<C: Checkpointer> Trainer<'_, C> {
     ) -> Result<()> {
         let settings = &self.recipe.stages[stage.index].optimizer;
         let model = self.model.clone();
-        self.model = self
-            .optimizer
-            .step(model, gradients, learning_rate, settings, shards)?;
+        self.model = self.optimizer.step(
+            model,
+            gradients,
+            learning_rate,
+            settings,
+            shards,
+            self.place,
+        )?;
         if let (Some(decay), Some(ema)) = (self.recipe.ema_decay, self.ema.take()) {
             self.ema = Some(ema::update(ema, &self.model, decay, self.step + 1));
         }

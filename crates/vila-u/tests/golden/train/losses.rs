@@ -9,6 +9,7 @@ use vila_u::{
     sequence::{SequenceLayout, TextTarget},
     teacher_forcing::{Losses, VisualTokens, losses},
 };
+use vila_u_kernels::mixed_precision;
 
 use super::{Batch, MAX_LENGTH, VISUAL_TOKENS, batches, chat, model};
 use crate::fixture::{Recorded, relative_error};
@@ -99,6 +100,36 @@ fn every_position() {
                 loss,
                 1e-5,
             );
+        }
+    }
+}
+
+/// In mixed precision factors are off by up to 2^-9 (0.2 %), on a CPU that multiplies them faster so: losses by half a
+/// percent, at every position by two.
+#[test]
+fn bfloat16_factors() {
+    let model = model(&Device::flex());
+    for batch in batches() {
+        let layout = batch.layout();
+        let exact = run(&model, &batch, &layout);
+        let mixed = mixed_precision(|| run(&model, &batch, &layout));
+        for (name, exact, mixed) in [
+            ("text_loss", exact.text_loss(), mixed.text_loss()),
+            ("visual_loss", exact.visual_loss(), mixed.visual_loss()),
+            ("loss", exact.total(), mixed.total()),
+        ] {
+            let [exact, mixed] = [exact, mixed].map(|loss| loss.unwrap().into_scalar::<f32>());
+            let error = (mixed / exact - 1.0).abs();
+            assert!(error <= 5e-3, "{} {name}: {error:.1e}", batch.name);
+        }
+        let lists = |losses: Losses| {
+            let visual = losses.visual.unwrap().flatten::<1>(0, 1);
+            [losses.text.unwrap(), visual].map(|losses| losses.into_data().iter().collect())
+        };
+        let (exact, mixed): ([Vec<f32>; 2], [Vec<f32>; 2]) = (lists(exact), lists(mixed));
+        for (exact, mixed) in exact.iter().zip(&mixed) {
+            let error = relative_error(mixed, exact);
+            assert!(error <= 2e-2, "{}: {error:.1e}", batch.name);
         }
     }
 }
