@@ -81,6 +81,10 @@ impl Codebook {
         self.weight.lazy_shape().dims::<2>()[0] - 1
     }
 
+    pub(super) fn channels(&self) -> usize {
+        self.weight.lazy_shape().dims::<2>()[1]
+    }
+
     /// `[K, channels]`, without the padding.
     pub(super) fn rows(&self) -> Tensor<2> {
         self.weight.val().narrow(0, 0, self.codes())

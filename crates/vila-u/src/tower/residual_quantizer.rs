@@ -81,9 +81,7 @@ impl ResidualQuantizer {
 
     /// Channels of a row.
     pub(crate) fn code_channels(&self) -> usize {
-        let [height, width, channels] = self.latent_shape;
-        let [rows, columns, _] = self.code_shape;
-        channels * (height / rows) * (width / columns)
+        self.codebooks[0].channels()
     }
 
     /// Features `[batch, h, w, C]` to codes, without an update of the codebooks.

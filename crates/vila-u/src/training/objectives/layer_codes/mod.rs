@@ -140,8 +140,7 @@ impl LayerCodes {
         let count = pictures.len();
         let own = count - (count as f64 * other_backgrounds) as usize;
         let device = self.palette.device();
-        let backgrounds: Vec<_> = pictures.iter().map(|picture| picture.background).collect();
-        let mut backgrounds = colours(&backgrounds, &device);
+        let mut backgrounds = backgrounds(pictures, &device);
         let codes = self.palette.dims()[0];
         if own < count && self.own_colours < codes {
             let others: Vec<i64> = (own..count)
@@ -198,8 +197,7 @@ impl LayerCodes {
     /// cut-outs where some is shown, and at the last depth.
     pub(crate) fn accuracy(&self, codes: Tensor<4, Int>, pictures: &[&Layers]) -> [f64; 2] {
         let device = self.palette.device();
-        let backgrounds: Vec<_> = pictures.iter().map(|picture| picture.background).collect();
-        let targets = self.codes(cut_outs(pictures, &device), colours(&backgrounds, &device));
+        let targets = self.codes(cut_outs(pictures, &device), backgrounds(pictures, &device));
         let [all, depth] = targets.dims();
         let right = codes.reshape([all, depth]).equal(targets.clone()).float();
         let shown = is_shown(&targets).float();
@@ -268,6 +266,12 @@ fn colours(colours: &[[u8; 3]], device: &Device) -> Tensor<2> {
         .map(|value| f32::from(*value) / 255.0)
         .collect();
     Tensor::from_data(TensorData::new(values, [colours.len(), 3]), device)
+}
+
+/// The pictures' own, `[n, 3]` in 0..1.
+fn backgrounds(pictures: &[&Layers], device: &Device) -> Tensor<2> {
+    let backgrounds: Vec<_> = pictures.iter().map(|picture| picture.background).collect();
+    colours(&backgrounds, device)
 }
 
 /// Premultiplied colours and alpha in 0..1, `[n, 4, size, size]`.
